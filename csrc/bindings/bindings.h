@@ -1,0 +1,24 @@
+// One function per domain; module.cpp calls them all.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace drupe::bindings {
+
+namespace py = pybind11;
+
+// Kernels run without the interpreter's lock.
+using Nogil = py::call_guard<py::gil_scoped_release>;
+
+void bind_runtime(py::module_& m);      // threads, memory, instruction sets
+void bind_tensor(py::module_& m);       // Tensor, NumPy, DLPack, copies
+void bind_gemm(py::module_& m);         // gemm, activations
+void bind_conv(py::module_& m);         // conv2d, pooling
+void bind_attention(py::module_& m);    // attention, softmax
+void bind_norm(py::module_& m);         // layer, rms, batch, group norm; dropout
+void bind_loss(py::module_& m);         // cross entropy, bce, mse
+void bind_elementwise(py::module_& m);  // unary, binary, where, reductions, topk, concat
+void bind_embedding(py::module_& m);    // embedding, embedding bag, sparse rows
+void bind_optimizer(py::module_& m);    // sgd, adam, adamw, rmsprop
+
+}  // namespace drupe::bindings

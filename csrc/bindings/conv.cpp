@@ -1,0 +1,8 @@
+#include "bindings/bindings.h"
+#include "bindings/casters.h"
+
+namespace drupe::bindings {
+
+void bind_conv(py::module_&) {}
+
+}  // namespace drupe::bindings

@@ -1,0 +1,25 @@
+// The matrix product and the activations.
+#include "bindings/bindings.h"
+#include "bindings/casters.h"
+#include "ops/activation.h"
+#include "ops/gemm.h"
+
+namespace drupe::bindings {
+
+void bind_gemm(py::module_& m) {
+  m.def(
+      "gemm",
+      [](const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+         bool transpose_a, bool transpose_b, double alpha, const std::string& activation, bool keep_pre_activation) {
+        return ops::gemm(a, b, bias, residual,
+                         {.transpose_a = transpose_a, .transpose_b = transpose_b, .alpha = alpha,
+                          .activation = activation, .keep_pre_activation = keep_pre_activation});
+      },
+      py::arg("a"), py::arg("b"), py::arg("bias") = py::none(), py::arg("residual") = py::none(),
+      py::arg("transpose_a") = false, py::arg("transpose_b") = false, py::arg("alpha") = 1.0,
+      py::arg("activation") = "", py::arg("keep_pre_activation") = false, Nogil());
+  m.def("activation", &ops::activation, py::arg("x"), py::arg("name"), Nogil());
+  m.def("activation_backward", &ops::activation_backward, py::arg("dy"), py::arg("saved"), py::arg("name"), Nogil());
+}
+
+}  // namespace drupe::bindings

@@ -1,0 +1,39 @@
+// Threads, memory, instruction sets, and how this module was built.
+#include "bindings/bindings.h"
+#include "bindings/casters.h"
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "cpu/isa.h"
+
+namespace drupe::bindings {
+
+void bind_runtime(py::module_& m) {
+  m.attr("__version__") = DRUPE_VERSION;
+  m.attr("cuda_built") = DRUPE_CUDA_BUILT;
+  m.attr("cuda_reason") = DRUPE_CUDA_REASON;
+
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads, py::arg("count"), Nogil());
+
+  m.def("isas", [] {
+    py::list names;
+    for (Isa isa : available_isas()) names.append(name_of(isa));
+    return names;
+  });
+  m.def("isa", [] { return name_of(current_isa()); });
+  m.def("isa_reason", &isa_reason);
+  m.def("set_isa", &set_isa, py::arg("name"));
+
+  m.def("memory_stats", [] {
+    const MemoryStats stats = memory_stats();
+    py::dict out;
+    out["in_use_bytes"] = stats.in_use_bytes;
+    out["cached_bytes"] = stats.cached_bytes;
+    out["peak_bytes"] = stats.peak_bytes;
+    return out;
+  });
+  m.def("reset_peak_memory", &reset_peak_memory);
+  m.def("empty_cache", &empty_cache);
+}
+
+}  // namespace drupe::bindings

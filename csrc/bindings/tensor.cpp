@@ -1,0 +1,168 @@
+// Tensor, and its ways in and out: NumPy arrays and DLPack.
+#include <pybind11/numpy.h>
+
+#include "bindings/bindings.h"
+#include "bindings/casters.h"
+#include "core/dlpack.h"
+#include "ops/copy.h"
+
+namespace drupe::bindings {
+namespace {
+
+// A deleter that drops a Python reference from whatever thread lets go of the memory last.
+std::shared_ptr<void> own(py::object object, void* data) {
+  PyObject* reference = object.release().ptr();
+  return {data ? data : reference, [reference](void*) {
+            if (!Py_IsInitialized()) return;
+            py::gil_scoped_acquire gil;
+            Py_DECREF(reference);
+          }};
+}
+
+// Shares the array's memory. The caller has made sure of native byte order, alignment and whole-element strides.
+Tensor from_numpy(const py::array& array, Dtype dtype) {
+  check(array.ndim() <= kMaxDims, "tensor", "the array has ", array.ndim(), " dimensions: at most ", kMaxDims);
+  const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
+  check_type(array.itemsize() == itemsize, "tensor", "the array's elements have ", array.itemsize(), " bytes, not ",
+             itemsize);
+  Dims shape, strides;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    shape.push_back(array.shape(i));
+    strides.push_back(array.strides(i) / itemsize);
+  }
+  void* data = const_cast<void*>(array.data());
+  return Tensor(own(array, data), data, shape, strides, dtype, {}, !array.writeable());
+}
+
+// Shares the tensor's memory, which the array's base keeps alive.
+py::array to_numpy(const Tensor& tensor, const py::dtype& dtype) {
+  const auto itemsize = static_cast<py::ssize_t>(size_of(tensor.dtype()));
+  std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
+  std::vector<py::ssize_t> strides;
+  for (std::int64_t stride : tensor.strides()) strides.push_back(stride * itemsize);
+  py::capsule base(new Tensor(tensor), [](void* held) { delete static_cast<Tensor*>(held); });
+  py::array array(dtype, std::move(shape), std::move(strides), tensor.raw(), base);
+  if (tensor.readonly()) array.attr("flags").attr("writeable") = false;
+  return array;
+}
+
+constexpr const char* kCapsule = "dltensor";
+constexpr const char* kUsedCapsule = "used_dltensor";
+constexpr const char* kVersionedCapsule = "dltensor_versioned";
+constexpr const char* kUsedVersionedCapsule = "used_dltensor_versioned";
+
+// A capsule that nobody consumed frees its tensor when it dies.
+template <class Managed>
+void destroy_capsule(PyObject* capsule, const char* name) {
+  if (!PyCapsule_IsValid(capsule, name)) return;
+  auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+  if (managed->deleter) managed->deleter(managed);
+}
+
+py::object to_dlpack(const Tensor& self, const py::object& stream, const std::optional<py::tuple>& max_version,
+                     const std::optional<py::tuple>& dl_device, std::optional<bool> copy) {
+  if (!stream.is_none()) throw py::value_error("[__dlpack__] stream must be None for a tensor on the CPU");
+  if (dl_device) {
+    const auto [type, index] = dl_device->cast<std::pair<int, int>>();
+    const dlpack::DLDevice here = dlpack::to_dldevice(self.device());
+    if (type != here.device_type || index != here.device_id) {
+      throw py::buffer_error("[__dlpack__] dl_device names another device: move the tensor there first");
+    }
+  }
+  const bool copied = copy.value_or(false);
+  const Tensor tensor = copied ? ops::clone(self) : self;
+  if (max_version && (*max_version)[0].cast<int>() >= 1) {
+    return py::reinterpret_steal<py::object>(PyCapsule_New(
+        dlpack::to_versioned(tensor, copied), kVersionedCapsule,
+        [](PyObject* o) { destroy_capsule<dlpack::DLManagedTensorVersioned>(o, kVersionedCapsule); }));
+  }
+  if (tensor.readonly()) {
+    throw py::buffer_error("[__dlpack__] the tensor is read-only, which only DLPack 1.0 can say: pass "
+                           "max_version=(1, 0) or copy=True");
+  }
+  return py::reinterpret_steal<py::object>(
+      PyCapsule_New(dlpack::to_managed(tensor), kCapsule,
+                    [](PyObject* o) { destroy_capsule<dlpack::DLManagedTensor>(o, kCapsule); }));
+}
+
+template <class Managed>
+Tensor consume(PyObject* capsule, Managed* managed, bool readonly, const char* used) {
+  dlpack::validate(managed->dl_tensor);
+  PyCapsule_SetName(capsule, used);
+  PyCapsule_SetDestructor(capsule, nullptr);
+  return dlpack::from_dltensor(managed->dl_tensor, readonly, [managed] {
+    if (managed->deleter) managed->deleter(managed);
+  });
+}
+
+Tensor from_dlpack(const py::object& source) {
+  py::object capsule = source;
+  if (!PyCapsule_CheckExact(source.ptr())) {
+    try {
+      capsule = source.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_TypeError)) throw;
+      capsule = source.attr("__dlpack__")();
+    }
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), kVersionedCapsule)) {
+    auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
+        PyCapsule_GetPointer(capsule.ptr(), kVersionedCapsule));
+    if (managed->major != dlpack::kMajorVersion) {
+      throw py::buffer_error("[from_dlpack] the capsule has DLPack version " + std::to_string(managed->major) + "." +
+                             std::to_string(managed->minor) + ": expected 1.x");
+    }
+    return consume(capsule.ptr(), managed, (managed->flags & dlpack::kReadOnly) != 0, kUsedVersionedCapsule);
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), kCapsule)) {
+    auto* managed = static_cast<dlpack::DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), kCapsule));
+    return consume(capsule.ptr(), managed, false, kUsedCapsule);
+  }
+  if (PyCapsule_IsValid(capsule.ptr(), kUsedCapsule) || PyCapsule_IsValid(capsule.ptr(), kUsedVersionedCapsule)) {
+    throw py::value_error("[from_dlpack] the capsule was consumed already: a DLPack capsule can be used once");
+  }
+  throw py::type_error("[from_dlpack] expected an object with __dlpack__ or a DLPack capsule");
+}
+
+}  // namespace
+
+void bind_tensor(py::module_& m) {
+  py::class_<Tensor>(m, "Tensor")
+      .def_property_readonly("shape", &Tensor::shape)
+      .def_property_readonly("strides", &Tensor::strides)
+      .def_property_readonly("ndim", &Tensor::ndim)
+      .def_property_readonly("numel", &Tensor::numel)
+      .def_property_readonly("nbytes", &Tensor::nbytes)
+      .def_property_readonly("dtype", &Tensor::dtype)
+      .def_property_readonly("device", &Tensor::device)
+      .def_property_readonly("readonly", &Tensor::readonly)
+      .def_property_readonly("data_ptr", [](const Tensor& t) { return reinterpret_cast<std::uintptr_t>(t.raw()); })
+      .def("is_contiguous", &Tensor::is_contiguous)
+      .def("permute", &Tensor::permute, py::arg("axes"))
+      .def("transpose", &Tensor::transpose, py::arg("dim0"), py::arg("dim1"))
+      .def("slice", &Tensor::slice, py::arg("dim"), py::arg("start"), py::arg("stop"), py::arg("step"))
+      .def("select", &Tensor::select, py::arg("dim"), py::arg("index"))
+      .def("unsqueeze", &Tensor::unsqueeze, py::arg("dim"))
+      .def("squeeze", &Tensor::squeeze, py::arg("dim"))
+      .def("broadcast_to", &Tensor::broadcast_to, py::arg("shape"))
+      .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
+           py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
+      .def("__dlpack_device__", [](const Tensor& t) {
+        const dlpack::DLDevice device = dlpack::to_dldevice(t.device());
+        return std::make_pair(device.device_type, device.device_id);
+      });
+
+  m.def("from_numpy", &from_numpy, py::arg("array").noconvert(), py::arg("dtype"));
+  m.def("to_numpy", &to_numpy, py::arg("tensor"), py::arg("dtype"));
+  m.def("from_dlpack", &from_dlpack, py::arg("source"));
+
+  m.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
+  m.def("zeros", &zeros, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
+  m.def("contiguous", &ops::contiguous, py::arg("x"), Nogil());
+  m.def("clone", &ops::clone, py::arg("x"), Nogil());
+  m.def("cast", &ops::cast, py::arg("x"), py::arg("dtype"), Nogil());
+  m.def("reshape", &ops::reshape, py::arg("x"), py::arg("shape"), Nogil());
+  m.def("copy_into", &ops::copy_into, py::arg("dst"), py::arg("src"), Nogil());
+}
+
+}  // namespace drupe::bindings

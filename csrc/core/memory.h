@@ -1,0 +1,47 @@
+// Host memory: a caching pool of 64-byte-aligned blocks, large ones on huge pages.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace drupe {
+
+inline constexpr std::size_t kAlignment = 64;
+
+// A block of at least `bytes` bytes, uninitialised; its last owner returns it to the pool.
+// Throws std::bad_alloc when neither the pool nor the system has that much.
+std::shared_ptr<void> allocate(std::size_t bytes);
+
+struct MemoryStats {
+  std::size_t in_use_bytes;  // held by live tensors
+  std::size_t cached_bytes;  // kept for reuse
+  std::size_t peak_bytes;    // highest in_use_bytes since the last reset
+};
+MemoryStats memory_stats();
+void reset_peak_memory();
+
+// Gives every cached block back to the system.
+void empty_cache();
+
+// A raw block from the same pool; what `take_block` gave goes back by `return_block` with the same size.
+void* take_block(std::size_t bytes);
+void return_block(void* block, std::size_t bytes) noexcept;
+
+// A typed scratch array for kernels, uninitialised, freed at scope exit.
+template <class T>
+class Scratch {
+ public:
+  [[gnu::always_inline]] explicit Scratch(std::size_t count)
+      : bytes_(count * sizeof(T)), data_(static_cast<T*>(take_block(bytes_))) {}
+  [[gnu::always_inline]] ~Scratch() { return_block(data_, bytes_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  [[gnu::always_inline]] T* data() const { return data_; }
+  [[gnu::always_inline]] T& operator[](std::size_t i) const { return data_[i]; }
+
+ private:
+  std::size_t bytes_;
+  T* data_;
+};
+
+}  // namespace drupe

@@ -1,0 +1,66 @@
+// The activations on vectors: shared by the op and by the epilogues that fuse them.
+#pragma once
+
+#include "cpu/simd_math.h"
+#include "ops/activation.h"
+
+namespace drupe::cpu {
+
+template <Activation A, class T, Isa I>
+DRUPE_INLINE Vec<T, I> activate(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (A == Activation::relu) return max(V::zero(), x);  // NaN passes: max gives its second operand
+  if constexpr (A == Activation::gelu) {
+    return V::set(T(0.5)) * x * (V::set(1) + erf(x * V::set(T(0.70710678118654752))));
+  }
+  if constexpr (A == Activation::gelu_tanh) {
+    const V inner = V::set(T(0.79788456080286536)) * x * fma(V::set(T(0.044715)) * x, x, V::set(1));
+    return V::set(T(0.5)) * x * (V::set(1) + tanh(inner));
+  }
+  if constexpr (A == Activation::silu) return x * sigmoid(x);
+  if constexpr (A == Activation::sigmoid) return sigmoid(x);
+  if constexpr (A == Activation::tanh) return tanh(x);
+  return x;
+}
+
+// f'(x); `s` is x where needs_input(A), y = f(x) otherwise.
+template <Activation A, class T, Isa I>
+DRUPE_INLINE Vec<T, I> activation_derivative(Vec<T, I> s) {
+  using V = Vec<T, I>;
+  const V one = V::set(1);
+  if constexpr (A == Activation::relu) return select(V::zero() < s, one, V::zero());
+  if constexpr (A == Activation::gelu) {
+    const V cdf = V::set(T(0.5)) * (one + erf(s * V::set(T(0.70710678118654752))));
+    const V density = V::set(T(0.39894228040143268)) * exp(V::set(T(-0.5)) * s * s);
+    return fma(s, density, cdf);
+  }
+  if constexpr (A == Activation::gelu_tanh) {
+    const V s2 = s * s;
+    const V t = tanh(V::set(T(0.79788456080286536)) * s * fma(V::set(T(0.044715)), s2, one));
+    const V inner = V::set(T(0.79788456080286536)) * fma(V::set(T(3 * 0.044715)), s2, one);
+    return V::set(T(0.5)) * (one + t + s * (one - t * t) * inner);
+  }
+  if constexpr (A == Activation::silu) {
+    const V g = sigmoid(s);
+    return g * fma(s, one - g, one);
+  }
+  if constexpr (A == Activation::sigmoid) return s * (one - s);
+  if constexpr (A == Activation::tanh) return one - s * s;
+  return one;
+}
+
+// Calls f.operator()<Activation>().
+template <class F>
+DRUPE_INLINE void dispatch_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::none: return f.template operator()<Activation::none>();
+    case Activation::relu: return f.template operator()<Activation::relu>();
+    case Activation::gelu: return f.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh: return f.template operator()<Activation::gelu_tanh>();
+    case Activation::silu: return f.template operator()<Activation::silu>();
+    case Activation::sigmoid: return f.template operator()<Activation::sigmoid>();
+    case Activation::tanh: return f.template operator()<Activation::tanh>();
+  }
+}
+
+}  // namespace drupe::cpu

@@ -1,0 +1,113 @@
+// gemm: gemm_core over strided operands, and the epilogue. Worklog: bench/worklog/gemm.md.
+#include "ops/gemm.h"
+
+#include "core/dispatch.h"
+#include "cpu/activation.h"
+#include "cpu/gemm_core.h"
+
+namespace drupe::cpu {
+namespace {
+
+// One matrix of the batch.
+template <class S>
+struct Problem {
+  const S* a;
+  const S* b;
+  S* y;
+  const S* residual;
+  S* pre_activation;
+};
+
+template <class S>
+Problem<S> locate(const GemmArgs& args, std::int64_t index) {
+  const std::int64_t y_offset = index * args.M * args.N;
+  std::int64_t a = 0, b = 0, residual = 0;
+  for (int i = args.batch_shape.size() - 1; i >= 0; --i) {
+    const std::int64_t at = index % args.batch_shape[i];
+    index /= args.batch_shape[i];
+    a += at * args.a_batch[i];
+    b += at * args.b_batch[i];
+    residual += at * args.residual_batch[i];
+  }
+  return {.a = static_cast<const S*>(args.a) + a,
+          .b = static_cast<const S*>(args.b) + b,
+          .y = static_cast<S*>(args.y) + y_offset,
+          .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
+          .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr};
+}
+
+// y = activation(alpha tile + bias + residual) on one finished tile; y may be where the tile lies.
+template <Isa I, class S, Activation A>
+void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0, std::int64_t col0, std::int64_t rows,
+              std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const V alpha = V::set(static_cast<T>(args.alpha));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t at = (row0 + i) * args.N + col0;
+    for (std::int64_t j = 0; j < cols; j += V::kLanes) {
+      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
+      V x = alpha * V::load(tile + i * tile_row + j, n);
+      if (args.bias) x = x + V::load(static_cast<const S*>(args.bias) + col0 + j, n);
+      if (problem.residual) {
+        const S* source = problem.residual + (row0 + i) * args.residual_row + (col0 + j) * args.residual_col;
+        if (args.residual_col == 1) {
+          x = x + V::load(source, n);
+        } else {
+          T lanes[V::kLanes] = {};
+          for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<T>(source[lane * args.residual_col]);
+          x = x + V::load(lanes);
+        }
+      }
+      if (problem.pre_activation) x.store(problem.pre_activation + at + j, n);
+      activate<A>(x).store(problem.y + at + j, n);
+    }
+  }
+}
+
+template <Isa I, class S>
+void multiply(const GemmArgs& args, const Problem<S>& problem) {
+  using T = Accumulator<S>;
+  const StridedMatrix<I, S> a{problem.a, args.a_row, args.a_col};
+  const StridedMatrix<I, S> bt{problem.b, args.b_col, args.b_row};
+  T* partial = nullptr;
+  if constexpr (std::is_same_v<S, T>) partial = problem.y;
+  const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation &&
+                     args.activation == Activation::none && partial;
+  gemm_core<I, T>(
+      args.M, args.N, args.K,
+      [&](T* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) {
+        a.pack_rows(panel, row0, rows, k0, depth);
+      },
+      [&](T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) {
+        bt.pack_cols(panel, col0, cols, k0, depth);
+      },
+      [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
+          std::int64_t tile_row) {
+        if (plain) return;
+        dispatch_activation(args.activation, [&]<Activation A>() {
+          epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
+        });
+      },
+      partial, args.N);
+}
+
+}  // namespace
+
+template <Isa I>
+void gemm(const GemmArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    std::int64_t batch = 1;
+    for (int i = 0; i < args.batch_shape.size(); ++i) batch *= args.batch_shape[i];
+    // Many matrices: one each per task (whose own loops then run in that thread). One: its tiles in parallel.
+    if (batch == 1) {
+      multiply<I>(args, locate<S>(args, 0));
+    } else {
+      parallel_for(batch, [&](std::int64_t index) { multiply<I>(args, locate<S>(args, index)); });
+    }
+  });
+}
+
+template void gemm<Isa::DRUPE_ISA>(const GemmArgs&);
+
+}  // namespace drupe::cpu

@@ -1,0 +1,237 @@
+// The blocked matrix product that gemm and conv2d share: who packs the operands, and what happens to a finished
+// tile, is up to the caller.
+//
+// C (M x N) is cut into outer blocks; per block and per slice of K both operands are packed once, in parallel, into
+// panels, and then C's tiles are computed in parallel. A's panel: kRows rows, contiguous along k, at a fixed stride.
+// B's panel: kCols columns, row k after row k. A microkernel keeps a kRows x kCols tile of C in registers, reads a
+// B row as vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and 2 vectors for 2 kRows FMAs.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/memory.h"
+#include "core/parallel.h"
+#include "cpu/simd.h"
+
+namespace drupe::cpu {
+
+// Register tile and cache blocks, in elements of the accumulator type T.
+template <Isa I, class T>
+struct GemmTile {
+  using V = Vec<T, I>;
+  static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::avx2 ? 6 : 4;
+  static constexpr int kVectors = I == Isa::scalar ? 4 : 2;
+  static constexpr int kCols = kVectors * V::kLanes;
+  static constexpr std::int64_t kDepth = 1024 / sizeof(T);        // of a K slice: a B panel stays in L1
+  static constexpr std::int64_t kPadding = 64 / sizeof(T);        // keeps a panel's rows out of one cache set
+  static constexpr std::int64_t kPanelStride = kDepth + kPadding;
+  static constexpr std::int64_t kOuterRows = 96 * kRows;          // of an outer block
+  static constexpr std::int64_t kOuterCols = 2048 / kCols * kCols;
+  static constexpr std::int64_t kTaskRows = 8 * kRows;            // of one task's share of C
+  static constexpr std::int64_t kTaskCols = (I == Isa::scalar ? 8 : 8 * 32 / kCols) * kCols;
+};
+
+// c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
+template <Isa I, class T, int kRows>
+[[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
+                                        bool accumulate) {
+  using Tile = GemmTile<I, T>;
+  using V = Vec<T, I>;
+  V sum[kRows][Tile::kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kVectors; ++j) {
+      sum[i][j] = accumulate ? V::load(c + i * c_row + j * V::kLanes) : V::zero();
+    }
+  }
+  for (std::int64_t k = 0; k < depth; ++k) {
+    V row[Tile::kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const V left = V::set(a[i * Tile::kPanelStride + k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kVectors; ++j) sum[i][j].store(c + i * c_row + j * V::kLanes);
+  }
+}
+
+// Picks the microkernel for 1 <= rows <= kRows.
+template <Isa I, class T, int kRows = GemmTile<I, T>::kRows>
+void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
+  if (rows == kRows) {
+    gemm_microkernel<I, T, kRows>(depth, a, b, c, c_row, accumulate);
+  } else if constexpr (kRows > 1) {
+    gemm_tile<I, T, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+  }
+}
+
+// The product of an M x K and a K x N matrix.
+//   pack_a(panel, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k]
+//   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j < kCols,
+//                                         zero for j >= cols
+//   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's elements
+// `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch otherwise.
+template <Isa I, class T, class PackA, class PackB, class Finish>
+void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
+               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {
+  using Tile = GemmTile<I, T>;
+  const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
+  const std::int64_t outer_cols = std::min(N, Tile::kOuterCols);
+  const std::int64_t slices = std::max<std::int64_t>(1, (K + Tile::kDepth - 1) / Tile::kDepth);
+  const std::int64_t slice = std::max<std::int64_t>(1, (K + slices - 1) / slices);
+  const std::int64_t row_panels = (outer_rows + Tile::kRows - 1) / Tile::kRows;
+  const std::int64_t col_panels = (outer_cols + Tile::kCols - 1) / Tile::kCols;
+  const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
+  const std::int64_t b_panel = Tile::kCols * slice;
+  const Scratch<T> a(static_cast<std::size_t>(row_panels * a_panel));
+  const Scratch<T> b(static_cast<std::size_t>(col_panels * b_panel));
+  const bool own_c = c != nullptr;
+  const Scratch<T> sums(own_c ? 0 : static_cast<std::size_t>(outer_rows * outer_cols));
+
+  for (std::int64_t n0 = 0; n0 < N; n0 += outer_cols) {
+    const std::int64_t cols = std::min(outer_cols, N - n0);
+    for (std::int64_t m0 = 0; m0 < M; m0 += outer_rows) {
+      const std::int64_t rows = std::min(outer_rows, M - m0);
+      T* block = own_c ? c + m0 * c_row + n0 : sums.data();
+      const std::int64_t block_row = own_c ? c_row : outer_cols;
+      for (std::int64_t k0 = 0; k0 == 0 || k0 < K; k0 += slice) {
+        const std::int64_t depth = std::min(slice, K - k0);
+        const bool last = k0 + depth >= K;
+        // The previous block's B is still packed when only the rows have moved on and K is one slice.
+        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
+        const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
+        parallel_ranges(pack_rows + pack_cols, 4, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t p = begin; p < end; ++p) {
+            if (p < pack_rows) {
+              const std::int64_t m = p * Tile::kRows;
+              pack_a(a.data() + p * a_panel, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
+            } else {
+              const std::int64_t n = (p - pack_rows) * Tile::kCols;
+              pack_b(b.data() + (p - pack_rows) * b_panel, n0 + n, std::min<std::int64_t>(Tile::kCols, cols - n), k0,
+                     depth);
+            }
+          }
+        });
+        const std::int64_t tasks_down = (rows + Tile::kTaskRows - 1) / Tile::kTaskRows;
+        const std::int64_t tasks_across = (cols + Tile::kTaskCols - 1) / Tile::kTaskCols;
+        parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
+          const std::int64_t m_begin = task / tasks_across * Tile::kTaskRows;
+          const std::int64_t n_begin = task % tasks_across * Tile::kTaskCols;
+          const std::int64_t m_end = std::min(rows, m_begin + Tile::kTaskRows);
+          const std::int64_t n_end = std::min(cols, n_begin + Tile::kTaskCols);
+          T edge[Tile::kRows * Tile::kCols];
+          for (std::int64_t n = n_begin; n < n_end; n += Tile::kCols) {
+            const T* right = b.data() + n / Tile::kCols * b_panel;
+            const std::int64_t width = std::min<std::int64_t>(Tile::kCols, n_end - n);
+            for (std::int64_t m = m_begin; m < m_end; m += Tile::kRows) {
+              const T* left = a.data() + m / Tile::kRows * a_panel;
+              const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, m_end - m));
+              T* tile = block + m * block_row + n;
+              if (width == Tile::kCols) {
+                gemm_tile<I, T>(height, depth, left, right, tile, block_row, k0 > 0);
+              } else {
+                const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
+                for (int i = 0; i < height && k0 > 0; ++i) {
+                  std::memcpy(edge + i * Tile::kCols, tile + i * block_row, bytes);
+                }
+                gemm_tile<I, T>(height, depth, left, right, edge, Tile::kCols, k0 > 0);
+                for (int i = 0; i < height; ++i) {
+                  std::memcpy(tile + i * block_row, edge + i * Tile::kCols, bytes);
+                }
+              }
+              if (last) finish(m0 + m, n0 + n, height, width, tile, block_row);
+            }
+          }
+        });
+      }
+    }
+  }
+}
+
+// A strided matrix as an operand: element (i, k) at data[i * row + k * col].
+template <Isa I, class S>
+struct StridedMatrix {
+  using T = Accumulator<S>;
+  using Tile = GemmTile<I, T>;
+  const S* data;
+  std::int64_t row, col;
+
+  // As gemm_core's pack_a.
+  void pack_rows(T* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
+    const S* source = data + row0 * row + k0 * col;
+    if (row == 1 && col != 1) {
+      transpose(panel, Tile::kPanelStride, source, col, depth, rows);
+    } else {
+      copy_rows(panel, Tile::kPanelStride, source, row, col, rows, depth);
+    }
+  }
+
+  // As gemm_core's pack_b, of the transposed matrix: element (k, j) is this matrix's (j, k).
+  void pack_cols(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    const S* source = data + col0 * row + k0 * col;
+    if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(T));
+    if (col == 1 && row != 1) {
+      transpose(panel, Tile::kCols, source, row, cols, depth);
+    } else {
+      copy_rows(panel, Tile::kCols, source, col, row, depth, cols);
+    }
+  }
+
+ private:
+  // to[i * to_row + j] = from[i * from_row + j * from_col]
+  static void copy_rows(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t from_col,
+                        std::int64_t rows, std::int64_t cols) {
+    using V = Vec<T, I>;
+    for (std::int64_t i = 0; i < rows; ++i, to += to_row, from += from_row) {
+      std::int64_t j = 0;
+      if (from_col == 1) {
+        for (; j + V::kLanes <= cols; j += V::kLanes) V::load(from + j).store(to + j);
+      }
+      for (; j < cols; ++j) to[j] = static_cast<T>(from[j * from_col]);
+    }
+  }
+
+  // to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols
+  static void transpose(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t rows,
+                        std::int64_t cols) {
+    constexpr std::int64_t kWidth = 64;
+    T wide[4 * kWidth];
+    for (std::int64_t j0 = 0; j0 < cols; j0 += kWidth) {
+      const std::int64_t width = std::min(kWidth, cols - j0);
+      std::int64_t i = 0;
+      for (; i + 4 <= rows; i += 4) {
+        const T* source;
+        std::int64_t source_row;
+        if constexpr (std::is_same_v<S, T>) {
+          source = from + i * from_row + j0;
+          source_row = from_row;
+        } else {
+          copy_rows(wide, kWidth, from + i * from_row + j0, from_row, 1, 4, width);
+          source = wide;
+          source_row = kWidth;
+        }
+        std::int64_t j = 0;
+        for (; j + 4 <= width; j += 4) {
+          transpose_4x4<I>(source + j, source_row, to + (j0 + j) * to_row + i, to_row);
+        }
+        for (; j < width; ++j) {
+          for (int r = 0; r < 4; ++r) to[(j0 + j) * to_row + i + r] = source[r * source_row + j];
+        }
+      }
+      for (; i < rows; ++i) {
+        for (std::int64_t j = j0; j < j0 + width; ++j) to[j * to_row + i] = static_cast<T>(from[i * from_row + j]);
+      }
+    }
+  }
+};
+
+}  // namespace drupe::cpu

@@ -1,0 +1,138 @@
+// Elementary functions on Vec, for floats by polynomial and for doubles lane by lane through libm.
+// Stated errors are measured over all floats of the domain (tests/cpu/test_math.py).
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace drupe::cpu {
+
+// f applied to each lane: for functions that are not on a hot path, and for doubles.
+template <class T, Isa I, class F>
+DRUPE_INLINE Vec<T, I> map_lanes(Vec<T, I> x, F f) {
+  T lanes[Vec<T, I>::kLanes];
+  x.store(lanes);
+  for (T& lane : lanes) lane = f(lane);
+  return Vec<T, I>::load(lanes);
+}
+
+// c0 + c1 x + c2 x^2 + …, by Horner's rule.
+template <class T, Isa I, class... C>
+DRUPE_INLINE Vec<T, I> polynomial(Vec<T, I> x, T c0, C... rest) {
+  if constexpr (sizeof...(rest) == 0) {
+    return Vec<T, I>::set(c0);
+  } else {
+    return fma(polynomial(x, static_cast<T>(rest)...), x, Vec<T, I>::set(c0));
+  }
+}
+
+// e^x within 2 ulp; 0 below -104, infinity above 88.73; NaN stays NaN.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> exp(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::exp(a); });
+  } else {
+    const V clamped = max(V::set(-104.f), min(V::set(89.f), x));  // min and max give x where x is NaN
+    const V n = round(clamped * V::set(1.44269504f));
+    V r = fma(n, V::set(-0.693359375f), clamped);
+    r = fma(n, V::set(2.12194440e-4f), r);
+    // Taylor's terms up to r^7 / 7!: the remainder on |r| <= ln(2) / 2 is below 6e-9.
+    const V p = polynomial(r, 1.f, 1.f, 0.5f, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040);
+    return ldexp(p, n);
+  }
+}
+
+// e^x - 1 without cancellation near 0.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> expm1(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::expm1(a); });
+  } else {
+    const V series =
+        x * polynomial(x, 1.f, 0.5f, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040, 1.f / 40320);
+    return select(abs(x) < V::set(0.5f), series, exp(x) - V::set(1));
+  }
+}
+
+// Natural logarithm within 2 ulp; -infinity at 0, NaN below 0.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> log(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::log(a); });
+  } else {
+    // x = 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m - 1) / (m + 1).
+    V e = exponent(x);
+    V m = mantissa(x);
+    const auto high = V::set(1.41421356f) < m;
+    m = select(high, m * V::set(0.5f), m);
+    e = select(high, e + V::set(1), e);
+    const V f = m - V::set(1);
+    const V s = f / (m + V::set(1));
+    const V s2 = s * s;
+    const V tail = s2 * polynomial(s2, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11);
+    // 2 s = f - s f, which keeps f exact.
+    V y = f - s * (f - tail);
+    y = fma(e, V::set(-2.12194440e-4f), y);
+    y = fma(e, V::set(0.693359375f), y);
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    y = select(x < V::set(kInfinity), y, x);  // infinity and NaN give themselves
+    y = select(x == V::zero(), V::set(-kInfinity), y);
+    return select(x < V::zero(), V::set(std::numeric_limits<float>::quiet_NaN()), y);
+  }
+}
+
+// log(1 + x) without cancellation near 0.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> log1p(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::log1p(a); });
+  } else {
+    // log(u) x / (u - 1) with u = 1 + x rounded: the errors of u cancel (Goldberg 1991, theorem 4).
+    const V u = x + V::set(1);
+    const V d = u - V::set(1);
+    const V y = log(u) * (x / d);
+    return select(d == V::zero(), x, select(abs(x) < V::set(std::numeric_limits<float>::infinity()), y, log(u)));
+  }
+}
+
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> tanh(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::tanh(a); });
+  } else {
+    // tanh|x| = -expm1(-2|x|) / (2 + expm1(-2|x|)), odd in x.
+    const V t = expm1(V::set(-2) * abs(x));
+    return copysign(-t / (V::set(2) + t), x);
+  }
+}
+
+// 1 / (1 + e^-x).
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> sigmoid(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  return V::set(1) / (V::set(1) + exp(-x));
+}
+
+// The error function within 2e-7 relative. Below 1 a polynomial in x^2; above, 1 - e^P(|x|) where P
+// approximates log(erfc). Both are least-squares fits reweighted towards the smallest maximal error.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> erf(Vec<T, I> x) {
+  using V = Vec<T, I>;
+  if constexpr (std::is_same_v<T, double>) {
+    return map_lanes(x, [](double a) { return std::erf(a); });
+  } else {
+    const V a = min(V::set(4), abs(x));
+    const V small = x * polynomial(x * x, 1.12837917f, -0.376126271f, 0.112836002f, -0.0268544444f, 0.00518953496f,
+                                   -0.000802083788f, 7.88910817e-05f);
+    const V large = V::set(1) - exp(polynomial(a, 8.59413136e-05f, -1.12897972f, -0.634753574f, -0.106167317f,
+                                               0.0231226357f, -0.00294059838f, -5.95330726e-05f, 0.000103408421f,
+                                               -1.78626431e-05f, 1.11078626e-06f));
+    return select(a < V::set(1), small, copysign(large, x));
+  }
+}
+
+}  // namespace drupe::cpu

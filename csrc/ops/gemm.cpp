@@ -1,0 +1,94 @@
+#include "ops/gemm.h"
+
+#include <cmath>
+
+#include "core/check.h"
+#include "ops/copy.h"
+
+namespace drupe::ops {
+namespace {
+
+Dims leading(const Dims& shape) { return Dims(std::span(shape.begin(), shape.begin() + shape.size() - 2)); }
+
+// Where b has no batch of its own and a's rows follow one another through the batch, the batch is more rows.
+void fold_batch_into_rows(GemmArgs& args) {
+  while (!args.batch_shape.empty()) {
+    const int last = args.batch_shape.size() - 1;
+    const std::int64_t extent = args.batch_shape[last];
+    const bool foldable = args.b_batch[last] == 0 && args.a_batch[last] == args.M * args.a_row &&
+                          (!args.residual || args.residual_batch[last] == args.M * args.residual_row);
+    if (!foldable && extent != 1) return;
+    args.M *= extent;
+    args.batch_shape.pop_back();
+    args.a_batch.pop_back();
+    args.b_batch.pop_back();
+    args.residual_batch.pop_back();
+  }
+}
+
+}  // namespace
+
+std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
+                               const std::optional<Tensor>& residual, const GemmOptions& options) {
+  check_type(is_float(a.dtype()), "gemm", "a is ", a.dtype(), ": expected float32, float64, float16 or bfloat16");
+  check_type(a.dtype() == b.dtype(), "gemm", "a is ", a.dtype(), ", b is ", b.dtype(), ": expected one dtype");
+  check(a.ndim() >= 2, "gemm", "a is ", a.shape(), ": expected at least 2 dimensions");
+  check(b.ndim() >= 2, "gemm", "b is ", b.shape(), ": expected at least 2 dimensions");
+  check(std::isfinite(options.alpha), "gemm", "alpha is ", options.alpha, ": expected a finite number");
+  const Device device = common_device("gemm", {&a, &b, bias ? &*bias : nullptr, residual ? &*residual : nullptr});
+
+  const Tensor at = options.transpose_a ? a.transpose(-1, -2) : a;
+  const Tensor bt = options.transpose_b ? b.transpose(-1, -2) : b;
+  GemmArgs args{.M = at.size(-2), .N = bt.size(-1), .K = at.size(-1), .a = a.raw(), .a_row = at.stride(-2),
+                .a_col = at.stride(-1), .b = b.raw(), .b_row = bt.stride(-2), .b_col = bt.stride(-1), .y = nullptr,
+                .batch_shape = {}, .a_batch = {}, .b_batch = {}, .residual_batch = {}, .alpha = options.alpha,
+                .activation = parse_activation(options.activation, "gemm"), .dtype = a.dtype()};
+  check(bt.size(-2) == args.K, "gemm", "a is ", a.shape(), options.transpose_a ? " transposed" : "", ", b is ",
+        b.shape(), options.transpose_b ? " transposed" : "", ": inner dimensions ", args.K, " and ", bt.size(-2),
+        " differ");
+
+  args.batch_shape = broadcast_shapes(leading(a.shape()), leading(b.shape()), "gemm");
+  const auto batch_strides = [&](const Tensor& t) {
+    Dims shape = args.batch_shape;
+    shape.push_back(t.size(-2));
+    shape.push_back(t.size(-1));
+    const Dims strides = t.broadcast_to(shape).strides();
+    return leading(strides);
+  };
+  args.a_batch = batch_strides(at);
+  args.b_batch = batch_strides(bt);
+  args.residual_batch = Dims::filled(args.batch_shape.size(), 0);
+
+  Dims shape = args.batch_shape;
+  shape.push_back(args.M);
+  shape.push_back(args.N);
+  Tensor row;
+  if (bias) {
+    check_type(bias->dtype() == a.dtype(), "gemm", "a is ", a.dtype(), ", bias is ", bias->dtype());
+    check(bias->shape() == Dims{args.N}, "gemm", "bias is ", bias->shape(), ": expected (", args.N, ",)");
+    row = contiguous(*bias);
+    args.bias = row.raw();
+  }
+  if (residual) {
+    check_type(residual->dtype() == a.dtype(), "gemm", "a is ", a.dtype(), ", residual is ", residual->dtype());
+    check(broadcast_shapes(residual->shape(), shape, "gemm") == shape, "gemm", "residual is ", residual->shape(),
+          ": does not broadcast to ", shape);
+    const Dims strides = residual->broadcast_to(shape).strides();
+    args.residual = residual->raw();
+    args.residual_batch = leading(strides);
+    args.residual_row = strides[strides.size() - 2];
+    args.residual_col = strides.back();
+  }
+
+  Tensor y = empty(shape, a.dtype(), device);
+  Tensor pre;
+  if (options.keep_pre_activation) pre = empty(shape, a.dtype(), device);
+  args.y = y.raw();
+  args.pre_activation = pre.raw();
+  if (y.numel() == 0) return {y, pre};
+  fold_batch_into_rows(args);
+  dispatch_isa([&]<Isa I>() { cpu::gemm<I>(args); });
+  return {y, pre};
+}
+
+}  // namespace drupe::ops

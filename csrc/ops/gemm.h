@@ -1,0 +1,65 @@
+// General matrix product with a fused epilogue:
+//
+//   y = activation(alpha op(a) op(b) + bias + residual)
+//
+//   a         (..., M, K), or (..., K, M) with transpose_a      float dtypes, all operands alike
+//   b         (..., K, N), or (..., N, K) with transpose_b
+//   bias      (N,)                                              optional
+//   residual  broadcastable to (..., M, N)                      optional
+//   y         (..., M, N), C-contiguous, fresh; leading dimensions broadcast as NumPy's matmul does
+//
+// Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and bfloat16,
+// in the dtype itself otherwise, in an order that depends on K alone. K = 0 gives activation(bias + residual).
+// The scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+#include "ops/activation.h"
+
+namespace drupe {
+
+// Strides count elements; batch strides follow batch_shape. y is contiguous.
+struct GemmArgs {
+  std::int64_t M, N, K;
+  const void* a;
+  std::int64_t a_row, a_col;
+  const void* b;
+  std::int64_t b_row, b_col;
+  void* y;
+  const void* bias = nullptr;
+  const void* residual = nullptr;
+  std::int64_t residual_row = 0, residual_col = 0;
+  void* pre_activation = nullptr;  // where to keep the activation's input, laid out as y
+  Dims batch_shape, a_batch, b_batch, residual_batch;
+  double alpha = 1;
+  Activation activation = Activation::none;
+  Dtype dtype;
+};
+
+struct GemmOptions {
+  bool transpose_a = false;
+  bool transpose_b = false;
+  double alpha = 1;
+  std::string activation;
+  bool keep_pre_activation = false;  // give the activation's input as the second result
+};
+
+namespace ops {
+
+// (y, pre-activation); the second is undefined unless asked for.
+std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
+                               const std::optional<Tensor>& residual, const GemmOptions& options);
+
+}  // namespace ops
+
+namespace cpu {
+template <Isa>
+void gemm(const GemmArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe

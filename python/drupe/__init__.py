@@ -1,0 +1,42 @@
+"""drupe: hand-written kernels behind a thin Python layer."""
+
+from drupe import _C
+from drupe.autograd import SparseRows, enable_grad, is_grad_enabled, no_grad
+from drupe.runtime import (
+    cpu_isa,
+    cpu_isas,
+    empty_cache,
+    memory_stats,
+    num_threads,
+    set_cpu_isa,
+    set_num_threads,
+)
+from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
+
+# After Tensor: the ops are made of it.
+from drupe import ops  # isort: skip
+
+__version__ = _C.__version__
+
+__all__ = [
+    "SparseRows",
+    "Tensor",
+    "as_tensor",
+    "cpu_isa",
+    "cpu_isas",
+    "empty",
+    "empty_cache",
+    "enable_grad",
+    "from_dlpack",
+    "full",
+    "is_grad_enabled",
+    "memory_stats",
+    "no_grad",
+    "num_threads",
+    "ones",
+    "ops",
+    "set_cpu_isa",
+    "set_num_threads",
+    "tensor",
+    "zeros",
+]

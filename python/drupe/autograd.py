@@ -1,0 +1,154 @@
+"""The tape: what each op did, and how to walk it backwards.
+
+An op records a :class:`Node` for its outputs when gradients are enabled and an input requires one. The node holds
+the inputs and a function from the outputs' gradients to the inputs'. Those functions work on raw tensors and record
+nothing: gradients of gradients are not supported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING
+
+from drupe import _C
+
+if TYPE_CHECKING:
+    from drupe.tensor import Tensor
+
+
+class SparseRows:
+    """A gradient that is zero but for some rows: what ``embedding`` and ``embedding_bag`` give with ``sparse=True``.
+
+    Attributes:
+        indices: (U,) int64, ascending and unique.
+        values: (U, D), the gradient of each of those rows.
+        shape: (V, D), the shape of the whole.
+    """
+
+    __slots__ = ("indices", "shape", "values")
+
+    def __init__(self, indices: _C.Tensor, values: _C.Tensor, shape: tuple[int, ...]) -> None:
+        self.indices = indices
+        self.values = values
+        self.shape = shape
+
+
+Gradient = _C.Tensor | SparseRows
+# From one gradient (or None) per output to one (or None) per input.
+BackwardFn = Callable[..., Sequence["Gradient | None"]]
+
+_order = count()
+
+
+class Node:
+    """One op on the tape."""
+
+    __slots__ = ("backward", "inputs", "name", "order", "outputs", "versions")
+
+    def __init__(self, name: str, inputs: Sequence[Tensor | None], outputs: int, backward: BackwardFn) -> None:
+        self.name = name
+        self.inputs = tuple(inputs)
+        self.outputs = outputs
+        self.versions = tuple(-1 if t is None else t.version for t in inputs)
+        self.backward: BackwardFn | None = backward
+        self.order = next(_order)  # a node is younger than the nodes of its inputs
+
+
+class _Mode(threading.local):
+    enabled = True
+
+
+_mode = _Mode()
+
+
+def is_grad_enabled() -> bool:
+    """Return whether ops record onto the tape in this thread."""
+    return _mode.enabled
+
+
+@contextmanager
+def _recording(enabled: bool) -> Iterator[None]:
+    before, _mode.enabled = _mode.enabled, enabled
+    try:
+        yield
+    finally:
+        _mode.enabled = before
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside the ``with`` block, or inside the decorated function."""
+    with _recording(False):
+        yield
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record again inside the ``with`` block, within an outer :func:`no_grad`."""
+    with _recording(True):
+        yield
+
+
+def _sum(a: Gradient, b: Gradient) -> Gradient:
+    if isinstance(a, SparseRows) and isinstance(b, SparseRows):
+        indices, values = _C.merge_rows([a.indices, b.indices], [a.values, b.values])
+        return SparseRows(indices, values, a.shape)
+    if isinstance(a, SparseRows):
+        a, b = b, a
+    if isinstance(b, SparseRows):
+        assert isinstance(a, _C.Tensor)
+        total = _C.clone(a)
+        _C.add_rows(total, b.indices, b.values)
+        return total
+    return _C.binary("add", a, b)
+
+
+def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> None:
+    """Add d(output) / d(leaf), weighted by ``gradient``, to ``leaf.grad`` of every leaf that requires it."""
+    if output.node is None:
+        _accumulate(output, gradient)
+        return
+    pending: dict[Node, list[Gradient | None]] = {}
+    youngest_first: list[tuple[int, Node]] = []
+
+    def feed(tensor: Tensor, grad: Gradient) -> None:
+        node = tensor.node
+        if node is None:
+            _accumulate(tensor, grad)
+            return
+        if node not in pending:
+            pending[node] = [None] * node.outputs
+            heappush(youngest_first, (-node.order, node))
+        before = pending[node][tensor.output_index]
+        pending[node][tensor.output_index] = grad if before is None else _sum(before, grad)
+
+    feed(output, gradient)
+    while youngest_first:
+        _, node = heappop(youngest_first)
+        grads = pending.pop(node)
+        if node.backward is None:
+            raise RuntimeError(
+                f"[{node.name}] backward through a graph that an earlier backward freed: "
+                "pass retain_graph=True to the earlier one, or run the forward pass again"
+            )
+        for tensor, version in zip(node.inputs, node.versions, strict=True):
+            if tensor is not None and tensor.version != version:
+                raise RuntimeError(
+                    f"[{node.name}] an input of shape {tensor.shape} was changed in place after the forward pass"
+                )
+        results = node.backward(*grads)
+        if not retain_graph:
+            node.backward = None
+        for tensor, grad in zip(node.inputs, results, strict=True):
+            if tensor is not None and tensor.requires_grad and grad is not None:
+                feed(tensor, grad)
+
+
+def _accumulate(leaf: Tensor, grad: Gradient) -> None:
+    if not leaf.requires_grad:
+        return
+    leaf.set_raw_grad(grad if leaf.raw_grad is None else _sum(leaf.raw_grad, grad))

@@ -1,0 +1,83 @@
+"""What every op does around its kernel: raw tensors in, the caller's kind of array out, a record on the tape."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from drupe import _C
+from drupe.autograd import BackwardFn, Node, is_grad_enabled
+from drupe.tensor import _DTYPES, Tensor, to_raw
+
+# An array of whatever kind; an op gives back the kind that it was given.
+A = TypeVar("A")
+Array = Any
+
+Scalar = (bool, int, float)
+
+
+def _to_numpy(raw: _C.Tensor) -> Any:
+    return _C.to_numpy(raw, _DTYPES[raw.dtype])
+
+
+def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
+    """Return the function that makes arrays of this one's kind."""
+    if isinstance(array, np.ndarray | np.generic):
+        return _to_numpy
+    root = type(array).__module__.partition(".")[0]
+    if root in ("torch", "cupy"):
+        return lambda raw: sys.modules[root].from_dlpack(raw)
+    if root in ("jax", "jaxlib"):
+        return lambda raw: sys.modules["jax"].dlpack.from_dlpack(raw)
+    if hasattr(array, "__array_namespace__"):
+        return lambda raw: array.__array_namespace__().from_dlpack(raw)
+    return Tensor
+
+
+class Call:
+    """One call of an op.
+
+    Args:
+        name: the op, for errors.
+        inputs: its array arguments, None where one is left out. A gradient may flow to each.
+
+    Attributes:
+        raw: the inputs as raw tensors.
+    """
+
+    __slots__ = ("_export", "inputs", "name", "raw")
+
+    def __init__(self, name: str, *inputs: Array) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in inputs)
+        given = [x for x in inputs if x is not None]
+        if any(isinstance(x, Tensor) for x in given):
+            self._export: Callable[[_C.Tensor], Any] = Tensor
+        else:
+            self._export = _exporter(given[0])
+
+    def needs_grad(self, *positions: int) -> bool:
+        """Return whether an input (one at these positions, if given) wants a gradient."""
+        if not is_grad_enabled():
+            return False
+        chosen = [self.inputs[i] for i in positions] if positions else self.inputs
+        return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
+
+    def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> Any:
+        """Wrap the only output, and record how to go back: backward(dy) gives one gradient or None per input."""
+        return self.outputs((y,), backward)[0]
+
+    def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[Any, ...]:
+        """Wrap several outputs; backward takes one gradient, or None, for each of them."""
+        results = tuple(self._export(y) for y in ys)
+        if backward is not None and self.needs_grad():
+            leaves = [x if isinstance(x, Tensor) else None for x in self.inputs]
+            node = Node(self.name, leaves, len(ys), backward)
+            for i, result in enumerate(results):
+                if "float" in result.raw.dtype:
+                    result.node, result.output_index, result.requires_grad = node, i, True
+        return results

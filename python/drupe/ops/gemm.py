@@ -1,0 +1,80 @@
+"""General matrix product."""
+
+from __future__ import annotations
+
+from drupe import _C
+from drupe.ops._call import A, Array, Call
+from drupe.ops._shape import sum_to_shape
+
+_FROM_INPUT = ("gelu", "gelu_tanh", "silu")
+
+
+def gemm(
+    a: A,
+    b: Array,
+    *,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    alpha: float = 1.0,
+    activation: str | None = None,
+) -> A:
+    """Matrix product with a fused epilogue: ``activation(alpha * op(a) @ op(b) + bias + residual)``.
+
+    Products accumulate in float32 for float16 and bfloat16, in the dtype itself otherwise.
+
+    Args:
+        a: (..., M, K), or (..., K, M) with ``transpose_a``; any strides.
+        b: (..., K, N), or (..., N, K) with ``transpose_b``; any strides. Leading dimensions broadcast.
+        bias: (N,).
+        residual: anything that broadcasts to (..., M, N).
+        transpose_a: swap the last two dimensions of ``a``.
+        transpose_b: swap the last two dimensions of ``b``.
+        alpha: a finite factor of the product.
+        activation: ``"relu"``, ``"gelu"``, ``"gelu_tanh"``, ``"silu"``, ``"sigmoid"``, ``"tanh"`` or None.
+
+    Returns:
+        (..., M, N), C-contiguous.
+
+    Raises:
+        ValueError: shapes that do not fit, a non-finite ``alpha``, an unknown activation.
+        TypeError: a dtype that is not float, or operands of different dtypes.
+
+    Reference:
+        K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", TOMS 34(3), 2008, section 4.
+    """
+    call = Call("gemm", a, b, bias, residual)
+    ra, rb, rbias, rresidual = call.raw
+    name = activation or ""
+    keep = name in _FROM_INPUT and call.needs_grad()
+    y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
+        dz = _C.activation_backward(dy, pre if keep else y, name) if name else dy
+        da = db = dbias = dresidual = None
+        if call.needs_grad(0):
+            # d op(a) = dz op(b)^T, or its transpose where a came transposed.
+            if transpose_a:
+                da = _C.gemm(rb, dz, transpose_a=transpose_b, transpose_b=True, alpha=alpha)[0]
+            else:
+                da = _C.gemm(dz, rb, transpose_b=not transpose_b, alpha=alpha)[0]
+            da = sum_to_shape(da, ra.shape)
+        if call.needs_grad(1):
+            # d op(b) = op(a)^T dz. Where b has no batch, the batch is part of the sum over rows.
+            left, right = ra, dz
+            if len(rb.shape) == 2 and len(dz.shape) > 2 and not transpose_a and ra.shape[:-2] == dz.shape[:-2]:
+                left = _C.reshape(ra, (-1, ra.shape[-1]))
+                right = _C.reshape(dz, (-1, dz.shape[-1]))
+            if transpose_b:
+                db = _C.gemm(right, left, transpose_a=True, transpose_b=transpose_a, alpha=alpha)[0]
+            else:
+                db = _C.gemm(left, right, transpose_a=not transpose_a, alpha=alpha)[0]
+            db = sum_to_shape(db, rb.shape)
+        if call.needs_grad(2):
+            dbias = sum_to_shape(dz, rbias.shape)
+        if call.needs_grad(3):
+            dresidual = sum_to_shape(dz, rresidual.shape)
+        return da, db, dbias, dresidual
+
+    return call.output(y, backward)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gradients import check_gradients
+from reference import ACTIVATIONS, FLOATS, assert_close, dtype, f64
+
+import drupe
+from drupe import ops
+
+# One element, below and above the register tile of every ISA, across a slice of K, across a task and an outer block.
+SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 256), (15, 33, 257), (113, 70, 300), (1, 300, 64), (260, 1, 31), (6, 2100, 9)]
+
+
+def draw(rng, shape, name):
+    return rng.standard_normal(shape).astype(dtype(name))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_matches_numpy(isa, rng, name, shape, transposes):
+    M, N, K = shape
+    ta, tb = transposes
+    a = draw(rng, (K, M) if ta else (M, K), name)
+    b = draw(rng, (N, K) if tb else (K, N), name)
+    y = ops.gemm(a, b, transpose_a=ta, transpose_b=tb)
+    assert isinstance(y, np.ndarray)
+    assert y.dtype == dtype(name)
+    assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_epilogue(isa, rng, name, activation):
+    M, N, K = 17, 37, 40
+    a, b = draw(rng, (M, K), name), draw(rng, (K, N), name)
+    bias, residual = draw(rng, N, name), draw(rng, (M, N), name)
+    y = ops.gemm(a, b, bias=bias, residual=residual, alpha=0.25, activation=activation)
+    z = 0.25 * (f64(a) @ f64(b)) + f64(bias) + f64(residual)
+    assert_close(y, ACTIVATIONS[activation](z), name, K, 4)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((4,), ()), ((), (4,)), ((2, 1), (3,)), ((2, 3), (2, 3)), ((1,), (5,)), ((0,), (1,))],
+    ids=str,
+)
+def test_batch_dimensions_broadcast(isa, rng, left, right):
+    a, b = rng.standard_normal((*left, 5, 7)), rng.standard_normal((*right, 7, 9))
+    np.testing.assert_allclose(ops.gemm(a, b), a @ b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (0, 0, 0)], ids=str)
+def test_empty_output(isa, shape):
+    M, N, K = shape
+    assert ops.gemm(np.ones((M, K)), np.ones((K, N))).shape == (M, N)
+
+
+def test_empty_sum_leaves_the_epilogue(isa):
+    bias = np.array([-1.0, 2.0, 3.0])
+    y = ops.gemm(np.ones((2, 0)), np.ones((0, 3)), bias=bias, activation="relu")
+    np.testing.assert_array_equal(y, [[0, 2, 3], [0, 2, 3]])
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_strided_operands(isa, rng, name):
+    a = draw(rng, (40, 60), name)[::2, ::-3]
+    b = draw(rng, (20, 66), name)[::-1, 1::2]
+    residual = draw(rng, (33, 20), name).T
+    y = ops.gemm(a, b, residual=residual)
+    assert_close(y, f64(a) @ f64(b) + f64(residual), name, 20, 5)
+
+
+def test_misaligned_and_read_only_operands(isa, rng):
+    buffer = np.zeros(4 * 6 * 4 + 1, np.uint8)
+    a = buffer[1:].view(np.float32).reshape(4, 6)
+    a[...] = rng.standard_normal((4, 6))
+    b = rng.standard_normal((6, 5)).astype(np.float32)
+    b.flags.writeable = False
+    assert_close(ops.gemm(a, b), f64(a) @ f64(b), "float32", 6)
+
+
+def test_broadcast_residual(isa, rng):
+    a, b = rng.standard_normal((2, 5, 6)), rng.standard_normal((6, 7))
+    for shape in [(7,), (5, 1), (2, 1, 1), ()]:
+        residual = rng.standard_normal(shape)
+        np.testing.assert_allclose(ops.gemm(a, b, residual=residual), a @ b + residual, rtol=1e-12, atol=1e-12)
+
+
+def test_nan_and_infinity_pass(isa):
+    a = np.array([[np.nan, 1.0], [np.inf, 1.0]], np.float32)
+    y = ops.gemm(a, np.ones((2, 20), np.float32), activation="relu")
+    assert np.isnan(y[0]).all()
+    assert np.isposinf(y[1]).all()
+
+
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients(rng, transposes, activation):
+    ta, tb = transposes
+    a = rng.standard_normal((5, 3) if ta else (3, 5))
+    b = rng.standard_normal((4, 5) if tb else (5, 4))
+    bias, residual = rng.standard_normal(4), rng.standard_normal((3, 4))
+
+    def function(a, b, bias, residual):
+        return ops.gemm(
+            a, b, bias=bias, residual=residual, transpose_a=ta, transpose_b=tb, alpha=0.7, activation=activation
+        )
+
+    check_gradients(function, a, b, bias, residual, rng=rng)
+
+
+@pytest.mark.parametrize(("left", "right"), [((2,), ()), ((), (2,)), ((2, 1), (3,)), ((2, 2), (1, 2))], ids=str)
+def test_batched_gradients(rng, left, right):
+    a, b = rng.standard_normal((*left, 3, 4)), rng.standard_normal((*right, 4, 2))
+    check_gradients(lambda a, b, r: ops.gemm(a, b, residual=r), a, b, rng.standard_normal((3, 1)), rng=rng)
+
+
+def test_same_bits_on_any_number_of_threads(isa, rng):
+    a, b = draw(rng, (300, 520), "float32"), draw(rng, (520, 270), "float32")
+    before = drupe.num_threads()
+    results = []
+    for threads in (1, 2, 5):
+        drupe.set_num_threads(threads)
+        results.append(ops.gemm(a, b))
+    drupe.set_num_threads(before)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "error", "message"),
+    [
+        ((64, 32), (16, 8), {}, ValueError, r"\[gemm\] a is \(64, 32\), b is \(16, 8\): inner dimensions 32 and 16"),
+        ((3,), (3, 4), {}, ValueError, r"a is \(3,\): expected at least 2"),
+        ((3, 4), (4,), {}, ValueError, r"b is \(4,\): expected at least 2"),
+        ((2, 3, 4), (3, 4, 5), {}, ValueError, r"shapes \(2,\) and \(3,\) do not broadcast"),
+        ((3, 4), (4, 5), {"bias": np.ones(4)}, ValueError, r"bias is \(4,\): expected \(5,\)"),
+        ((3, 4), (4, 5), {"bias": np.ones(5, np.float32)}, TypeError, r"bias is float32"),
+        ((3, 4), (4, 5), {"residual": np.ones((2, 5))}, ValueError, r"residual|broadcast"),
+        ((3, 4), (4, 5), {"residual": np.ones((2, 3, 5))}, ValueError, r"residual is \(2, 3, 5\)"),
+        ((3, 4), (4, 5), {"alpha": float("nan")}, ValueError, r"alpha is nan"),
+        ((3, 4), (4, 5), {"activation": "mish"}, ValueError, r'activation is "mish"'),
+    ],
+)
+def test_errors_name_what_is_wrong(a, b, options, error, message):
+    with pytest.raises(error, match=message):
+        ops.gemm(np.ones(a), np.ones(b), **options)
+
+
+def test_dtype_errors():
+    with pytest.raises(TypeError, match=r"\[gemm\] a is int64"):
+        ops.gemm(np.ones((2, 2), np.int64), np.ones((2, 2)))
+    with pytest.raises(TypeError, match=r"a is float64, b is float32"):
+        ops.gemm(np.ones((2, 2)), np.ones((2, 2), np.float32))
+    with pytest.raises(TypeError, match=r"\[gemm\] expected an array .* got list"):
+        ops.gemm([[1.0]], np.ones((1, 1)))
+    with pytest.raises(TypeError, match="complex128"):
+        ops.gemm(np.ones((2, 2), complex), np.ones((2, 2)))
