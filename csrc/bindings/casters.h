@@ -13,8 +13,9 @@ inline Dtype parse_dtype(const std::string& name) {
                       Dtype::boolean}) {
     if (name == name_of(dtype)) return dtype;
   }
-  fail<TypeError>("dtype", "\"", name,
-                  "\" is not supported: expected float32, float64, float16, bfloat16, int8, uint8, int32, int64 or bool");
+  fail<TypeError>(
+      "dtype", "\"", name,
+      "\" is not supported: expected float32, float64, float16, bfloat16, int8, uint8, int32, int64 or bool");
 }
 
 }  // namespace drupe

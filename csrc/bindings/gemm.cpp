@@ -1,8 +1,8 @@
 // The matrix product and the activations.
+#include "ops/gemm.h"
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 #include "ops/activation.h"
-#include "ops/gemm.h"
 
 namespace drupe::bindings {
 
@@ -12,8 +12,11 @@ void bind_gemm(py::module_& m) {
       [](const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
          bool transpose_a, bool transpose_b, double alpha, const std::string& activation, bool keep_pre_activation) {
         return ops::gemm(a, b, bias, residual,
-                         {.transpose_a = transpose_a, .transpose_b = transpose_b, .alpha = alpha,
-                          .activation = activation, .keep_pre_activation = keep_pre_activation});
+                         {.transpose_a = transpose_a,
+                          .transpose_b = transpose_b,
+                          .alpha = alpha,
+                          .activation = activation,
+                          .keep_pre_activation = keep_pre_activation});
       },
       py::arg("a"), py::arg("b"), py::arg("bias") = py::none(), py::arg("residual") = py::none(),
       py::arg("transpose_a") = false, py::arg("transpose_b") = false, py::arg("alpha") = 1.0,

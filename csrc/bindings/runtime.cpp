@@ -16,8 +16,8 @@ void bind_runtime(py::module_& m) {
   m.def("set_num_threads", &set_num_threads, py::arg("count"), Nogil());
 
   m.def("isas", [] {
-    py::list names;
-    for (Isa isa : available_isas()) names.append(name_of(isa));
+    std::vector<std::string> names;
+    for (Isa isa : available_isas()) names.emplace_back(name_of(isa));
     return names;
   });
   m.def("isa", [] { return name_of(current_isa()); });
@@ -26,11 +26,8 @@ void bind_runtime(py::module_& m) {
 
   m.def("memory_stats", [] {
     const MemoryStats stats = memory_stats();
-    py::dict out;
-    out["in_use_bytes"] = stats.in_use_bytes;
-    out["cached_bytes"] = stats.cached_bytes;
-    out["peak_bytes"] = stats.peak_bytes;
-    return out;
+    return std::map<std::string, std::size_t>{
+        {"in_use_bytes", stats.in_use_bytes}, {"cached_bytes", stats.cached_bytes}, {"peak_bytes", stats.peak_bytes}};
   });
   m.def("reset_peak_memory", &reset_peak_memory);
   m.def("empty_cache", &empty_cache);

@@ -19,7 +19,8 @@ std::shared_ptr<void> own(py::object object, void* data) {
           }};
 }
 
-// Shares the array's memory. The caller has made sure of native byte order, alignment and whole-element strides.
+// Shares the array's memory. The caller has made sure of native byte order, alignment and whole-element
+// strides.
 Tensor from_numpy(const py::array& array, Dtype dtype) {
   check(array.ndim() <= kMaxDims, "tensor", "the array has ", array.ndim(), " dimensions: at most ", kMaxDims);
   const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
@@ -59,11 +60,12 @@ void destroy_capsule(PyObject* capsule, const char* name) {
   if (managed->deleter) managed->deleter(managed);
 }
 
-py::object to_dlpack(const Tensor& self, const py::object& stream, const std::optional<py::tuple>& max_version,
-                     const std::optional<py::tuple>& dl_device, std::optional<bool> copy) {
+py::object to_dlpack(const Tensor& self, const py::object& stream,
+                     const std::optional<std::pair<int, int>>& max_version,
+                     const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
   if (!stream.is_none()) throw py::value_error("[__dlpack__] stream must be None for a tensor on the CPU");
   if (dl_device) {
-    const auto [type, index] = dl_device->cast<std::pair<int, int>>();
+    const auto [type, index] = *dl_device;
     const dlpack::DLDevice here = dlpack::to_dldevice(self.device());
     if (type != here.device_type || index != here.device_id) {
       throw py::buffer_error("[__dlpack__] dl_device names another device: move the tensor there first");
@@ -71,18 +73,19 @@ py::object to_dlpack(const Tensor& self, const py::object& stream, const std::op
   }
   const bool copied = copy.value_or(false);
   const Tensor tensor = copied ? ops::clone(self) : self;
-  if (max_version && (*max_version)[0].cast<int>() >= 1) {
-    return py::reinterpret_steal<py::object>(PyCapsule_New(
-        dlpack::to_versioned(tensor, copied), kVersionedCapsule,
-        [](PyObject* o) { destroy_capsule<dlpack::DLManagedTensorVersioned>(o, kVersionedCapsule); }));
+  if (max_version && max_version->first >= 1) {
+    return py::reinterpret_steal<py::object>(
+        PyCapsule_New(dlpack::to_versioned(tensor, copied), kVersionedCapsule,
+                      [](PyObject* o) { destroy_capsule<dlpack::DLManagedTensorVersioned>(o, kVersionedCapsule); }));
   }
   if (tensor.readonly()) {
-    throw py::buffer_error("[__dlpack__] the tensor is read-only, which only DLPack 1.0 can say: pass "
-                           "max_version=(1, 0) or copy=True");
+    throw py::buffer_error(
+        "[__dlpack__] the tensor is read-only, which only DLPack 1.0 can say: pass "
+        "max_version=(1, 0) or copy=True");
   }
-  return py::reinterpret_steal<py::object>(
-      PyCapsule_New(dlpack::to_managed(tensor), kCapsule,
-                    [](PyObject* o) { destroy_capsule<dlpack::DLManagedTensor>(o, kCapsule); }));
+  return py::reinterpret_steal<py::object>(PyCapsule_New(dlpack::to_managed(tensor), kCapsule, [](PyObject* o) {
+    destroy_capsule<dlpack::DLManagedTensor>(o, kCapsule);
+  }));
 }
 
 template <class Managed>
@@ -106,8 +109,8 @@ Tensor from_dlpack(const py::object& source) {
     }
   }
   if (PyCapsule_IsValid(capsule.ptr(), kVersionedCapsule)) {
-    auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
-        PyCapsule_GetPointer(capsule.ptr(), kVersionedCapsule));
+    auto* managed =
+        static_cast<dlpack::DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), kVersionedCapsule));
     if (managed->major != dlpack::kMajorVersion) {
       throw py::buffer_error("[from_dlpack] the capsule has DLPack version " + std::to_string(managed->major) + "." +
                              std::to_string(managed->minor) + ": expected 1.x");
@@ -145,8 +148,8 @@ void bind_tensor(py::module_& m) {
       .def("unsqueeze", &Tensor::unsqueeze, py::arg("dim"))
       .def("squeeze", &Tensor::squeeze, py::arg("dim"))
       .def("broadcast_to", &Tensor::broadcast_to, py::arg("shape"))
-      .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
-           py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
+      .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(), py::arg("max_version") = py::none(),
+           py::arg("dl_device") = py::none(), py::arg("copy") = py::none())
       .def("__dlpack_device__", [](const Tensor& t) {
         const dlpack::DLDevice device = dlpack::to_dldevice(t.device());
         return std::make_pair(device.device_type, device.device_id);

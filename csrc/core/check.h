@@ -23,19 +23,22 @@ template <class Error = std::invalid_argument, class... Parts>
 // Throws std::invalid_argument (ValueError) unless cond holds.
 template <class... Parts>
 void check(bool cond, const char* op, const Parts&... parts) {
-  if (!cond) [[unlikely]] fail(op, parts...);
+  if (!cond) [[unlikely]]
+    fail(op, parts...);
 }
 
 // Throws TypeError unless cond holds.
 template <class... Parts>
 void check_type(bool cond, const char* op, const Parts&... parts) {
-  if (!cond) [[unlikely]] fail<TypeError>(op, parts...);
+  if (!cond) [[unlikely]]
+    fail<TypeError>(op, parts...);
 }
 
 // Throws std::out_of_range (IndexError) unless cond holds.
 template <class... Parts>
 void check_index(bool cond, const char* op, const Parts&... parts) {
-  if (!cond) [[unlikely]] fail<std::out_of_range>(op, parts...);
+  if (!cond) [[unlikely]]
+    fail<std::out_of_range>(op, parts...);
 }
 
 }  // namespace drupe

@@ -12,11 +12,16 @@ namespace drupe {
 template <class F>
 [[gnu::always_inline]] inline void dispatch_float(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::f32: return f.template operator()<float>();
-    case Dtype::f64: return f.template operator()<double>();
-    case Dtype::f16: return f.template operator()<Float16>();
-    case Dtype::bf16: return f.template operator()<BFloat16>();
-    default: unexpected_dtype(dtype);
+    case Dtype::f32:
+      return f.template operator()<float>();
+    case Dtype::f64:
+      return f.template operator()<double>();
+    case Dtype::f16:
+      return f.template operator()<Float16>();
+    case Dtype::bf16:
+      return f.template operator()<BFloat16>();
+    default:
+      unexpected_dtype(dtype);
   }
 }
 
@@ -24,9 +29,12 @@ template <class F>
 template <class F>
 [[gnu::always_inline]] inline void dispatch_index(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::i32: return f.template operator()<std::int32_t>();
-    case Dtype::i64: return f.template operator()<std::int64_t>();
-    default: unexpected_dtype(dtype);
+    case Dtype::i32:
+      return f.template operator()<std::int32_t>();
+    case Dtype::i64:
+      return f.template operator()<std::int64_t>();
+    default:
+      unexpected_dtype(dtype);
   }
 }
 
@@ -34,12 +42,18 @@ template <class F>
 template <class F>
 [[gnu::always_inline]] inline void dispatch_any(Dtype dtype, F&& f) {
   switch (dtype) {
-    case Dtype::i8: return f.template operator()<std::int8_t>();
-    case Dtype::u8: return f.template operator()<std::uint8_t>();
-    case Dtype::i32: return f.template operator()<std::int32_t>();
-    case Dtype::i64: return f.template operator()<std::int64_t>();
-    case Dtype::boolean: return f.template operator()<bool>();
-    default: return dispatch_float(dtype, f);
+    case Dtype::i8:
+      return f.template operator()<std::int8_t>();
+    case Dtype::u8:
+      return f.template operator()<std::uint8_t>();
+    case Dtype::i32:
+      return f.template operator()<std::int32_t>();
+    case Dtype::i64:
+      return f.template operator()<std::int64_t>();
+    case Dtype::boolean:
+      return f.template operator()<bool>();
+    default:
+      return dispatch_float(dtype, f);
   }
 }
 

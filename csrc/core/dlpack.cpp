@@ -10,10 +10,14 @@ namespace {
 DLDataType to_dltype(Dtype dtype) {
   const auto bits = static_cast<std::uint8_t>(8 * size_of(dtype));
   switch (dtype) {
-    case Dtype::bf16: return {kBFloat, bits, 1};
-    case Dtype::boolean: return {kBool, bits, 1};
-    case Dtype::u8: return {kUInt, bits, 1};
-    default: return {is_float(dtype) ? kFloat : kInt, bits, 1};
+    case Dtype::bf16:
+      return {kBFloat, bits, 1};
+    case Dtype::boolean:
+      return {kBool, bits, 1};
+    case Dtype::u8:
+      return {kUInt, bits, 1};
+    default:
+      return {is_float(dtype) ? kFloat : kInt, bits, 1};
   }
 }
 
@@ -51,9 +55,13 @@ Holder<Managed>* hold(const Tensor& tensor) {
 
 }  // namespace
 
-DLDevice to_dldevice(Device device) { return {device.type == DeviceType::cpu ? kCpu : kCuda, device.index}; }
+DLDevice to_dldevice(Device device) {
+  return {device.type == DeviceType::cpu ? kCpu : kCuda, device.index};
+}
 
-DLManagedTensor* to_managed(const Tensor& tensor) { return &hold<DLManagedTensor>(tensor)->managed; }
+DLManagedTensor* to_managed(const Tensor& tensor) {
+  return &hold<DLManagedTensor>(tensor)->managed;
+}
 
 DLManagedTensorVersioned* to_versioned(const Tensor& tensor, bool copied) {
   DLManagedTensorVersioned* managed = &hold<DLManagedTensorVersioned>(tensor)->managed;
@@ -80,8 +88,8 @@ void validate(const DLTensor& source) {
 Tensor from_dltensor(const DLTensor& source, bool readonly, std::function<void()> release) {
   const auto ndim = static_cast<std::size_t>(source.ndim);
   const Dims shape(std::span<const std::int64_t>(source.shape, ndim));
-  const Dims strides = source.strides ? Dims(std::span<const std::int64_t>(source.strides, ndim))
-                                      : contiguous_strides(shape);
+  const Dims strides =
+      source.strides ? Dims(std::span<const std::int64_t>(source.strides, ndim)) : contiguous_strides(shape);
   void* data = static_cast<std::byte*>(source.data) + source.byte_offset;
   std::shared_ptr<void> owner(data ? data : &release, [release = std::move(release)](void*) { release(); });
   return Tensor(std::move(owner), data, shape, strides, *from_dltype(source.dtype), {}, readonly);

@@ -60,32 +60,62 @@ struct Float16 {
 
 template <class T>
 struct DtypeOf;
-template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::f32; };
-template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::f64; };
-template <> struct DtypeOf<Float16> { static constexpr Dtype value = Dtype::f16; };
-template <> struct DtypeOf<BFloat16> { static constexpr Dtype value = Dtype::bf16; };
-template <> struct DtypeOf<std::int8_t> { static constexpr Dtype value = Dtype::i8; };
-template <> struct DtypeOf<std::uint8_t> { static constexpr Dtype value = Dtype::u8; };
-template <> struct DtypeOf<std::int32_t> { static constexpr Dtype value = Dtype::i32; };
-template <> struct DtypeOf<std::int64_t> { static constexpr Dtype value = Dtype::i64; };
-template <> struct DtypeOf<bool> { static constexpr Dtype value = Dtype::boolean; };
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::f32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::f64;
+};
+template <>
+struct DtypeOf<Float16> {
+  static constexpr Dtype value = Dtype::f16;
+};
+template <>
+struct DtypeOf<BFloat16> {
+  static constexpr Dtype value = Dtype::bf16;
+};
+template <>
+struct DtypeOf<std::int8_t> {
+  static constexpr Dtype value = Dtype::i8;
+};
+template <>
+struct DtypeOf<std::uint8_t> {
+  static constexpr Dtype value = Dtype::u8;
+};
+template <>
+struct DtypeOf<std::int32_t> {
+  static constexpr Dtype value = Dtype::i32;
+};
+template <>
+struct DtypeOf<std::int64_t> {
+  static constexpr Dtype value = Dtype::i64;
+};
+template <>
+struct DtypeOf<bool> {
+  static constexpr Dtype value = Dtype::boolean;
+};
 template <class T>
 inline constexpr Dtype dtype_of = DtypeOf<T>::value;
 
 // The type that arithmetic on T accumulates in: float for the 16-bit formats, T itself otherwise.
 template <class T>
-using Accumulator =
-    std::conditional_t<std::is_same_v<T, Float16> || std::is_same_v<T, BFloat16>, float, T>;
+using Accumulator = std::conditional_t<std::is_same_v<T, Float16> || std::is_same_v<T, BFloat16>, float, T>;
 
 constexpr std::size_t size_of(Dtype dtype) {
   switch (dtype) {
     case Dtype::f64:
-    case Dtype::i64: return 8;
+    case Dtype::i64:
+      return 8;
     case Dtype::f32:
-    case Dtype::i32: return 4;
+    case Dtype::i32:
+      return 4;
     case Dtype::f16:
-    case Dtype::bf16: return 2;
-    default: return 1;
+    case Dtype::bf16:
+      return 2;
+    default:
+      return 1;
   }
 }
 
@@ -103,6 +133,8 @@ constexpr const char* name_of(Dtype dtype) {
   return kNames[static_cast<int>(dtype)];
 }
 
-inline std::ostream& operator<<(std::ostream& out, Dtype dtype) { return out << name_of(dtype); }
+inline std::ostream& operator<<(std::ostream& out, Dtype dtype) {
+  return out << name_of(dtype);
+}
 
 }  // namespace drupe

@@ -115,15 +115,25 @@ Pool& pool() {
 
 }  // namespace
 
-void* take_block(std::size_t bytes) { return pool().take(size_class(bytes)); }
-void return_block(void* block, std::size_t bytes) noexcept { pool().give_back(block, size_class(bytes)); }
+void* take_block(std::size_t bytes) {
+  return pool().take(size_class(bytes));
+}
+void return_block(void* block, std::size_t bytes) noexcept {
+  pool().give_back(block, size_class(bytes));
+}
 
 std::shared_ptr<void> allocate(std::size_t bytes) {
   return {take_block(bytes), [bytes](void* block) { return_block(block, bytes); }};
 }
 
-MemoryStats memory_stats() { return pool().stats(); }
-void reset_peak_memory() { pool().reset_peak(); }
-void empty_cache() { pool().drop_cached(); }
+MemoryStats memory_stats() {
+  return pool().stats();
+}
+void reset_peak_memory() {
+  pool().reset_peak();
+}
+void empty_cache() {
+  pool().drop_cached();
+}
 
 }  // namespace drupe

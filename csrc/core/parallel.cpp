@@ -157,7 +157,9 @@ State& state() {
 
 }  // namespace
 
-int num_threads() { return state().threads.load(); }
+int num_threads() {
+  return state().threads.load();
+}
 
 void set_num_threads(int count) {
   check(count >= 1 && count <= kMaxThreads, "set_num_threads", "count is ", count, ": expected 1 to ", kMaxThreads);
@@ -182,12 +184,9 @@ void parallel_for(std::int64_t tasks, FunctionRef<void(std::int64_t)> body) {
   for (std::int64_t task = 0; task < tasks; ++task) body(task);
 }
 
-void parallel_ranges(std::int64_t size, std::int64_t grain,
-                     FunctionRef<void(std::int64_t, std::int64_t)> body) {
+void parallel_ranges(std::int64_t size, std::int64_t grain, FunctionRef<void(std::int64_t, std::int64_t)> body) {
   const std::int64_t tasks = (size + grain - 1) / grain;
-  parallel_for(tasks, [&](std::int64_t task) {
-    body(task * grain, std::min(size, (task + 1) * grain));
-  });
+  parallel_for(tasks, [&](std::int64_t task) { body(task * grain, std::min(size, (task + 1) * grain)); });
 }
 
 }  // namespace drupe

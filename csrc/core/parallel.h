@@ -32,8 +32,8 @@ int num_threads();
 // Throws std::invalid_argument unless 1 <= count <= 1024.
 void set_num_threads(int count);
 
-// Runs body(0) … body(tasks - 1), each once, on the pool's threads and the caller's; returns when all are done.
-// The first exception thrown by a body is rethrown here. Nested calls run in the calling thread.
+// Runs body(0) … body(tasks - 1), each once, on the pool's threads and the caller's; returns when all are
+// done. The first exception thrown by a body is rethrown here. Nested calls run in the calling thread.
 void parallel_for(std::int64_t tasks, FunctionRef<void(std::int64_t task)> body);
 
 // Cuts [0, size) into ranges of `grain` (the last may be shorter) and runs body(begin, end) on each.

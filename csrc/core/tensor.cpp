@@ -143,8 +143,7 @@ std::optional<Tensor> Tensor::try_reshape(const Dims& requested) const {
       unknown = i;
     } else {
       check(shape[i] >= 0, "reshape", "shape is ", requested, ": extents must not be negative");
-      check(!__builtin_mul_overflow(known, shape[i], &known), "reshape", "shape is ", requested,
-            ": too many elements");
+      check(!__builtin_mul_overflow(known, shape[i], &known), "reshape", "shape is ", requested, ": too many elements");
     }
   }
   const std::int64_t count = numel();

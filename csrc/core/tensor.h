@@ -31,7 +31,12 @@ class Tensor {
   Tensor() = default;
   Tensor(std::shared_ptr<void> owner, void* data, Dims shape, Dims strides, Dtype dtype, Device device = {},
          bool readonly = false)
-      : owner_(std::move(owner)), data_(data), shape_(shape), strides_(strides), dtype_(dtype), device_(device),
+      : owner_(std::move(owner)),
+        data_(data),
+        shape_(shape),
+        strides_(strides),
+        dtype_(dtype),
+        device_(device),
         readonly_(readonly) {}
 
   const Dims& shape() const { return shape_; }
@@ -52,7 +57,9 @@ class Tensor {
   void* raw() const { return data_; }
   // The caller has checked the dtype; kernels get their pointers here.
   template <class T>
-  T* data() const { return static_cast<T*>(data_); }
+  T* data() const {
+    return static_cast<T*>(data_);
+  }
 
   // Views: no element moves. Each throws std::invalid_argument when the view does not exist.
   Tensor permute(const Dims& order) const;
@@ -84,7 +91,9 @@ Dims contiguous_strides(const Dims& shape);
 Tensor empty(const Dims& shape, Dtype dtype, Device device = {});
 // The same with the strides of a dense `like` of that shape (its memory order), contiguous otherwise.
 Tensor empty_like(const Tensor& like, Dtype dtype);
-inline Tensor empty_like(const Tensor& like) { return empty_like(like, like.dtype()); }
+inline Tensor empty_like(const Tensor& like) {
+  return empty_like(like, like.dtype());
+}
 // All bytes zero.
 Tensor zeros(const Dims& shape, Dtype dtype, Device device = {});
 

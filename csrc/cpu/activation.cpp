@@ -47,8 +47,8 @@ void activation_backward(const ActivationArgs& args) {
   dispatch_float(args.dtype, [&]<class T>() {
     dispatch_activation(args.activation, [&]<Activation A>() {
       parallel_ranges(args.size, kGrain, [&](std::int64_t begin, std::int64_t end) {
-        backward<T, I, A>(static_cast<const T*>(args.x), static_cast<const T*>(args.dy), static_cast<T*>(args.y),
-                          begin, end);
+        backward<T, I, A>(static_cast<const T*>(args.x), static_cast<const T*>(args.dy), static_cast<T*>(args.y), begin,
+                          end);
       });
     });
   });

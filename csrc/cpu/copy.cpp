@@ -1,6 +1,6 @@
-// Strided copy with conversion. Bytes: each element read once and written once. The innermost dimension is the one
-// the destination walks fastest; where the source walks another one fastest, blocks of 4 x 4 are transposed in
-// registers.
+// Strided copy with conversion. Bytes: each element read once and written once. The innermost dimension is
+// the one the destination walks fastest; where the source walks another one fastest, blocks of 4 x 4 are
+// transposed in registers.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -27,8 +27,8 @@ DRUPE_INLINE To convert(From value) {
     const auto x = static_cast<Accumulator<From>>(value);
     // Both bounds are exact: the lower is a power of two, and one past the upper is too.
     constexpr auto kLow = static_cast<Accumulator<From>>(std::numeric_limits<To>::min());
-    constexpr auto kPastHigh = static_cast<Accumulator<From>>(2) *
-                               static_cast<Accumulator<From>>(std::numeric_limits<To>::max() / 2 + 1);
+    constexpr auto kPastHigh =
+        static_cast<Accumulator<From>>(2) * static_cast<Accumulator<From>>(std::numeric_limits<To>::max() / 2 + 1);
     if (x != x) return To(0);
     if (x < kLow) return std::numeric_limits<To>::min();
     if (x >= kPastHigh) return std::numeric_limits<To>::max();
@@ -110,7 +110,8 @@ void run(const CopyArgs& args) {
   const std::int64_t row_tasks = (p.rows + grain - 1) / grain;
   // One long row is cut along the columns instead.
   const std::int64_t col_grain = p.rows == 1 ? kGrainElements : p.cols;
-  const std::int64_t col_tasks = std::max<std::int64_t>(1, (p.cols + col_grain - 1) / std::max<std::int64_t>(1, col_grain));
+  const std::int64_t col_tasks =
+      std::max<std::int64_t>(1, (p.cols + col_grain - 1) / std::max<std::int64_t>(1, col_grain));
   parallel_for(p.outer * row_tasks * col_tasks, [&](std::int64_t task) {
     const std::int64_t c0 = task % col_tasks * col_grain;
     const std::int64_t cols = std::min(p.cols, c0 + col_grain) - c0;
@@ -143,9 +144,8 @@ void run(const CopyArgs& args) {
 
 template <Isa I>
 void copy(const CopyArgs& args) {
-  dispatch_any(args.src_dtype, [&]<class From>() {
-    dispatch_any(args.dst_dtype, [&]<class To>() { run<To, From, I>(args); });
-  });
+  dispatch_any(args.src_dtype,
+               [&]<class From>() { dispatch_any(args.dst_dtype, [&]<class To>() { run<To, From, I>(args); }); });
 }
 
 template void copy<Isa::DRUPE_ISA>(const CopyArgs&);

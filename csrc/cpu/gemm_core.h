@@ -1,10 +1,11 @@
-// The blocked matrix product that gemm and conv2d share: who packs the operands, and what happens to a finished
-// tile, is up to the caller.
+// The blocked matrix product that gemm and conv2d share: who packs the operands, and what happens to a
+// finished tile, is up to the caller.
 //
-// C (M x N) is cut into outer blocks; per block and per slice of K both operands are packed once, in parallel, into
-// panels, and then C's tiles are computed in parallel. A's panel: kRows rows, contiguous along k, at a fixed stride.
-// B's panel: kCols columns, row k after row k. A microkernel keeps a kRows x kCols tile of C in registers, reads a
-// B row as vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and 2 vectors for 2 kRows FMAs.
+// C (M x N) is cut into outer blocks; per block and per slice of K both operands are packed once, in
+// parallel, into panels, and then C's tiles are computed in parallel. A's panel: kRows rows, contiguous along
+// k, at a fixed stride. B's panel: kCols columns, row k after row k. A microkernel keeps a kRows x kCols tile
+// of C in registers, reads a B row as vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and
+// 2 vectors for 2 kRows FMAs.
 #pragma once
 
 #include <algorithm>
@@ -23,12 +24,12 @@ struct GemmTile {
   static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::avx2 ? 6 : 4;
   static constexpr int kVectors = I == Isa::scalar ? 4 : 2;
   static constexpr int kCols = kVectors * V::kLanes;
-  static constexpr std::int64_t kDepth = 1024 / sizeof(T);        // of a K slice: a B panel stays in L1
-  static constexpr std::int64_t kPadding = 64 / sizeof(T);        // keeps a panel's rows out of one cache set
+  static constexpr std::int64_t kDepth = 1024 / sizeof(T);  // of a K slice: a B panel stays in L1
+  static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
   static constexpr std::int64_t kPanelStride = kDepth + kPadding;
-  static constexpr std::int64_t kOuterRows = 96 * kRows;          // of an outer block
+  static constexpr std::int64_t kOuterRows = 96 * kRows;  // of an outer block
   static constexpr std::int64_t kOuterCols = 2048 / kCols * kCols;
-  static constexpr std::int64_t kTaskRows = 8 * kRows;            // of one task's share of C
+  static constexpr std::int64_t kTaskRows = 8 * kRows;  // of one task's share of C
   static constexpr std::int64_t kTaskCols = (I == Isa::scalar ? 8 : 8 * 32 / kCols) * kCols;
 };
 
@@ -76,10 +77,13 @@ void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::
 
 // The product of an M x K and a K x N matrix.
 //   pack_a(panel, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k]
-//   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j < kCols,
+//   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j <
+//   kCols,
 //                                         zero for j >= cols
-//   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's elements
-// `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch otherwise.
+//   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's
+//   elements
+// `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
+// otherwise.
 template <Isa I, class T, class PackA, class PackB, class Finish>
 void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
                const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {

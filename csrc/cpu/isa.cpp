@@ -18,7 +18,8 @@ bool processor_has(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
              __builtin_cpu_supports("bmi2");
-    default: return true;
+    default:
+      return true;
   }
 #else
   return isa == Isa::scalar;
@@ -63,9 +64,12 @@ Choice& choice() {
 
 const char* name_of(Isa isa) {
   switch (isa) {
-    case Isa::avx512: return "avx512";
-    case Isa::avx2: return "avx2";
-    default: return "scalar";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx2:
+      return "avx2";
+    default:
+      return "scalar";
   }
 }
 
@@ -77,8 +81,12 @@ std::vector<Isa> available_isas() {
   return found;
 }
 
-Isa current_isa() { return choice().isa.load(std::memory_order_relaxed); }
-std::string isa_reason() { return choice().reason; }
+Isa current_isa() {
+  return choice().isa.load(std::memory_order_relaxed);
+}
+std::string isa_reason() {
+  return choice().reason;
+}
 
 void set_isa(const std::string& name) {
   choice().isa = parse(name);

@@ -27,12 +27,15 @@ template <class F>
 decltype(auto) dispatch_isa(F&& f) {
   switch (current_isa()) {
 #if defined(DRUPE_HAS_avx512)
-    case Isa::avx512: return f.template operator()<Isa::avx512>();
+    case Isa::avx512:
+      return f.template operator()<Isa::avx512>();
 #endif
 #if defined(DRUPE_HAS_avx2)
-    case Isa::avx2: return f.template operator()<Isa::avx2>();
+    case Isa::avx2:
+      return f.template operator()<Isa::avx2>();
 #endif
-    default: return f.template operator()<Isa::scalar>();
+    default:
+      return f.template operator()<Isa::scalar>();
   }
 }
 

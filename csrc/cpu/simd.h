@@ -2,8 +2,8 @@
 // element wide; simd_avx2.h and simd_avx512.h specialise it. Kernels are templates on Isa and reach vectors
 // through this contract alone.
 //
-// Everything here is a template on Isa or forced inline: an object compiled for a newer ISA must export no weak
-// symbol that the linker could pick for an older one (tests/cpu/test_symbols.py).
+// Everything here is a template on Isa or forced inline: an object compiled for a newer ISA must export no
+// weak symbol that the linker could pick for an older one (tests/cpu/test_symbols.py).
 #pragma once
 
 #include <bit>
@@ -42,60 +42,104 @@ struct Vec {
   DRUPE_INLINE static Vec set(T x) { return {x}; }
   // From S in {T, Float16, BFloat16}; the second form reads the first n of kLanes, and the rest are zero.
   template <class S>
-  DRUPE_INLINE static Vec load(const S* p) { return {static_cast<T>(*p)}; }
+  DRUPE_INLINE static Vec load(const S* p) {
+    return {static_cast<T>(*p)};
+  }
   template <class S>
-  DRUPE_INLINE static Vec load(const S* p, int n) { return {n > 0 ? static_cast<T>(*p) : T(0)}; }
+  DRUPE_INLINE static Vec load(const S* p, int n) {
+    return {n > 0 ? static_cast<T>(*p) : T(0)};
+  }
   // To S, rounded to nearest even; the second form writes the first n lanes only.
   template <class S>
-  DRUPE_INLINE void store(S* p) const { *p = static_cast<S>(v); }
+  DRUPE_INLINE void store(S* p) const {
+    *p = static_cast<S>(v);
+  }
   template <class S>
-  DRUPE_INLINE void store(S* p, int n) const { if (n > 0) *p = static_cast<S>(v); }
+  DRUPE_INLINE void store(S* p, int n) const {
+    if (n > 0) *p = static_cast<S>(v);
+  }
 };
 
 // Arithmetic, for the registers of every ISA alike.
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> operator+(Vec<T, I> a, Vec<T, I> b) { return {a.v + b.v}; }
+DRUPE_INLINE Vec<T, I> operator+(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v + b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> operator-(Vec<T, I> a, Vec<T, I> b) { return {a.v - b.v}; }
+DRUPE_INLINE Vec<T, I> operator-(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v - b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> operator*(Vec<T, I> a, Vec<T, I> b) { return {a.v * b.v}; }
+DRUPE_INLINE Vec<T, I> operator*(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v * b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> operator/(Vec<T, I> a, Vec<T, I> b) { return {a.v / b.v}; }
+DRUPE_INLINE Vec<T, I> operator/(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v / b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> operator-(Vec<T, I> a) { return {-a.v}; }
+DRUPE_INLINE Vec<T, I> operator-(Vec<T, I> a) {
+  return {-a.v};
+}
 
 // Comparisons: false where either side is NaN.
 template <class T, Isa I>
-DRUPE_INLINE Mask<T, I> operator<(Vec<T, I> a, Vec<T, I> b) { return {a.v < b.v}; }
+DRUPE_INLINE Mask<T, I> operator<(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v < b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Mask<T, I> operator<=(Vec<T, I> a, Vec<T, I> b) { return {a.v <= b.v}; }
+DRUPE_INLINE Mask<T, I> operator<=(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v <= b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Mask<T, I> operator==(Vec<T, I> a, Vec<T, I> b) { return {a.v == b.v}; }
+DRUPE_INLINE Mask<T, I> operator==(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v == b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Mask<T, I> operator>(Vec<T, I> a, Vec<T, I> b) { return b < a; }
+DRUPE_INLINE Mask<T, I> operator>(Vec<T, I> a, Vec<T, I> b) {
+  return b < a;
+}
 template <class T, Isa I>
-DRUPE_INLINE Mask<T, I> operator>=(Vec<T, I> a, Vec<T, I> b) { return b <= a; }
+DRUPE_INLINE Mask<T, I> operator>=(Vec<T, I> a, Vec<T, I> b) {
+  return b <= a;
+}
 
 // a * b + c, rounded once where the ISA can.
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> fma(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) { return {a.v * b.v + c.v}; }
+DRUPE_INLINE Vec<T, I> fma(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) {
+  return {a.v * b.v + c.v};
+}
 // x86's minps and maxps: the second operand where either is NaN.
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> min(Vec<T, I> a, Vec<T, I> b) { return {a.v < b.v ? a.v : b.v}; }
+DRUPE_INLINE Vec<T, I> min(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v < b.v ? a.v : b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> max(Vec<T, I> a, Vec<T, I> b) { return {a.v > b.v ? a.v : b.v}; }
+DRUPE_INLINE Vec<T, I> max(Vec<T, I> a, Vec<T, I> b) {
+  return {a.v > b.v ? a.v : b.v};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> abs(Vec<T, I> a) { return {std::fabs(a.v)}; }
+DRUPE_INLINE Vec<T, I> abs(Vec<T, I> a) {
+  return {std::fabs(a.v)};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> sqrt(Vec<T, I> a) { return {std::sqrt(a.v)}; }
+DRUPE_INLINE Vec<T, I> sqrt(Vec<T, I> a) {
+  return {std::sqrt(a.v)};
+}
 // To the nearest integer, ties to even.
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> round(Vec<T, I> a) { return {std::nearbyint(a.v)}; }
+DRUPE_INLINE Vec<T, I> round(Vec<T, I> a) {
+  return {std::nearbyint(a.v)};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> floor(Vec<T, I> a) { return {std::floor(a.v)}; }
+DRUPE_INLINE Vec<T, I> floor(Vec<T, I> a) {
+  return {std::floor(a.v)};
+}
 // mask ? a : b
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> select(Mask<T, I> mask, Vec<T, I> a, Vec<T, I> b) { return {mask.bits ? a.v : b.v}; }
+DRUPE_INLINE Vec<T, I> select(Mask<T, I> mask, Vec<T, I> a, Vec<T, I> b) {
+  return {mask.bits ? a.v : b.v};
+}
 // |magnitude| with the sign of `sign`.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> copysign(Vec<T, I> magnitude, Vec<T, I> sign) {
@@ -103,19 +147,31 @@ DRUPE_INLINE Vec<T, I> copysign(Vec<T, I> magnitude, Vec<T, I> sign) {
 }
 // a * 2^n for integral n, |n| <= 250 (float) or 2000 (double); over- and underflows as the product would.
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> ldexp(Vec<T, I> a, Vec<T, I> n) { return {std::ldexp(a.v, static_cast<int>(n.v))}; }
+DRUPE_INLINE Vec<T, I> ldexp(Vec<T, I> a, Vec<T, I> n) {
+  return {std::ldexp(a.v, static_cast<int>(n.v))};
+}
 // For finite a > 0: a = mantissa(a) * 2^exponent(a) with the mantissa in [1, 2).
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> exponent(Vec<T, I> a) { return {std::logb(a.v)}; }
+DRUPE_INLINE Vec<T, I> exponent(Vec<T, I> a) {
+  return {std::logb(a.v)};
+}
 template <class T, Isa I>
-DRUPE_INLINE Vec<T, I> mantissa(Vec<T, I> a) { return {std::scalbn(a.v, -std::ilogb(a.v))}; }
+DRUPE_INLINE Vec<T, I> mantissa(Vec<T, I> a) {
+  return {std::scalbn(a.v, -std::ilogb(a.v))};
+}
 // Across lanes, in a fixed tree order.
 template <class T, Isa I>
-DRUPE_INLINE T reduce_add(Vec<T, I> a) { return a.v; }
+DRUPE_INLINE T reduce_add(Vec<T, I> a) {
+  return a.v;
+}
 template <class T, Isa I>
-DRUPE_INLINE T reduce_max(Vec<T, I> a) { return a.v; }
+DRUPE_INLINE T reduce_max(Vec<T, I> a) {
+  return a.v;
+}
 template <class T, Isa I>
-DRUPE_INLINE T reduce_min(Vec<T, I> a) { return a.v; }
+DRUPE_INLINE T reduce_min(Vec<T, I> a) {
+  return a.v;
+}
 
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i, j < 4.
 template <Isa I, class T>

@@ -98,34 +98,78 @@ struct Vec<double, Isa::avx2> {
 };
 
 using F32Avx2 = Vec<float, Isa::avx2>;
-DRUPE_INLINE Mask<float, Isa::avx2> operator<(F32Avx2 a, F32Avx2 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
-DRUPE_INLINE Mask<float, Isa::avx2> operator<=(F32Avx2 a, F32Avx2 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
-DRUPE_INLINE Mask<float, Isa::avx2> operator==(F32Avx2 a, F32Avx2 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
-DRUPE_INLINE F32Avx2 fma(F32Avx2 a, F32Avx2 b, F32Avx2 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-DRUPE_INLINE F32Avx2 min(F32Avx2 a, F32Avx2 b) { return {_mm256_min_ps(a.v, b.v)}; }
-DRUPE_INLINE F32Avx2 max(F32Avx2 a, F32Avx2 b) { return {_mm256_max_ps(a.v, b.v)}; }
-DRUPE_INLINE F32Avx2 abs(F32Avx2 a) { return {_mm256_andnot_ps(_mm256_set1_ps(float(-0.0)), a.v)}; }
-DRUPE_INLINE F32Avx2 sqrt(F32Avx2 a) { return {_mm256_sqrt_ps(a.v)}; }
-DRUPE_INLINE F32Avx2 round(F32Avx2 a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F32Avx2 floor(F32Avx2 a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F32Avx2 select(Mask<float, Isa::avx2> mask, F32Avx2 a, F32Avx2 b) { return {_mm256_blendv_ps(b.v, a.v, mask.bits)}; }
+DRUPE_INLINE Mask<float, Isa::avx2> operator<(F32Avx2 a, F32Avx2 b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)};
+}
+DRUPE_INLINE Mask<float, Isa::avx2> operator<=(F32Avx2 a, F32Avx2 b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)};
+}
+DRUPE_INLINE Mask<float, Isa::avx2> operator==(F32Avx2 a, F32Avx2 b) {
+  return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)};
+}
+DRUPE_INLINE F32Avx2 fma(F32Avx2 a, F32Avx2 b, F32Avx2 c) {
+  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+DRUPE_INLINE F32Avx2 min(F32Avx2 a, F32Avx2 b) {
+  return {_mm256_min_ps(a.v, b.v)};
+}
+DRUPE_INLINE F32Avx2 max(F32Avx2 a, F32Avx2 b) {
+  return {_mm256_max_ps(a.v, b.v)};
+}
+DRUPE_INLINE F32Avx2 abs(F32Avx2 a) {
+  return {_mm256_andnot_ps(_mm256_set1_ps(float(-0.0)), a.v)};
+}
+DRUPE_INLINE F32Avx2 sqrt(F32Avx2 a) {
+  return {_mm256_sqrt_ps(a.v)};
+}
+DRUPE_INLINE F32Avx2 round(F32Avx2 a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F32Avx2 floor(F32Avx2 a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F32Avx2 select(Mask<float, Isa::avx2> mask, F32Avx2 a, F32Avx2 b) {
+  return {_mm256_blendv_ps(b.v, a.v, mask.bits)};
+}
 DRUPE_INLINE F32Avx2 copysign(F32Avx2 magnitude, F32Avx2 sign) {
   const __m256 bit = _mm256_set1_ps(float(-0.0));
   return {_mm256_or_ps(_mm256_andnot_ps(bit, magnitude.v), _mm256_and_ps(bit, sign.v))};
 }
 
 using F64Avx2 = Vec<double, Isa::avx2>;
-DRUPE_INLINE Mask<double, Isa::avx2> operator<(F64Avx2 a, F64Avx2 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
-DRUPE_INLINE Mask<double, Isa::avx2> operator<=(F64Avx2 a, F64Avx2 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)}; }
-DRUPE_INLINE Mask<double, Isa::avx2> operator==(F64Avx2 a, F64Avx2 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)}; }
-DRUPE_INLINE F64Avx2 fma(F64Avx2 a, F64Avx2 b, F64Avx2 c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
-DRUPE_INLINE F64Avx2 min(F64Avx2 a, F64Avx2 b) { return {_mm256_min_pd(a.v, b.v)}; }
-DRUPE_INLINE F64Avx2 max(F64Avx2 a, F64Avx2 b) { return {_mm256_max_pd(a.v, b.v)}; }
-DRUPE_INLINE F64Avx2 abs(F64Avx2 a) { return {_mm256_andnot_pd(_mm256_set1_pd(double(-0.0)), a.v)}; }
-DRUPE_INLINE F64Avx2 sqrt(F64Avx2 a) { return {_mm256_sqrt_pd(a.v)}; }
-DRUPE_INLINE F64Avx2 round(F64Avx2 a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F64Avx2 floor(F64Avx2 a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F64Avx2 select(Mask<double, Isa::avx2> mask, F64Avx2 a, F64Avx2 b) { return {_mm256_blendv_pd(b.v, a.v, mask.bits)}; }
+DRUPE_INLINE Mask<double, Isa::avx2> operator<(F64Avx2 a, F64Avx2 b) {
+  return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)};
+}
+DRUPE_INLINE Mask<double, Isa::avx2> operator<=(F64Avx2 a, F64Avx2 b) {
+  return {_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)};
+}
+DRUPE_INLINE Mask<double, Isa::avx2> operator==(F64Avx2 a, F64Avx2 b) {
+  return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)};
+}
+DRUPE_INLINE F64Avx2 fma(F64Avx2 a, F64Avx2 b, F64Avx2 c) {
+  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
+}
+DRUPE_INLINE F64Avx2 min(F64Avx2 a, F64Avx2 b) {
+  return {_mm256_min_pd(a.v, b.v)};
+}
+DRUPE_INLINE F64Avx2 max(F64Avx2 a, F64Avx2 b) {
+  return {_mm256_max_pd(a.v, b.v)};
+}
+DRUPE_INLINE F64Avx2 abs(F64Avx2 a) {
+  return {_mm256_andnot_pd(_mm256_set1_pd(double(-0.0)), a.v)};
+}
+DRUPE_INLINE F64Avx2 sqrt(F64Avx2 a) {
+  return {_mm256_sqrt_pd(a.v)};
+}
+DRUPE_INLINE F64Avx2 round(F64Avx2 a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F64Avx2 floor(F64Avx2 a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F64Avx2 select(Mask<double, Isa::avx2> mask, F64Avx2 a, F64Avx2 b) {
+  return {_mm256_blendv_pd(b.v, a.v, mask.bits)};
+}
 DRUPE_INLINE F64Avx2 copysign(F64Avx2 magnitude, F64Avx2 sign) {
   const __m256d bit = _mm256_set1_pd(double(-0.0));
   return {_mm256_or_pd(_mm256_andnot_pd(bit, magnitude.v), _mm256_and_pd(bit, sign.v))};
@@ -133,7 +177,8 @@ DRUPE_INLINE F64Avx2 copysign(F64Avx2 magnitude, F64Avx2 sign) {
 
 // 2^n for integral n in the normal range.
 DRUPE_INLINE F32Avx2 power_of_two(F32Avx2 n) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23))};
+  return {
+      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23))};
 }
 // The sum with 1.5 * 2^52 has n + bias in its low bits.
 DRUPE_INLINE F64Avx2 power_of_two(F64Avx2 n) {
@@ -185,7 +230,9 @@ DRUPE_INLINE float reduce_max(F32Avx2 a) {
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
-DRUPE_INLINE float reduce_min(F32Avx2 a) { return -reduce_max(-a); }
+DRUPE_INLINE float reduce_min(F32Avx2 a) {
+  return -reduce_max(-a);
+}
 DRUPE_INLINE double reduce_add(F64Avx2 a) {
   const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
@@ -194,6 +241,8 @@ DRUPE_INLINE double reduce_max(F64Avx2 a) {
   const __m128d x = _mm_max_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_max_sd(x, _mm_unpackhi_pd(x, x)));
 }
-DRUPE_INLINE double reduce_min(F64Avx2 a) { return -reduce_max(-a); }
+DRUPE_INLINE double reduce_min(F64Avx2 a) {
+  return -reduce_max(-a);
+}
 
 }  // namespace drupe::cpu

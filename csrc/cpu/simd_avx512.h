@@ -51,9 +51,7 @@ struct Vec<float, Isa::avx512> {
   DRUPE_INLINE static __mmask16 first(int n) {
     return static_cast<__mmask16>(n >= kLanes ? 0xffff : n <= 0 ? 0 : (1u << n) - 1);
   }
-  DRUPE_INLINE static __m256i load_16bit(const void* p) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  }
+  DRUPE_INLINE static __m256i load_16bit(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   DRUPE_INLINE static Vec widen(__m256i bits) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
   }
@@ -87,49 +85,117 @@ struct Vec<double, Isa::avx512> {
 };
 
 using F32Avx512 = Vec<float, Isa::avx512>;
-DRUPE_INLINE Mask<float, Isa::avx512> operator<(F32Avx512 a, F32Avx512 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
-DRUPE_INLINE Mask<float, Isa::avx512> operator<=(F32Avx512 a, F32Avx512 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
-DRUPE_INLINE Mask<float, Isa::avx512> operator==(F32Avx512 a, F32Avx512 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
-DRUPE_INLINE F32Avx512 fma(F32Avx512 a, F32Avx512 b, F32Avx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-DRUPE_INLINE F32Avx512 min(F32Avx512 a, F32Avx512 b) { return {_mm512_min_ps(a.v, b.v)}; }
-DRUPE_INLINE F32Avx512 max(F32Avx512 a, F32Avx512 b) { return {_mm512_max_ps(a.v, b.v)}; }
-DRUPE_INLINE F32Avx512 abs(F32Avx512 a) { return {_mm512_andnot_ps(_mm512_set1_ps(float(-0.0)), a.v)}; }
-DRUPE_INLINE F32Avx512 sqrt(F32Avx512 a) { return {_mm512_sqrt_ps(a.v)}; }
-DRUPE_INLINE F32Avx512 round(F32Avx512 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F32Avx512 floor(F32Avx512 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F32Avx512 select(Mask<float, Isa::avx512> mask, F32Avx512 a, F32Avx512 b) { return {_mm512_mask_blend_ps(mask.bits, b.v, a.v)}; }
+DRUPE_INLINE Mask<float, Isa::avx512> operator<(F32Avx512 a, F32Avx512 b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)};
+}
+DRUPE_INLINE Mask<float, Isa::avx512> operator<=(F32Avx512 a, F32Avx512 b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)};
+}
+DRUPE_INLINE Mask<float, Isa::avx512> operator==(F32Avx512 a, F32Avx512 b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+DRUPE_INLINE F32Avx512 fma(F32Avx512 a, F32Avx512 b, F32Avx512 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+DRUPE_INLINE F32Avx512 min(F32Avx512 a, F32Avx512 b) {
+  return {_mm512_min_ps(a.v, b.v)};
+}
+DRUPE_INLINE F32Avx512 max(F32Avx512 a, F32Avx512 b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}
+DRUPE_INLINE F32Avx512 abs(F32Avx512 a) {
+  return {_mm512_andnot_ps(_mm512_set1_ps(float(-0.0)), a.v)};
+}
+DRUPE_INLINE F32Avx512 sqrt(F32Avx512 a) {
+  return {_mm512_sqrt_ps(a.v)};
+}
+DRUPE_INLINE F32Avx512 round(F32Avx512 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F32Avx512 floor(F32Avx512 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F32Avx512 select(Mask<float, Isa::avx512> mask, F32Avx512 a, F32Avx512 b) {
+  return {_mm512_mask_blend_ps(mask.bits, b.v, a.v)};
+}
 DRUPE_INLINE F32Avx512 copysign(F32Avx512 magnitude, F32Avx512 sign) {
   const auto bit = _mm512_set1_ps(float(-0.0));
   return {_mm512_or_ps(_mm512_andnot_ps(bit, magnitude.v), _mm512_and_ps(bit, sign.v))};
 }
-DRUPE_INLINE F32Avx512 ldexp(F32Avx512 a, F32Avx512 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
-DRUPE_INLINE F32Avx512 exponent(F32Avx512 a) { return {_mm512_getexp_ps(a.v)}; }
-DRUPE_INLINE F32Avx512 mantissa(F32Avx512 a) { return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)}; }
-DRUPE_INLINE float reduce_add(F32Avx512 a) { return _mm512_reduce_add_ps(a.v); }
-DRUPE_INLINE float reduce_max(F32Avx512 a) { return _mm512_reduce_max_ps(a.v); }
-DRUPE_INLINE float reduce_min(F32Avx512 a) { return _mm512_reduce_min_ps(a.v); }
+DRUPE_INLINE F32Avx512 ldexp(F32Avx512 a, F32Avx512 n) {
+  return {_mm512_scalef_ps(a.v, n.v)};
+}
+DRUPE_INLINE F32Avx512 exponent(F32Avx512 a) {
+  return {_mm512_getexp_ps(a.v)};
+}
+DRUPE_INLINE F32Avx512 mantissa(F32Avx512 a) {
+  return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
+}
+DRUPE_INLINE float reduce_add(F32Avx512 a) {
+  return _mm512_reduce_add_ps(a.v);
+}
+DRUPE_INLINE float reduce_max(F32Avx512 a) {
+  return _mm512_reduce_max_ps(a.v);
+}
+DRUPE_INLINE float reduce_min(F32Avx512 a) {
+  return _mm512_reduce_min_ps(a.v);
+}
 
 using F64Avx512 = Vec<double, Isa::avx512>;
-DRUPE_INLINE Mask<double, Isa::avx512> operator<(F64Avx512 a, F64Avx512 b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
-DRUPE_INLINE Mask<double, Isa::avx512> operator<=(F64Avx512 a, F64Avx512 b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)}; }
-DRUPE_INLINE Mask<double, Isa::avx512> operator==(F64Avx512 a, F64Avx512 b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)}; }
-DRUPE_INLINE F64Avx512 fma(F64Avx512 a, F64Avx512 b, F64Avx512 c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
-DRUPE_INLINE F64Avx512 min(F64Avx512 a, F64Avx512 b) { return {_mm512_min_pd(a.v, b.v)}; }
-DRUPE_INLINE F64Avx512 max(F64Avx512 a, F64Avx512 b) { return {_mm512_max_pd(a.v, b.v)}; }
-DRUPE_INLINE F64Avx512 abs(F64Avx512 a) { return {_mm512_andnot_pd(_mm512_set1_pd(double(-0.0)), a.v)}; }
-DRUPE_INLINE F64Avx512 sqrt(F64Avx512 a) { return {_mm512_sqrt_pd(a.v)}; }
-DRUPE_INLINE F64Avx512 round(F64Avx512 a) { return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F64Avx512 floor(F64Avx512 a) { return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-DRUPE_INLINE F64Avx512 select(Mask<double, Isa::avx512> mask, F64Avx512 a, F64Avx512 b) { return {_mm512_mask_blend_pd(mask.bits, b.v, a.v)}; }
+DRUPE_INLINE Mask<double, Isa::avx512> operator<(F64Avx512 a, F64Avx512 b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)};
+}
+DRUPE_INLINE Mask<double, Isa::avx512> operator<=(F64Avx512 a, F64Avx512 b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)};
+}
+DRUPE_INLINE Mask<double, Isa::avx512> operator==(F64Avx512 a, F64Avx512 b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+DRUPE_INLINE F64Avx512 fma(F64Avx512 a, F64Avx512 b, F64Avx512 c) {
+  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+}
+DRUPE_INLINE F64Avx512 min(F64Avx512 a, F64Avx512 b) {
+  return {_mm512_min_pd(a.v, b.v)};
+}
+DRUPE_INLINE F64Avx512 max(F64Avx512 a, F64Avx512 b) {
+  return {_mm512_max_pd(a.v, b.v)};
+}
+DRUPE_INLINE F64Avx512 abs(F64Avx512 a) {
+  return {_mm512_andnot_pd(_mm512_set1_pd(double(-0.0)), a.v)};
+}
+DRUPE_INLINE F64Avx512 sqrt(F64Avx512 a) {
+  return {_mm512_sqrt_pd(a.v)};
+}
+DRUPE_INLINE F64Avx512 round(F64Avx512 a) {
+  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F64Avx512 floor(F64Avx512 a) {
+  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+DRUPE_INLINE F64Avx512 select(Mask<double, Isa::avx512> mask, F64Avx512 a, F64Avx512 b) {
+  return {_mm512_mask_blend_pd(mask.bits, b.v, a.v)};
+}
 DRUPE_INLINE F64Avx512 copysign(F64Avx512 magnitude, F64Avx512 sign) {
   const auto bit = _mm512_set1_pd(double(-0.0));
   return {_mm512_or_pd(_mm512_andnot_pd(bit, magnitude.v), _mm512_and_pd(bit, sign.v))};
 }
-DRUPE_INLINE F64Avx512 ldexp(F64Avx512 a, F64Avx512 n) { return {_mm512_scalef_pd(a.v, n.v)}; }
-DRUPE_INLINE F64Avx512 exponent(F64Avx512 a) { return {_mm512_getexp_pd(a.v)}; }
-DRUPE_INLINE F64Avx512 mantissa(F64Avx512 a) { return {_mm512_getmant_pd(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)}; }
-DRUPE_INLINE double reduce_add(F64Avx512 a) { return _mm512_reduce_add_pd(a.v); }
-DRUPE_INLINE double reduce_max(F64Avx512 a) { return _mm512_reduce_max_pd(a.v); }
-DRUPE_INLINE double reduce_min(F64Avx512 a) { return _mm512_reduce_min_pd(a.v); }
+DRUPE_INLINE F64Avx512 ldexp(F64Avx512 a, F64Avx512 n) {
+  return {_mm512_scalef_pd(a.v, n.v)};
+}
+DRUPE_INLINE F64Avx512 exponent(F64Avx512 a) {
+  return {_mm512_getexp_pd(a.v)};
+}
+DRUPE_INLINE F64Avx512 mantissa(F64Avx512 a) {
+  return {_mm512_getmant_pd(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
+}
+DRUPE_INLINE double reduce_add(F64Avx512 a) {
+  return _mm512_reduce_add_pd(a.v);
+}
+DRUPE_INLINE double reduce_max(F64Avx512 a) {
+  return _mm512_reduce_max_pd(a.v);
+}
+DRUPE_INLINE double reduce_min(F64Avx512 a) {
+  return _mm512_reduce_min_pd(a.v);
+}
 
 }  // namespace drupe::cpu

@@ -49,8 +49,7 @@ DRUPE_INLINE Vec<T, I> expm1(Vec<T, I> x) {
   if constexpr (std::is_same_v<T, double>) {
     return map_lanes(x, [](double a) { return std::expm1(a); });
   } else {
-    const V series =
-        x * polynomial(x, 1.f, 0.5f, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040, 1.f / 40320);
+    const V series = x * polynomial(x, 1.f, 0.5f, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040, 1.f / 40320);
     return select(abs(x) < V::set(0.5f), series, exp(x) - V::set(1));
   }
 }

@@ -32,8 +32,8 @@ Tensor activation(const Tensor& x, const std::string& name) {
   check_type(is_float(x.dtype()), op, "x is ", x.dtype(), ": expected a float dtype");
   const Tensor source = is_dense(x) ? x : contiguous(x);
   Tensor y = empty_like(source);
-  const ActivationArgs args{.x = source.raw(), .dy = nullptr, .y = y.raw(), .size = x.numel(), .dtype = x.dtype(),
-                            .activation = kind};
+  const ActivationArgs args{
+      .x = source.raw(), .dy = nullptr, .y = y.raw(), .size = x.numel(), .dtype = x.dtype(), .activation = kind};
   dispatch_isa([&]<Isa I>() { cpu::activation<I>(args); });
   return y;
 }
@@ -48,8 +48,8 @@ Tensor activation_backward(const Tensor& dy, const Tensor& saved, const std::str
   const Tensor x = same_order ? saved : contiguous(saved);
   const Tensor g = same_order ? dy : contiguous(dy);
   Tensor dx = empty_like(x);
-  const ActivationArgs args{.x = x.raw(), .dy = g.raw(), .y = dx.raw(), .size = x.numel(), .dtype = x.dtype(),
-                            .activation = kind};
+  const ActivationArgs args{
+      .x = x.raw(), .dy = g.raw(), .y = dx.raw(), .size = x.numel(), .dtype = x.dtype(), .activation = kind};
   dispatch_isa([&]<Isa I>() { cpu::activation_backward<I>(args); });
   return dx;
 }

@@ -5,10 +5,16 @@
 namespace drupe::ops {
 namespace {
 
-// Drops extents of 1 and merges neighbours that both tensors walk as one; sorts by dst's strides, largest first.
+// Drops extents of 1 and merges neighbours that both tensors walk as one; sorts by dst's strides, largest
+// first.
 CopyArgs plan(const Tensor& dst, const Tensor& src) {
-  CopyArgs args{.src = src.raw(), .dst = dst.raw(), .shape = {}, .src_strides = {}, .dst_strides = {},
-                .src_dtype = src.dtype(), .dst_dtype = dst.dtype()};
+  CopyArgs args{.src = src.raw(),
+                .dst = dst.raw(),
+                .shape = {},
+                .src_strides = {},
+                .dst_strides = {},
+                .src_dtype = src.dtype(),
+                .dst_dtype = dst.dtype()};
   Dims order;
   for (int i = 0; i < dst.ndim(); ++i) {
     if (dst.size(i) != 1) order.push_back(i);
@@ -50,7 +56,9 @@ Tensor clone(const Tensor& x) {
   return y;
 }
 
-Tensor contiguous(const Tensor& x) { return x.is_contiguous() ? x : clone(x); }
+Tensor contiguous(const Tensor& x) {
+  return x.is_contiguous() ? x : clone(x);
+}
 
 Tensor cast(const Tensor& x, Dtype dtype) {
   if (x.dtype() == dtype) return x;

@@ -6,7 +6,8 @@
 
 namespace drupe {
 
-// dst[i] = (dtype of dst) src[i]. Float to integer truncates towards zero and saturates (NaN gives 0); to bool is
+// dst[i] = (dtype of dst) src[i]. Float to integer truncates towards zero and saturates (NaN gives 0); to
+// bool is
 // != 0. Strides count elements; dimensions of extent 1 are gone and adjacent ones are merged.
 struct CopyArgs {
   const void* src;

@@ -8,7 +8,9 @@
 namespace drupe::ops {
 namespace {
 
-Dims leading(const Dims& shape) { return Dims(std::span(shape.begin(), shape.begin() + shape.size() - 2)); }
+Dims leading(const Dims& shape) {
+  return Dims(std::span(shape.begin(), shape.begin() + shape.size() - 2));
+}
 
 // Where b has no batch of its own and a's rows follow one another through the batch, the batch is more rows.
 void fold_batch_into_rows(GemmArgs& args) {
@@ -39,10 +41,23 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
 
   const Tensor at = options.transpose_a ? a.transpose(-1, -2) : a;
   const Tensor bt = options.transpose_b ? b.transpose(-1, -2) : b;
-  GemmArgs args{.M = at.size(-2), .N = bt.size(-1), .K = at.size(-1), .a = a.raw(), .a_row = at.stride(-2),
-                .a_col = at.stride(-1), .b = b.raw(), .b_row = bt.stride(-2), .b_col = bt.stride(-1), .y = nullptr,
-                .batch_shape = {}, .a_batch = {}, .b_batch = {}, .residual_batch = {}, .alpha = options.alpha,
-                .activation = parse_activation(options.activation, "gemm"), .dtype = a.dtype()};
+  GemmArgs args{.M = at.size(-2),
+                .N = bt.size(-1),
+                .K = at.size(-1),
+                .a = a.raw(),
+                .a_row = at.stride(-2),
+                .a_col = at.stride(-1),
+                .b = b.raw(),
+                .b_row = bt.stride(-2),
+                .b_col = bt.stride(-1),
+                .y = nullptr,
+                .batch_shape = {},
+                .a_batch = {},
+                .b_batch = {},
+                .residual_batch = {},
+                .alpha = options.alpha,
+                .activation = parse_activation(options.activation, "gemm"),
+                .dtype = a.dtype()};
   check(bt.size(-2) == args.K, "gemm", "a is ", a.shape(), options.transpose_a ? " transposed" : "", ", b is ",
         b.shape(), options.transpose_b ? " transposed" : "", ": inner dimensions ", args.K, " and ", bt.size(-2),
         " differ");

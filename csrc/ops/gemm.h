@@ -8,9 +8,9 @@
 //   residual  broadcastable to (..., M, N)                      optional
 //   y         (..., M, N), C-contiguous, fresh; leading dimensions broadcast as NumPy's matmul does
 //
-// Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and bfloat16,
-// in the dtype itself otherwise, in an order that depends on K alone. K = 0 gives activation(bias + residual).
-// The scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
+// Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and
+// bfloat16, in the dtype itself otherwise, in an order that depends on K alone. K = 0 gives activation(bias +
+// residual). The scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
 #pragma once
 
 #include <optional>

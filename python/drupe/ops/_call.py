@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -37,12 +37,13 @@ def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
     return Tensor
 
 
-class Call:
+class Call(Generic[A]):
     """One call of an op.
 
     Args:
         name: the op, for errors.
-        inputs: its array arguments, None where one is left out. A gradient may flow to each.
+        first, others: its array arguments, None where one is left out. A gradient may flow to each. The results are
+            of the first one's kind, or tensors where any of them is one.
 
     Attributes:
         raw: the inputs as raw tensors.
@@ -50,15 +51,14 @@ class Call:
 
     __slots__ = ("_export", "inputs", "name", "raw")
 
-    def __init__(self, name: str, *inputs: Array) -> None:
+    def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
-        self.inputs = inputs
-        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in inputs)
-        given = [x for x in inputs if x is not None]
-        if any(isinstance(x, Tensor) for x in given):
+        self.inputs: tuple[Any, ...] = (first, *others)
+        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in self.inputs)
+        if any(isinstance(x, Tensor) for x in self.inputs):
             self._export: Callable[[_C.Tensor], Any] = Tensor
         else:
-            self._export = _exporter(given[0])
+            self._export = _exporter(first)
 
     def needs_grad(self, *positions: int) -> bool:
         """Return whether an input (one at these positions, if given) wants a gradient."""
@@ -67,13 +67,13 @@ class Call:
         chosen = [self.inputs[i] for i in positions] if positions else self.inputs
         return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
 
-    def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> Any:
+    def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> A:
         """Wrap the only output, and record how to go back: backward(dy) gives one gradient or None per input."""
         return self.outputs((y,), backward)[0]
 
-    def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[Any, ...]:
+    def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[A, ...]:
         """Wrap several outputs; backward takes one gradient, or None, for each of them."""
-        results = tuple(self._export(y) for y in ys)
+        results: tuple[Any, ...] = tuple(self._export(y) for y in ys)
         if backward is not None and self.needs_grad():
             leaves = [x if isinstance(x, Tensor) else None for x in self.inputs]
             node = Node(self.name, leaves, len(ys), backward)
