@@ -14,7 +14,7 @@ from drupe.runtime import (
 from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
 
 # After Tensor: the ops are made of it.
-from drupe import ops  # isort: skip
+from drupe import nn, ops  # isort: skip
 
 __version__ = _C.__version__
 
@@ -31,6 +31,7 @@ __all__ = [
     "full",
     "is_grad_enabled",
     "memory_stats",
+    "nn",
     "no_grad",
     "num_threads",
     "ones",

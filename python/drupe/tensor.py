@@ -210,6 +210,26 @@ class Tensor:
         """Return a tensor that shares the memory and has no history."""
         return Tensor(self.raw)
 
+    # ---- ways in
+
+    def copy_from(self, source: Any) -> Tensor:
+        """Write the elements of another array into this tensor's memory, in place, and return self.
+
+        Backward through an op that saw the old elements is an error from then on.
+
+        Args:
+            source: an array of this shape; dtypes are converted as by a cast.
+
+        Raises:
+            ValueError: another shape, or this tensor is read-only.
+        """
+        raw = to_raw(source, "copy_from")
+        if raw.shape != self.shape:
+            raise ValueError(f"[copy_from] the source is {raw.shape}: expected {self.shape}")
+        _C.copy_into(self.raw, raw)
+        self.version += 1
+        return self
+
     # ---- ways out
 
     def numpy(self) -> npt.NDArray[Any]:

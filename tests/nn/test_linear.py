@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import drupe
+from drupe import nn
+from reference import ACTIVATIONS
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_matches_numpy(rng, activation, bias):
+    layer = nn.Linear(5, 3, bias, activation=activation).astype("float64")
+    assert layer.weight.shape == (3, 5)
+    x, residual = rng.standard_normal((2, 4, 5)), rng.standard_normal((2, 4, 3))
+    z = x @ layer.weight.detach().numpy().T + residual
+    if bias:
+        z = z + layer.bias.detach().numpy()
+    y = layer(x, residual=residual)
+    np.testing.assert_allclose(y.detach(), ACTIVATIONS[activation](z), rtol=1e-12, atol=1e-12)
+
+
+def test_linear_gradients(rng):
+    layer = nn.Linear(4, 3, activation="tanh").astype("float64")
+    x = drupe.tensor(rng.standard_normal((2, 4)), requires_grad=True)
+    dy = rng.standard_normal((2, 3))
+    y = layer(x)
+    y.backward(dy)
+    dz = dy * (1 - y.detach().numpy() ** 2)
+    np.testing.assert_allclose(layer.weight.grad, dz.T @ x.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(layer.bias.grad, dz.sum(0), rtol=1e-12)
+    np.testing.assert_allclose(x.grad, dz @ layer.weight.detach().numpy(), rtol=1e-12)
+
+
+def test_linear_starts_within_its_bound():
+    layer = nn.Linear(100, 400)
+    for tensor in (layer.weight, layer.bias):
+        values = tensor.detach().numpy()
+        assert np.abs(values).max() <= 0.1
+        assert np.abs(values).max() > 0.09
+        assert abs(values.mean()) < 0.02
+
+
+def test_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\[gemm\].*inner dimensions 4 and 5 differ"):
+        nn.Linear(5, 3)(np.ones((2, 4), np.float32))
+    with pytest.raises(ValueError, match="negative"):
+        nn.Linear(-1, 3)
+
+
+def test_sequential_and_activations(rng):
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2), nn.Tanh()).astype("float64")
+    x = rng.standard_normal((3, 4))
+    first, _, second, _ = network
+    h = np.maximum(x @ first.weight.detach().numpy().T + first.bias.detach().numpy(), 0)
+    y = np.tanh(h @ second.weight.detach().numpy().T + second.bias.detach().numpy())
+    np.testing.assert_allclose(network(x).detach(), y, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (nn.ReLU(), "relu"),
+        (nn.GELU(), "gelu"),
+        (nn.GELU(approximate=True), "gelu_tanh"),
+        (nn.SiLU(), "silu"),
+        (nn.Sigmoid(), "sigmoid"),
+        (nn.Tanh(), "tanh"),
+        (nn.Identity(), None),
+    ],
+)
+def test_activation_layers(rng, layer, name):
+    x = rng.standard_normal((3, 4))
+    np.testing.assert_allclose(layer(x), ACTIVATIONS[name](x), rtol=1e-12)
