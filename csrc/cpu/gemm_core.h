@@ -24,7 +24,7 @@ struct GemmTile {
   static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::avx2 ? 6 : 4;
   static constexpr int kVectors = I == Isa::scalar ? 4 : 2;
   static constexpr int kCols = kVectors * V::kLanes;
-  static constexpr std::int64_t kDepth = 1024 / sizeof(T);  // of a K slice: a B panel stays in L1
+  static constexpr std::int64_t kDepth = 2048 / sizeof(T);  // of a K slice: an A panel stays in L1, a B panel in L2
   static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
   static constexpr std::int64_t kPanelStride = kDepth + kPadding;
   static constexpr std::int64_t kOuterRows = 96 * kRows;  // of an outer block
@@ -49,6 +49,8 @@ template <Isa I, class T, int kRows>
   }
   for (std::int64_t k = 0; k < depth; ++k) {
     V row[Tile::kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kVectors; ++j) __builtin_prefetch(b + (k + 16) * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
