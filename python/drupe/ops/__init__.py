@@ -2,5 +2,6 @@
 
 from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
 from drupe.ops.gemm import gemm
+from drupe.ops.softmax import log_softmax, softmax
 
-__all__ = ["gelu", "gemm", "relu", "sigmoid", "silu", "tanh"]
+__all__ = ["gelu", "gemm", "log_softmax", "relu", "sigmoid", "silu", "softmax", "tanh"]

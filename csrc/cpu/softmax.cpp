@@ -1,0 +1,243 @@
+// softmax and log_softmax, forward and backward. A task owns some rows (inner = 1) or some columns of an outer slice
+// (inner > 1: lanes are neighbouring columns). Three sweeps over a row that stays in cache: maximum, sum of
+// exponentials (kept in y where y's dtype can), result; rows of up to kShort vectors stay in registers instead.
+// Bytes from memory: x read once, y written once; backward reads two and writes one. Worklog: bench/worklog/softmax.md.
+#include "ops/softmax.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/dispatch.h"
+#include "core/parallel.h"
+#include "cpu/simd_math.h"
+
+namespace drupe::cpu {
+namespace {
+
+constexpr std::int64_t kGrain = 16384;  // elements a task
+constexpr int kShort = 8;               // vectors of a row that registers hold
+constexpr int kUnroll = 4;              // independent chains of a reduction; neighbouring vectors of a column task
+
+// The lanes from n on are `fill`.
+template <class T, Isa I, class S>
+DRUPE_INLINE Vec<T, I> load_filled(const S* p, std::int64_t n, T fill) {
+  using V = Vec<T, I>;
+  if (n >= V::kLanes) return V::load(p);
+  constexpr T kIota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return select(V::load(kIota) < V::set(static_cast<T>(n)), V::load(p, static_cast<int>(n)), V::set(fill));
+}
+
+template <class T>
+constexpr T kLowest = -std::numeric_limits<T>::infinity();
+
+// Exactly kVectors vectors, the last one perhaps in part.
+template <class S, Isa I, bool kLog, int kVectors>
+void short_row(const S* x, S* y, std::int64_t size) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  constexpr std::int64_t kFull = (kVectors - 1) * V::kLanes;
+  V v[kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors - 1; ++i) v[i] = V::load(x + i * V::kLanes);
+  v[kVectors - 1] = load_filled<T, I>(x + kFull, size - kFull, kLowest<T>);
+  V top = v[0];
+#pragma GCC unroll 8
+  for (int i = 1; i < kVectors; ++i) top = max(top, v[i]);
+  const V shift = V::set(reduce_max(top));
+  V sum = V::zero();
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) {
+    v[i] = v[i] - shift;
+    const V e = exp(v[i]);
+    sum = sum + e;
+    if constexpr (!kLog) v[i] = e;
+  }
+  const V total = V::set(reduce_add(sum));
+  const V by = kLog ? log(total) : V::set(1) / total;
+#pragma GCC unroll 8
+  for (int i = 0; i < kVectors; ++i) {
+    const V result = kLog ? v[i] - by : v[i] * by;
+    if (i < kVectors - 1) {
+      result.store(y + i * V::kLanes);
+    } else {
+      result.store(y + kFull, static_cast<int>(size - kFull));
+    }
+  }
+}
+
+template <class S, Isa I, bool kLog>
+void long_row(const S* x, S* y, std::int64_t size) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  constexpr std::int64_t kStep = kUnroll * V::kLanes;
+  V top[kUnroll], sum[kUnroll];
+  for (int u = 0; u < kUnroll; ++u) top[u] = V::set(kLowest<T>), sum[u] = V::zero();
+  std::int64_t i = 0;
+  for (; i + kStep <= size; i += kStep) {
+    for (int u = 0; u < kUnroll; ++u) top[u] = max(top[u], V::load(x + i + u * V::kLanes));
+  }
+  for (; i < size; i += V::kLanes) top[0] = max(top[0], load_filled<T, I>(x + i, size - i, kLowest<T>));
+  const V shift = V::set(reduce_max(max(max(top[0], top[1]), max(top[2], top[3]))));
+
+  constexpr bool kKeep = !kLog && std::is_same_v<S, T>;
+  for (i = 0; i + kStep <= size; i += kStep) {
+    for (int u = 0; u < kUnroll; ++u) {
+      const V e = exp(V::load(x + i + u * V::kLanes) - shift);
+      sum[u] = sum[u] + e;
+      if constexpr (kKeep) e.store(y + i + u * V::kLanes);
+    }
+  }
+  for (; i < size; i += V::kLanes) {
+    const V e = exp(load_filled<T, I>(x + i, size - i, kLowest<T>) - shift);
+    sum[0] = sum[0] + e;
+    if constexpr (kKeep) e.store(y + i, static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i)));
+  }
+  const V total = V::set(reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])));
+  const V by = kLog ? log(total) : V::set(1) / total;
+  for (i = 0; i < size; i += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
+    if constexpr (kKeep) {
+      (V::load(y + i, n) * by).store(y + i, n);
+    } else {
+      const V v = V::load(x + i, n) - shift;
+      (kLog ? v - by : exp(v) * by).store(y + i, n);
+    }
+  }
+}
+
+template <class S, Isa I, bool kLog, int kVectors = kShort>
+void row(const S* x, S* y, std::int64_t size) {
+  constexpr std::int64_t kLanes = Vec<Accumulator<S>, I>::kLanes;
+  if constexpr (kVectors == kShort) {
+    if (size > kShort * kLanes) return long_row<S, I, kLog>(x, y, size);
+  }
+  if constexpr (kVectors == 1) {
+    short_row<S, I, kLog, 1>(x, y, size);
+  } else if (size > (kVectors - 1) * kLanes) {
+    short_row<S, I, kLog, kVectors>(x, y, size);
+  } else {
+    row<S, I, kLog, kVectors - 1>(x, y, size);
+  }
+}
+
+template <class S, Isa I, bool kLog>
+void row_backward(const S* y, const S* dy, S* dx, std::int64_t size) {
+  using V = Vec<Accumulator<S>, I>;
+  V sum[kUnroll];
+  for (int u = 0; u < kUnroll; ++u) sum[u] = V::zero();
+  const auto add = [&](V& to, std::int64_t at, int n) {
+    const V g = V::load(dy + at, n);
+    to = kLog ? to + g : fma(g, V::load(y + at, n), to);
+  };
+  constexpr std::int64_t kStep = kUnroll * V::kLanes;
+  std::int64_t i = 0;
+  for (; i + kStep <= size; i += kStep) {
+    for (int u = 0; u < kUnroll; ++u) add(sum[u], i + u * V::kLanes, V::kLanes);
+  }
+  for (; i < size; i += V::kLanes) add(sum[0], i, static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i)));
+  const V total = V::set(reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])));
+  for (i = 0; i < size; i += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
+    const V g = V::load(dy + i, n), p = V::load(y + i, n);
+    (kLog ? g - exp(p) * total : p * (g - total)).store(dx + i, n);
+  }
+}
+
+// `cols` neighbouring columns, kUnroll vectors at most; a row follows after `stride` elements.
+template <class S, Isa I, bool kLog>
+void columns(const S* x, S* y, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  for (std::int64_t c = 0; c < cols; c += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c));
+    V top = V::set(kLowest<T>), sum = V::zero();
+    for (std::int64_t i = 0; i < size; ++i) top = max(top, V::load(x + i * stride + c, n));
+    for (std::int64_t i = 0; i < size; ++i) sum = sum + exp(V::load(x + i * stride + c, n) - top);
+    const V by = kLog ? log(sum) : V::set(1) / sum;
+    for (std::int64_t i = 0; i < size; ++i) {
+      const V v = V::load(x + i * stride + c, n) - top;
+      (kLog ? v - by : exp(v) * by).store(y + i * stride + c, n);
+    }
+  }
+}
+
+template <class S, Isa I, bool kLog>
+void columns_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+  using V = Vec<Accumulator<S>, I>;
+  for (std::int64_t c = 0; c < cols; c += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c));
+    V sum = V::zero();
+    for (std::int64_t i = 0; i < size; ++i) {
+      const V g = V::load(dy + i * stride + c, n);
+      sum = kLog ? sum + g : fma(g, V::load(y + i * stride + c, n), sum);
+    }
+    for (std::int64_t i = 0; i < size; ++i) {
+      const V g = V::load(dy + i * stride + c, n), p = V::load(y + i * stride + c, n);
+      (kLog ? g - exp(p) * sum : p * (g - sum)).store(dx + i * stride + c, n);
+    }
+  }
+}
+
+// Calls along_row(offset) for each row, or along_columns(offset, cols) for each group of columns.
+template <std::int64_t kColumns, class Row, class Columns>
+void for_each(const SoftmaxArgs& args, const Row& along_row, const Columns& along_columns) {
+  if (args.inner == 1) {
+    parallel_ranges(args.outer, std::max<std::int64_t>(1, kGrain / args.size),
+                    [&](std::int64_t begin, std::int64_t end) {
+                      for (std::int64_t i = begin; i < end; ++i) along_row(i * args.size);
+                    });
+    return;
+  }
+  const std::int64_t groups = (args.inner + kColumns - 1) / kColumns;
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / (args.size * std::min(kColumns, args.inner)));
+  parallel_ranges(args.outer * groups, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t column = i % groups * kColumns;
+      along_columns(i / groups * args.size * args.inner + column, std::min(kColumns, args.inner - column));
+    }
+  });
+}
+
+template <class F>
+void dispatch_log(bool log, F&& f) {
+  if (log) return f.template operator()<true>();
+  f.template operator()<false>();
+}
+
+}  // namespace
+
+template <Isa I>
+void softmax(const SoftmaxArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    dispatch_log(args.log, [&]<bool kLog>() {
+      const S* x = static_cast<const S*>(args.x);
+      S* y = static_cast<S*>(args.y);
+      for_each<kUnroll * Vec<Accumulator<S>, I>::kLanes>(
+          args, [&](std::int64_t at) { row<S, I, kLog>(x + at, y + at, args.size); },
+          [&](std::int64_t at, std::int64_t cols) {
+            columns<S, I, kLog>(x + at, y + at, args.size, args.inner, cols);
+          });
+    });
+  });
+}
+
+template <Isa I>
+void softmax_backward(const SoftmaxArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    dispatch_log(args.log, [&]<bool kLog>() {
+      const S* y = static_cast<const S*>(args.x);
+      const S* dy = static_cast<const S*>(args.dy);
+      S* dx = static_cast<S*>(args.y);
+      for_each<kUnroll * Vec<Accumulator<S>, I>::kLanes>(
+          args, [&](std::int64_t at) { row_backward<S, I, kLog>(y + at, dy + at, dx + at, args.size); },
+          [&](std::int64_t at, std::int64_t cols) {
+            columns_backward<S, I, kLog>(y + at, dy + at, dx + at, args.size, args.inner, cols);
+          });
+    });
+  });
+}
+
+template void softmax<Isa::DRUPE_ISA>(const SoftmaxArgs&);
+template void softmax_backward<Isa::DRUPE_ISA>(const SoftmaxArgs&);
+
+}  // namespace drupe::cpu
