@@ -2,6 +2,7 @@
 
 from drupe import _C
 from drupe.autograd import SparseRows, enable_grad, is_grad_enabled, no_grad
+from drupe.io import load, load_metadata, save
 from drupe.runtime import (
     cpu_isa,
     cpu_isas,
@@ -30,12 +31,15 @@ __all__ = [
     "from_dlpack",
     "full",
     "is_grad_enabled",
+    "load",
+    "load_metadata",
     "memory_stats",
     "nn",
     "no_grad",
     "num_threads",
     "ones",
     "ops",
+    "save",
     "set_cpu_isa",
     "set_num_threads",
     "tensor",
