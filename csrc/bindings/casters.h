@@ -66,7 +66,8 @@ struct type_caster<drupe::Device> {
     if (!isinstance<str>(source)) return false;
     const auto name = source.cast<std::string>();
     if (name == "cpu") return true;
-    if (name.rfind("cuda", 0) == 0) throw std::runtime_error("[device] " + name + ": this build has no CUDA backend");
+    if (name.rfind("cuda", 0) == 0)
+      throw std::runtime_error("[device] " + name + ": this build has no CUDA backend (`drupe info` says why)");
     throw value_error("[device] \"" + name + "\": expected \"cpu\" or \"cuda\"");
   }
   static handle cast(drupe::Device device, return_value_policy, handle) {

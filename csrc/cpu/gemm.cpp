@@ -99,11 +99,12 @@ void gemm(const GemmArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     std::int64_t batch = 1;
     for (int i = 0; i < args.batch_shape.size(); ++i) batch *= args.batch_shape[i];
-    // Many matrices: one each per task (whose own loops then run in that thread). One: its tiles in parallel.
-    if (batch == 1) {
-      multiply<I>(args, locate<S>(args, 0));
-    } else {
+    // Enough matrices: one per task, whose own loops then run in that thread. Few: the tiles of each in parallel.
+    // The choice does not change the bits: an element's sum depends on K alone.
+    if (batch >= num_threads()) {
       parallel_for(batch, [&](std::int64_t index) { multiply<I>(args, locate<S>(args, index)); });
+    } else {
+      for (std::int64_t index = 0; index < batch; ++index) multiply<I>(args, locate<S>(args, index));
     }
   });
 }
