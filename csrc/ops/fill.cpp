@@ -1,0 +1,66 @@
+#include "ops/fill.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <type_traits>
+
+#include "core/check.h"
+#include "core/dispatch.h"
+#include "core/parallel.h"
+
+namespace drupe::ops {
+namespace {
+
+constexpr std::int64_t kGrain = 65536;  // elements a task
+
+template <class T>
+T convert(Scalar value, const char* op) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return std::visit([](auto number) { return number != 0; }, value);
+  } else if constexpr (std::is_integral_v<T>) {
+    const auto* number = std::get_if<double>(&value);
+    // 2^63 is exact, and one past the largest.
+    if (number) {
+      check(std::floor(*number) == *number && *number >= -0x1p63 && *number < 0x1p63, op, "value ", *number,
+            " does not fit in ", dtype_of<T>);
+    }
+    const auto whole = std::visit([](auto n) { return static_cast<std::int64_t>(n); }, value);
+    check(whole >= static_cast<std::int64_t>(std::numeric_limits<T>::min()) &&
+              whole <= static_cast<std::int64_t>(std::numeric_limits<T>::max()),
+          op, "value ", whole, " does not fit in ", dtype_of<T>);
+    return static_cast<T>(whole);
+  } else {
+    return static_cast<T>(std::visit([](auto n) { return static_cast<Accumulator<T>>(n); }, value));
+  }
+}
+
+}  // namespace
+
+Tensor full(const Dims& shape, Scalar value, Dtype dtype) {
+  Tensor y = empty(shape, dtype);
+  dispatch_any(dtype, [&]<class T>() {
+    const T element = convert<T>(value, "full");
+    T* data = y.data<T>();
+    parallel_ranges(y.numel(), kGrain,
+                    [&](std::int64_t begin, std::int64_t end) { std::fill(data + begin, data + end, element); });
+  });
+  return y;
+}
+
+Tensor scalar(const std::string& op, Scalar value, Dtype dtype) {
+  const char* name = op.c_str();
+  if (const auto* number = std::get_if<double>(&value)) {
+    check_type(is_float(dtype), name, "the float ", *number, " does not combine with a tensor of ", dtype);
+  }
+  if (std::holds_alternative<std::int64_t>(value)) {
+    check_type(dtype != Dtype::boolean, name, "the integer ", std::get<std::int64_t>(value),
+               " does not combine with a tensor of ", dtype);
+  }
+  Tensor y = empty({}, dtype);
+  dispatch_any(dtype, [&]<class T>() { *y.data<T>() = convert<T>(value, name); });
+  return y;
+}
+
+}  // namespace drupe::ops

@@ -1,0 +1,24 @@
+// Tensors of one value.
+#pragma once
+
+#include <variant>
+
+#include "core/tensor.h"
+
+namespace drupe {
+
+// A Python number.
+using Scalar = std::variant<bool, std::int64_t, double>;
+
+namespace ops {
+
+// A fresh contiguous tensor whose elements all are `value`. Throws std::invalid_argument where an integer dtype cannot
+// hold it.
+Tensor full(const Dims& shape, Scalar value, Dtype dtype);
+
+// `value` as a tensor of no dimensions, for arithmetic with a tensor of that dtype. Throws TypeError for a float with
+// an integer dtype, and for a number other than a bool with bool; std::invalid_argument as full().
+Tensor scalar(const std::string& op, Scalar value, Dtype dtype);
+
+}  // namespace ops
+}  // namespace drupe
