@@ -1,4 +1,5 @@
 from __future__ import annotations
+import collections.abc
 import numpy
 import typing
 
@@ -6,6 +7,9 @@ __all__: list[str] = [
     "Tensor",
     "activation",
     "activation_backward",
+    "attention",
+    "attention_backward",
+    "binary",
     "cast",
     "clone",
     "contiguous",
@@ -16,19 +20,24 @@ __all__: list[str] = [
     "empty_cache",
     "from_dlpack",
     "from_numpy",
+    "full",
     "gemm",
     "isa",
     "isa_reason",
     "isas",
     "memory_stats",
     "num_threads",
+    "reduce",
     "reset_peak_memory",
     "reshape",
+    "scalar",
     "set_isa",
     "set_num_threads",
     "softmax",
     "softmax_backward",
     "to_numpy",
+    "var",
+    "where",
     "zeros",
 ]
 
@@ -83,6 +92,33 @@ class Tensor:
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    lengths: Tensor | None = None,
+    query_lengths: Tensor | None = None,
+    left: typing.SupportsInt | typing.SupportsIndex | None = None,
+    right: typing.SupportsInt | typing.SupportsIndex | None = None,
+    scale: typing.SupportsFloat | typing.SupportsIndex | None = None,
+) -> tuple[Tensor, Tensor]: ...
+def attention_backward(
+    dy: Tensor,
+    y: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    lengths: Tensor | None,
+    query_lengths: Tensor | None,
+    left: typing.SupportsInt | typing.SupportsIndex | None,
+    right: typing.SupportsInt | typing.SupportsIndex | None,
+    scale: typing.SupportsFloat | typing.SupportsIndex | None,
+    wanted: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+def binary(name: str, a: Tensor, b: Tensor) -> Tensor: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
 def clone(x: Tensor) -> Tensor: ...
 def contiguous(x: Tensor) -> Tensor: ...
@@ -91,6 +127,11 @@ def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ..
 def empty_cache() -> None: ...
 def from_dlpack(source: typing.Any) -> Tensor: ...
 def from_numpy(array: numpy.ndarray, dtype: str) -> Tensor: ...
+def full(
+    shape: tuple[int, ...],
+    value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
+    dtype: str,
+) -> Tensor: ...
 def gemm(
     a: Tensor,
     b: Tensor,
@@ -107,8 +148,14 @@ def isa_reason() -> str: ...
 def isas() -> list[str]: ...
 def memory_stats() -> dict[str, int]: ...
 def num_threads() -> int: ...
+def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor: ...
+def scalar(
+    op: str,
+    value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
+    dtype: str,
+) -> Tensor: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
@@ -116,6 +163,10 @@ def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
+def var(
+    x: Tensor, axes: tuple[int, ...], ddof: typing.SupportsInt | typing.SupportsIndex, keepdims: bool
+) -> Tensor: ...
+def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
 def zeros(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 
 __version__: str

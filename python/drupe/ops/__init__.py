@@ -1,7 +1,8 @@
 """The ops. Each takes ``drupe.Tensor``, NumPy arrays, or anything with ``__dlpack__``, and gives back that kind."""
 
 from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
+from drupe.ops.attention import attention
 from drupe.ops.gemm import gemm
 from drupe.ops.softmax import log_softmax, softmax
 
-__all__ = ["gelu", "gemm", "log_softmax", "relu", "sigmoid", "silu", "softmax", "tanh"]
+__all__ = ["attention", "gelu", "gemm", "log_softmax", "relu", "sigmoid", "silu", "softmax", "tanh"]

@@ -1,0 +1,393 @@
+// attention, backward, in one sweep over blocks of kBlock queries by kBlock keys. A task owns a range of keys of one
+// key/value head (all of them where heads are many) and every query that sees them. All products work on transposed
+// logits, rows = keys, so that nothing needs packing twice. Per tile of kRows keys:
+//   P^T = 2^(K Q^T - lse)   dV += P^T dO   dS^T = P^T (V dO^T - delta)   dK += dS^T Q
+// and per block dQ += dS K, with dS^T read down its columns; delta = rowsum(dO y). Key ranges of one head give partial
+// dQ that are added in order. The bias, whose gradient crosses heads, has a pass of its own that computes dS again.
+// Bytes: q, k, v, y, dy read and dq, dk, dv written once per key range. Worklog: bench/worklog/attention.md.
+#include <cstring>
+
+#include "core/dispatch.h"
+#include "cpu/attention.h"
+
+namespace drupe::cpu {
+namespace {
+
+constexpr std::int64_t kBlock = 128;
+constexpr std::int64_t kTasks = 64;              // key ranges are cut until there are about so many
+constexpr std::int64_t kRangeKeys = 4 * kBlock;  // but not shorter than this
+
+// One block of query rows, in every layout that the products want.
+template <class T>
+struct Queries {
+  std::int64_t b, h, begin, count;
+  Scratch<T> rows, grads;        // Q and dO, rows padded with zeros
+  Scratch<T> rows_t, grads_t;    // Q^T and dO^T as panels of kCols queries
+  Scratch<T> bias_t;             // bias^T of one block of keys, as panels of kCols queries
+  T lse[kBlock], delta[kBlock];  // lse in units of log 2, +infinity where P is 0
+};
+
+// A range of key rows as left operands: K (times the scale and log2(e)) and V.
+template <class T>
+struct Keys {
+  std::int64_t begin, count;
+  Scratch<T> keys, values;
+};
+
+// What a block is computed in.
+template <class T>
+struct Workspace {
+  Scratch<T> p;   // P^T of one tile
+  Scratch<T> ds;  // dS^T of one block
+};
+
+template <class S, Isa I>
+class Backward {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Tile = AttentionTile<I, T>;
+  static constexpr T kInfinity = std::numeric_limits<T>::infinity();
+  static_assert(kBlock <= Tile::kDepth && kBlock % Tile::kCols == 0 && Tile::kDepth % Tile::kCols == 0);
+
+ public:
+  explicit Backward(const AttentionBackwardArgs& args) : args_(args), f_(args.forward) {}
+
+  void run() const {
+    const std::int64_t heads = f_.B * f_.Hkv;
+    if (heads > 0 && (args_.dq.data || args_.dk.data || args_.dv.data)) {
+      const std::int64_t wanted = std::min(std::max<std::int64_t>(1, kTasks / heads), ceil_div(f_.Skv, kRangeKeys));
+      const std::int64_t keys = round_up(ceil_div(f_.Skv, std::max<std::int64_t>(1, wanted)), kBlock);
+      const std::int64_t ranges = keys > 0 ? ceil_div(f_.Skv, keys) : 1;
+      const Scratch<T> partial(static_cast<std::size_t>(ranges > 1 ? ranges * f_.B * f_.Hq * f_.Sq * f_.D : 0));
+      parallel_for(heads * ranges, [&](std::int64_t task) {
+        sweep(task / ranges, task % ranges * keys, std::min(f_.Skv, (task % ranges + 1) * keys),
+              ranges > 1 ? partial.data() + task % ranges * f_.B * f_.Hq * f_.Sq * f_.D : nullptr);
+      });
+      if (ranges > 1 && args_.dq.data) add_partials(partial.data(), ranges);
+    }
+    if (args_.dbias) bias_gradient();
+  }
+
+ private:
+  std::int64_t key_width() const { return round_up(f_.D, Tile::kCols); }
+  std::int64_t value_width() const { return round_up(f_.Dv, Tile::kCols); }
+  static std::size_t left_size(std::int64_t rows, std::int64_t depth) {
+    return static_cast<std::size_t>(ceil_div(depth, Tile::kDepth) * rows * Tile::kStride);
+  }
+  static std::size_t size(std::int64_t rows, std::int64_t cols) { return static_cast<std::size_t>(rows * cols); }
+
+  Queries<T> make_queries() const {
+    return {.b = 0,
+            .h = 0,
+            .begin = 0,
+            .count = 0,
+            .rows = Scratch<T>(size(kBlock, key_width())),
+            .grads = Scratch<T>(size(kBlock, value_width())),
+            .rows_t = Scratch<T>(size(kBlock, f_.D)),
+            .grads_t = Scratch<T>(size(kBlock, f_.Dv)),
+            .bias_t = Scratch<T>(f_.bias ? size(kBlock, kBlock) : 0),
+            .lse = {},
+            .delta = {}};
+  }
+  Keys<T> make_keys(std::int64_t count) const {
+    return {.begin = 0,
+            .count = count,
+            .keys = Scratch<T>(left_size(count, f_.D)),
+            .values = Scratch<T>(left_size(count, f_.Dv))};
+  }
+  static Workspace<T> make_workspace() {
+    return {.p = Scratch<T>(size(Tile::kRows, Tile::kStride)), .ds = Scratch<T>(size(kBlock, Tile::kStride))};
+  }
+
+  // The keys that any of the queries [begin, end) sees.
+  Range keys_seen(std::int64_t b, std::int64_t begin, std::int64_t end) const {
+    if (f_.query_lengths) end = std::min(end, f_.query_lengths[b]);
+    if (begin >= end) return {0, 0};
+    return {keys_of<I>(f_, b, begin).begin, keys_of<I>(f_, b, end - 1).end};
+  }
+
+  void load_queries(Queries<T>& q, std::int64_t b, std::int64_t h, std::int64_t begin) const {
+    q.b = b, q.h = h, q.begin = begin, q.count = std::min(kBlock, f_.Sq - begin);
+    const T* lse = static_cast<const T*>(f_.lse) + (b * f_.Hq + h) * f_.Sq + begin;
+    for (std::int64_t r = 0; r < kBlock; ++r) {
+      q.lse[r] = kInfinity;
+      q.delta[r] = 0;
+      if (r >= q.count) continue;
+      if (lse[r] != -kInfinity) q.lse[r] = lse[r] * static_cast<T>(kLog2E);
+      T* grad = q.grads.data() + r * value_width();
+      load_row<I>(locate<const S>(f_.q, b, h, begin + r), f_.D, T(1), q.rows.data() + r * key_width(), key_width());
+      load_row<I>(locate<const S>(args_.dy, b, h, begin + r), f_.Dv, T(1), grad, value_width());
+      q.delta[r] = dot(grad, locate<const S>(f_.y, b, h, begin + r));
+    }
+    const StridedMatrix<I, S> rows{locate<const S>(f_.q, b, h, begin), f_.q.row, 1};
+    const StridedMatrix<I, S> grads{locate<const S>(args_.dy, b, h, begin), args_.dy.row, 1};
+    for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
+      const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, q.count - c);
+      rows.pack_cols(q.rows_t.data() + c * f_.D, c, cols, 0, f_.D);
+      grads.pack_cols(q.grads_t.data() + c * f_.Dv, c, cols, 0, f_.Dv);
+    }
+  }
+
+  T dot(const T* grad, const S* y) const {
+    V sum = V::zero();
+    for (std::int64_t d = 0; d < f_.Dv; d += V::kLanes) {
+      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, f_.Dv - d));
+      sum = fma(V::load(grad + d, n), V::load(y + d, n), sum);
+    }
+    return reduce_add(sum);
+  }
+
+  void load_keys(Keys<T>& k, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t count) const {
+    k.begin = begin, k.count = count;
+    const auto load = [&](const AttentionOperand& from, std::int64_t width, T factor, T* to) {
+      for (std::int64_t j = 0; j < count; ++j) {
+        for (std::int64_t d = 0; d < width; d += Tile::kDepth) {
+          const std::int64_t depth = std::min(Tile::kDepth, width - d);
+          load_row<I>(locate<const S>(from, b, h, begin + j) + d, depth, factor,
+                      to + (d / Tile::kDepth * count + j) * Tile::kStride, round_up(depth, Tile::kCols));
+        }
+      }
+    };
+    load(f_.k, f_.D, static_cast<T>(f_.scale * kLog2E), k.keys.data());
+    load(f_.v, f_.Dv, T(1), k.values.data());
+  }
+
+  void load_bias(const Queries<T>& q, std::int64_t key0, std::int64_t count) const {
+    if (!f_.bias) return;
+    const S* bias = static_cast<const S*>(f_.bias) + q.b * f_.bias_batch + q.h * f_.bias_head + q.begin * f_.bias_row +
+                    key0 * f_.bias_col;
+    const StridedMatrix<I, S> matrix{bias, f_.bias_row, f_.bias_col};
+    for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
+      matrix.pack_cols(q.bias_t.data() + c * kBlock, c, std::min<std::int64_t>(Tile::kCols, q.count - c), 0, count);
+    }
+  }
+
+  // dS^T of the queries and the keys [key0, key0 + count) into work.ds; adds their part to dv and dk, the rows of
+  // those keys, where given.
+  void differentiate(const Queries<T>& q, const Keys<T>& k, std::int64_t key0, std::int64_t count,
+                     const Workspace<T>& work, T* dk, T* dv) const {
+    load_bias(q, key0, count);
+    const std::int64_t tiles = ceil_div(count, Tile::kRows);
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t first = count * t / tiles, rows = count * (t + 1) / tiles - first;
+      T* ds = work.ds.data() + first * Tile::kStride;
+      Range seen{q.begin + q.count, q.begin};  // by these keys
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const Range queries = queries_of<I>(f_, q.b, key0 + first + r);
+        if (queries.empty()) continue;
+        seen.begin = std::min(seen.begin, std::max(queries.begin, q.begin));
+        seen.end = std::max(seen.end, std::min(queries.end, q.begin + q.count));
+      }
+      if (seen.empty()) {
+        for (std::int64_t r = 0; r < rows; ++r) fill<I>(ds + r * Tile::kStride, 0, q.count, T(0));
+        continue;
+      }
+      const int height = static_cast<int>(rows);
+      const std::int64_t begin = seen.begin - q.begin, end = seen.end - q.begin;
+      const std::int64_t row = key0 - k.begin + first;
+      for (std::int64_t c = begin / Tile::kCols * Tile::kCols; c < end; c += Tile::kCols) {
+        multiply_slices<I>(height, f_.D, k.keys.data() + row * Tile::kStride, k.count * Tile::kStride,
+                           q.rows_t.data() + c * f_.D, Tile::kCols, work.p.data() + c, Tile::kStride);
+        multiply_slices<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, k.count * Tile::kStride,
+                           q.grads_t.data() + c * f_.Dv, Tile::kCols, ds + c, Tile::kStride);
+      }
+      for (std::int64_t r = 0; r < rows; ++r) {
+        finish_row(q, key0 + first + r, f_.bias ? q.bias_t.data() + (first + r) * Tile::kCols : nullptr, begin, end,
+                   work.p.data() + r * Tile::kStride, ds + r * Tile::kStride);
+      }
+      accumulate(height, end - begin, work.p.data() + begin, q.grads.data(), value_width(), begin, dv, first);
+      accumulate(height, end - begin, ds + begin, q.rows.data(), key_width(), begin, dk, first);
+    }
+  }
+
+  // sums[first …] += left right[begin …]
+  static void accumulate(int rows, std::int64_t depth, const T* left, const T* right, std::int64_t width,
+                         std::int64_t begin, T* sums, std::int64_t first) {
+    if (!sums) return;
+    for (std::int64_t d = 0; d < width; d += Tile::kCols) {
+      multiply_tile<I>(rows, depth, left, right + begin * width + d, width, sums + first * width + d, width, true);
+    }
+  }
+
+  // From the logits in p and dP in ds of key j to P and dS; zeros where nobody sees the key.
+  void finish_row(const Queries<T>& q, std::int64_t j, const T* bias, std::int64_t begin, std::int64_t end, T* p,
+                  T* ds) const {
+    const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
+    for (std::int64_t c = from; c < to; c += V::kLanes) {
+      V logit = V::load(p + c);
+      if (bias) {
+        const T* source = bias + c / Tile::kCols * Tile::kCols * kBlock + c % Tile::kCols;
+        logit = fma(V::set(static_cast<T>(kLog2E)), V::load(source), logit);
+      }
+      const V probability = exp2(logit - V::load(q.lse + c));
+      probability.store(p + c);
+      (probability * (V::load(ds + c) - V::load(q.delta + c))).store(ds + c);
+    }
+    const Range seen = queries_of<I>(f_, q.b, j);
+    const std::int64_t low = std::clamp(seen.begin - q.begin, begin, end);
+    const std::int64_t high = std::clamp(seen.end - q.begin, low, end);
+    fill<I>(p, from, low, T(0));
+    fill<I>(p, high, to, T(0));
+    fill<I>(ds, 0, low, T(0));
+    fill<I>(ds, high, q.count, T(0));
+  }
+
+  // dq += dS K over the keys [key0, key0 + count)
+  void add_dq(const Queries<T>& q, const Keys<T>& k, std::int64_t key0, std::int64_t count, const T* ds, T* dq) const {
+    const std::int64_t tiles = ceil_div(q.count, Tile::kRows);
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t first = q.count * t / tiles, end = q.count * (t + 1) / tiles;
+      const Range seen = keys_seen(q.b, q.begin + first, q.begin + end);
+      const std::int64_t low = std::max(key0, seen.begin), high = std::min(key0 + count, seen.end);
+      if (low >= high) continue;
+      for (std::int64_t d = 0; d < key_width(); d += Tile::kCols) {
+        const T* right = k.keys.data() + (d / Tile::kDepth * k.count + low - k.begin) * Tile::kStride;
+        multiply_tile<I, T, true>(static_cast<int>(end - first), high - low, ds + (low - key0) * Tile::kStride + first,
+                                  right + d % Tile::kDepth, Tile::kStride, dq + first * key_width() + d, key_width(),
+                                  true);
+      }
+    }
+  }
+
+  // The keys [key_begin, key_end) of one key/value head against all queries of its group.
+  void sweep(std::int64_t head, std::int64_t key_begin, std::int64_t key_end, T* partial) const {
+    const std::int64_t b = head / f_.Hkv, kv_head = head % f_.Hkv, group = f_.Hq / f_.Hkv;
+    const std::int64_t count = key_end - key_begin;
+    Keys<T> k = make_keys(count);
+    load_keys(k, b, kv_head, key_begin, count);
+    const Scratch<T> dk(size(count, key_width())), dv(size(count, value_width())), dq(size(kBlock, key_width()));
+    std::memset(dk.data(), 0, size(count, key_width()) * sizeof(T));
+    std::memset(dv.data(), 0, size(count, value_width()) * sizeof(T));
+    Queries<T> q = make_queries();
+    const Workspace<T> work = make_workspace();
+    for (std::int64_t g = 0; g < group; ++g) {
+      for (std::int64_t i = 0; i < f_.Sq; i += kBlock) {
+        const Range seen = keys_seen(b, i, std::min(f_.Sq, i + kBlock));
+        const std::int64_t low = std::max(key_begin, seen.begin / kBlock * kBlock), high = std::min(key_end, seen.end);
+        load_queries(q, b, kv_head * group + g, i);
+        std::memset(dq.data(), 0, size(kBlock, key_width()) * sizeof(T));
+        for (std::int64_t j = low; j < high; j += kBlock) {
+          const std::int64_t keys = std::min(kBlock, high - j), row = j - key_begin;
+          differentiate(q, k, j, keys, work, args_.dk.data ? dk.data() + row * key_width() : nullptr,
+                        args_.dv.data ? dv.data() + row * value_width() : nullptr);
+          if (args_.dq.data) add_dq(q, k, j, keys, work.ds.data(), dq.data());
+        }
+        if (args_.dq.data) store_dq(q, dq.data(), partial);
+      }
+    }
+    for (std::int64_t j = 0; j < count; ++j) {
+      if (args_.dk.data) {
+        store_row<I>(dk.data() + j * key_width(), f_.D, static_cast<T>(f_.scale),
+                     locate<S>(args_.dk, b, kv_head, key_begin + j));
+      }
+      if (args_.dv.data) {
+        store_row<I>(dv.data() + j * value_width(), f_.Dv, T(1), locate<S>(args_.dv, b, kv_head, key_begin + j));
+      }
+    }
+  }
+
+  // K came times log2(e): dq is due a factor of ln 2, here or when partials are added.
+  void store_dq(const Queries<T>& q, const T* dq, T* partial) const {
+    for (std::int64_t r = 0; r < q.count; ++r) {
+      const T* row = dq + r * key_width();
+      if (partial) {
+        store_row<I>(row, f_.D, T(1), partial + ((q.b * f_.Hq + q.h) * f_.Sq + q.begin + r) * f_.D);
+      } else {
+        store_row<I>(row, f_.D, static_cast<T>(kLn2), locate<S>(args_.dq, q.b, q.h, q.begin + r));
+      }
+    }
+  }
+
+  void add_partials(const T* partial, std::int64_t ranges) const {
+    const std::int64_t rows = f_.B * f_.Hq * f_.Sq;
+    parallel_ranges(rows, kBlock, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t r = begin; r < end; ++r) {
+        S* dq = locate<S>(args_.dq, r / f_.Sq / f_.Hq, r / f_.Sq % f_.Hq, r % f_.Sq);
+        for (std::int64_t d = 0; d < f_.D; d += V::kLanes) {
+          const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, f_.D - d));
+          V sum = V::zero();
+          for (std::int64_t s = 0; s < ranges; ++s) sum = sum + V::load(partial + (s * rows + r) * f_.D + d, n);
+          (V::set(static_cast<T>(kLn2)) * sum).store(dq + d, n);
+        }
+      }
+    });
+  }
+
+  // A task owns a block of dbias and adds dS over all that the bias was broadcast to.
+  void bias_gradient() const {
+    const std::int64_t* shape = args_.bias_shape;
+    const std::int64_t row_blocks = ceil_div(shape[2], kBlock), col_blocks = ceil_div(shape[3], kBlock);
+    parallel_for(shape[0] * shape[1] * row_blocks * col_blocks, [&](std::int64_t task) {
+      const std::int64_t col = task % col_blocks * kBlock, row = task / col_blocks % row_blocks * kBlock;
+      const std::int64_t h = task / col_blocks / row_blocks % shape[1], b = task / col_blocks / row_blocks / shape[1];
+      const auto span = [](std::int64_t extent, std::int64_t at, std::int64_t size, std::int64_t full) {
+        return extent == 1 ? Range{0, full} : Range{at, std::min(extent, at + size)};
+      };
+      const Scratch<T> sum(size(kBlock, Tile::kStride));  // (key, query)
+      std::memset(sum.data(), 0, size(kBlock, Tile::kStride) * sizeof(T));
+      sum_ds(span(shape[0], b, 1, f_.B), span(shape[1], h, 1, f_.Hq), span(shape[2], row, kBlock, f_.Sq),
+             span(shape[3], col, kBlock, f_.Skv), sum.data());
+      store_dbias((b * shape[1] + h) * shape[2], row, col, sum.data());
+    });
+  }
+
+  void sum_ds(Range batches, Range heads, Range rows, Range cols, T* sum) const {
+    Queries<T> q = make_queries();
+    Keys<T> k = make_keys(kBlock);
+    const Workspace<T> work = make_workspace();
+    for (std::int64_t b = batches.begin; b < batches.end; ++b) {
+      for (std::int64_t h = heads.begin; h < heads.end; ++h) {
+        for (std::int64_t i = rows.begin; i < rows.end; i += kBlock) {
+          const Range seen = keys_seen(b, i, std::min(rows.end, i + kBlock));
+          load_queries(q, b, h, i);
+          for (std::int64_t j = cols.begin; j < cols.end; j += kBlock) {
+            const std::int64_t count = std::min(kBlock, cols.end - j);
+            if (seen.end <= j || seen.begin >= j + count) continue;
+            load_keys(k, b, h / (f_.Hq / f_.Hkv), j, count);
+            differentiate(q, k, j, count, work, nullptr, nullptr);
+            for (std::int64_t r = 0; r < count; ++r) {
+              T* to = sum + r * Tile::kStride;
+              const T* from = work.ds.data() + r * Tile::kStride;
+              for (std::int64_t c = 0; c < q.count; ++c) to[c] += from[c];
+            }
+          }
+        }
+      }
+    }
+  }
+
+  // Where the bias was broadcast over queries or keys, the block is summed over them first.
+  void store_dbias(std::int64_t matrix_row, std::int64_t row, std::int64_t col, T* sum) const {
+    const std::int64_t* shape = args_.bias_shape;
+    if (shape[2] == 1) {
+      for (std::int64_t r = 0; r < kBlock; ++r) {
+        for (std::int64_t c = 1; c < kBlock; ++c) sum[r * Tile::kStride] += sum[r * Tile::kStride + c];
+      }
+    }
+    if (shape[3] == 1) {
+      for (std::int64_t r = 1; r < kBlock; ++r) {
+        for (std::int64_t c = 0; c < kBlock; ++c) sum[c] += sum[r * Tile::kStride + c];
+      }
+    }
+    S* dbias = static_cast<S*>(args_.dbias) + (matrix_row + row) * shape[3] + col;
+    for (std::int64_t i = 0; i < std::min(kBlock, shape[2] - row); ++i) {
+      for (std::int64_t j = 0; j < std::min(kBlock, shape[3] - col); ++j) {
+        dbias[i * shape[3] + j] = S(sum[j * Tile::kStride + i]);
+      }
+    }
+  }
+
+  const AttentionBackwardArgs& args_;
+  const AttentionArgs& f_;
+};
+
+}  // namespace
+
+template <Isa I>
+void attention_backward(const AttentionBackwardArgs& args) {
+  dispatch_float(args.forward.dtype, [&]<class S>() { Backward<S, I>(args).run(); });
+}
+
+template void attention_backward<Isa::DRUPE_ISA>(const AttentionBackwardArgs&);
+
+}  // namespace drupe::cpu
