@@ -58,6 +58,9 @@ struct Vec {
   DRUPE_INLINE void store(S* p, int n) const {
     if (n > 0) *p = static_cast<S>(v);
   }
+  // Past the caches where the ISA can, for results larger than they are. p is aligned to the register; call
+  // stream_fence after the last one, before another thread may read.
+  DRUPE_INLINE void stream(T* p) const { *p = v; }
 };
 
 // Arithmetic, for the registers of every ISA alike.
@@ -158,6 +161,13 @@ DRUPE_INLINE Vec<T, I> exponent(Vec<T, I> a) {
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> mantissa(Vec<T, I> a) {
   return {std::scalbn(a.v, -std::ilogb(a.v))};
+}
+// Makes what stream() wrote visible before whatever is written next.
+template <Isa I>
+DRUPE_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 // Across lanes, in a fixed tree order.
 template <class T, Isa I>

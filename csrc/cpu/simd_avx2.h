@@ -65,6 +65,7 @@ struct Vec<float, Isa::avx2> {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0xd8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
   }
+  DRUPE_INLINE void stream(float* p) const { _mm256_stream_ps(p, v); }
   DRUPE_INLINE void store(float* p, int n) const { _mm256_maskstore_ps(p, first(n), v); }
   template <class S>
   DRUPE_INLINE void store(S* p, int n) const {
@@ -89,6 +90,7 @@ struct Vec<double, Isa::avx2> {
   DRUPE_INLINE static Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
   DRUPE_INLINE static Vec load(const double* p, int n) { return {_mm256_maskload_pd(p, first(n))}; }
   DRUPE_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  DRUPE_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   DRUPE_INLINE void store(double* p, int n) const { _mm256_maskstore_pd(p, first(n), v); }
 
  private:

@@ -43,6 +43,7 @@ struct Vec<float, Isa::avx512> {
   DRUPE_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   DRUPE_INLINE void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half()); }
   DRUPE_INLINE void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), brain()); }
+  DRUPE_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
   DRUPE_INLINE void store(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
   DRUPE_INLINE void store(Float16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), half()); }
   DRUPE_INLINE void store(BFloat16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), brain()); }
@@ -76,6 +77,7 @@ struct Vec<double, Isa::avx512> {
   DRUPE_INLINE static Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
   DRUPE_INLINE static Vec load(const double* p, int n) { return {_mm512_maskz_loadu_pd(first(n), p)}; }
   DRUPE_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  DRUPE_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   DRUPE_INLINE void store(double* p, int n) const { _mm512_mask_storeu_pd(p, first(n), v); }
 
  private:

@@ -1,0 +1,51 @@
+// What the machine can do at most, measured: the ceilings that `drupe bench` holds kernels against.
+//
+//   fma_f32   c = a c + b in registers, float32: 2 flops an element
+//   dot_bf16  pairs of bfloat16 products added to float32, in registers: 4 flops an element of the sum
+//   read      the sum of an array: its bytes
+//   copy      dst = src: the bytes read and those written (that a cache reads a line before it is written is not
+//             counted, as in McCalpin's STREAM)
+//   copy_nt   the same with stores past the caches
+//
+// Each thread works on a slice of its own. A size that fits a cache level measures that level.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cpu/isa.h"
+
+namespace drupe {
+
+enum class Limit : std::uint8_t { fma_f32, dot_bf16, read, copy, copy_nt };
+
+// One run: `tasks` slices of `size` floats each, `repeats` passes over each slice.
+struct LimitArgs {
+  Limit limit;
+  const float* src;
+  float* dst;
+  float* sink;  // 16 floats a task, written so that no work can be left out
+  std::int64_t tasks;
+  std::int64_t size;  // a multiple of kLimitStep
+  std::int64_t repeats;
+};
+
+inline constexpr std::int64_t kLimitStep = 256;
+
+namespace ops {
+
+// Flops or bytes per second, the best run of about `seconds` of them on the threads in use; nullopt where the
+// processor, or the instruction set in use, has no such instruction. `bytes` is the size of each array (one for
+// read, two for copies) and matters to bandwidths only.
+std::optional<double> measure_limit(const std::string& name, std::int64_t bytes, double seconds);
+
+}  // namespace ops
+
+namespace cpu {
+// Does the run and returns the flops or bytes that it took; 0 where it cannot.
+template <Isa>
+double run_limit(const LimitArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe
