@@ -1,5 +1,5 @@
-// Loops that do nothing but what they measure. In registers: more independent sums than latency times ports, whose
-// value stays near 1. In memory: whole registers, one slice a task, which is a slice a thread.
+// Loops that do nothing but what they measure. In registers: more independent sums than latency times ports,
+// whose value stays near 1. In memory: whole registers, one slice a task, which is a slice a thread.
 #include "ops/limits.h"
 
 #include "core/parallel.h"
@@ -28,8 +28,8 @@ double fma_f32(const LimitArgs& args) {
   return 2.0 * kSums * V::kLanes * static_cast<double>(args.repeats * args.tasks);
 }
 
-// AVX-512 BF16 is an extension that the avx512 objects do not assume: this one function has it, and is called only
-// where the processor has it too.
+// AVX-512 BF16 is an extension that the avx512 objects do not assume: this one function has it, and is called
+// only where the processor has it too.
 #if defined(__AVX512F__)
 constexpr int kDotSums = 24;
 
@@ -114,11 +114,16 @@ double copy(const LimitArgs& args) {
 template <Isa I>
 double run_limit(const LimitArgs& args) {
   switch (args.limit) {
-    case Limit::fma_f32: return fma_f32<I>(args);
-    case Limit::dot_bf16: return dot_bf16<I>(args);
-    case Limit::read: return read<I>(args);
-    case Limit::copy: return copy<I, false>(args);
-    default: return copy<I, true>(args);
+    case Limit::fma_f32:
+      return fma_f32<I>(args);
+    case Limit::dot_bf16:
+      return dot_bf16<I>(args);
+    case Limit::read:
+      return read<I>(args);
+    case Limit::copy:
+      return copy<I, false>(args);
+    default:
+      return copy<I, true>(args);
   }
 }
 

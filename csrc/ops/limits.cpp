@@ -38,18 +38,23 @@ std::optional<double> measure_limit(const std::string& name, std::int64_t bytes,
   check(bytes >= 0 && bytes <= kMaxBytes, "measure_limit", "bytes is ", bytes, ": expected 0 to ", kMaxBytes);
   const bool in_registers = limit == Limit::fma_f32 || limit == Limit::dot_bf16;
   const std::int64_t tasks = num_threads();
-  const std::int64_t floats = bytes / static_cast<std::int64_t>(sizeof(float)) / tasks;
+  const int arrays = limit == Limit::copy || limit == Limit::copy_nt ? 2 : 1;
+  const std::int64_t floats = bytes / static_cast<std::int64_t>(sizeof(float)) / (tasks * arrays);
   const std::int64_t size = in_registers ? 0 : std::max(kLimitStep, floats / kLimitStep * kLimitStep);
   const std::int64_t repeats =
       in_registers ? 100000 : std::max<std::int64_t>(1, kPassBytes / (size * static_cast<std::int64_t>(sizeof(float))));
 
   const auto count = static_cast<std::size_t>(tasks * size);
-  const Scratch<float> src(count), dst(limit == Limit::copy || limit == Limit::copy_nt ? count : 0);
+  const Scratch<float> block(count * static_cast<std::size_t>(arrays));
   const Scratch<float> sink(static_cast<std::size_t>(tasks * 16));
-  const LimitArgs args{.limit = limit, .src = src.data(), .dst = dst.data(), .sink = sink.data(), .tasks = tasks,
-                       .size = size, .repeats = repeats};
-  // Every page is touched by the thread that will read it, more or less.
-  parallel_for(tasks, [&](std::int64_t task) { std::fill_n(src.data() + task * size, size, 1.0f); });
+  const LimitArgs args{.limit = limit,
+                       .src = block.data(),
+                       .dst = block.data() + (arrays - 1) * count,
+                       .sink = sink.data(),
+                       .tasks = tasks,
+                       .size = size,
+                       .repeats = repeats};
+  parallel_for(tasks, [&](std::int64_t task) { std::fill_n(block.data() + task * size, size, 1.0f); });
   if (run(args) == 0) return std::nullopt;
 
   using Clock = std::chrono::steady_clock;

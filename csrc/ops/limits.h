@@ -3,7 +3,8 @@
 //   fma_f32   c = a c + b in registers, float32: 2 flops an element
 //   dot_bf16  pairs of bfloat16 products added to float32, in registers: 4 flops an element of the sum
 //   read      the sum of an array: its bytes
-//   copy      dst = src: the bytes read and those written (that a cache reads a line before it is written is not
+//   copy      dst = src: the bytes read and those written (that a cache reads a line before it is written is
+//   not
 //             counted, as in McCalpin's STREAM)
 //   copy_nt   the same with stores past the caches
 //
@@ -36,8 +37,8 @@ inline constexpr std::int64_t kLimitStep = 256;
 namespace ops {
 
 // Flops or bytes per second, the best run of about `seconds` of them on the threads in use; nullopt where the
-// processor, or the instruction set in use, has no such instruction. `bytes` is the size of each array (one for
-// read, two for copies) and matters to bandwidths only.
+// processor, or the instruction set in use, has no such instruction. `bytes` is the working set, of one array
+// for read and of two for copies; it matters to bandwidths only.
 std::optional<double> measure_limit(const std::string& name, std::int64_t bytes, double seconds);
 
 }  // namespace ops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from drupe import _C
 
 
@@ -29,6 +31,11 @@ def cpu_isas() -> list[str]:
     return _C.isas()
 
 
+def cpu_isa_reason() -> str:
+    """Return why that instruction set is in use."""
+    return _C.isa_reason()
+
+
 def set_cpu_isa(name: str) -> None:
     """Use the kernels of another instruction set; the environment's ``DRUPE_CPU_ISA`` does the same at start.
 
@@ -46,3 +53,40 @@ def memory_stats() -> dict[str, int]:
 def empty_cache() -> None:
     """Give the memory that the pool keeps for reuse back to the system."""
     _C.empty_cache()
+
+
+class CudaStatus(TypedDict):
+    """How CUDA was built, whether it can be used, and why it is so."""
+
+    built: bool
+    emulated: bool
+    available: bool
+    reason: str
+
+
+def cuda_status() -> CudaStatus:
+    """Return the state of the CUDA backend."""
+    return {
+        "built": _C.cuda_built == "ON",
+        "emulated": _C.cuda_built == "EMULATE",
+        "available": False,
+        "reason": _C.cuda_reason,
+    }
+
+
+def measure_limit(name: str, *, working_set: int = 0, seconds: float = 0.1) -> float | None:
+    """Measure what the machine can do at most, on the threads and the instruction set in use.
+
+    Args:
+        name: ``"fma_f32"`` or ``"dot_bf16"``, arithmetic in registers; ``"read"``, ``"copy"`` or ``"copy_nt"`` (with
+            stores past the caches), bandwidth.
+        working_set: the bytes of the arrays that a bandwidth is measured on.
+        seconds: how long to measure, at most 60.
+
+    Returns:
+        Flops or bytes per second (those read and those written); None where there is no such instruction.
+
+    Raises:
+        ValueError: an unknown name, or an argument out of range.
+    """
+    return _C.measure_limit(name, working_set, seconds)

@@ -1,0 +1,246 @@
+"""The libraries that drupe is compared with: which are there, how many threads they use, how they are called.
+
+Each helper takes NumPy arrays, converts them once, and gives the call to time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import drupe
+from drupe.bench.harness import Prepared
+
+NAMES = ("numpy", "torch", "jax", "onnxruntime", "openvino")
+
+
+def installed(name: str) -> bool:
+    """Return whether a package can be imported."""
+    return importlib.util.find_spec(name) is not None
+
+
+def versions(names: Sequence[str] = NAMES) -> dict[str, str]:
+    """Return the versions of the installed packages."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Let drupe and all peers use so many threads, on as many processors, within the block.
+
+    Threads inherit the processors of the thread that starts them, which is how libraries without a setting of their
+    own are held to the number.
+    """
+    before = drupe.num_threads()
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(processors)[:threads])
+    drupe.set_num_threads(threads)
+    _set_blas_threads(threads)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+        drupe.set_num_threads(before)
+        _set_blas_threads(len(processors))
+
+
+def _set_blas_threads(threads: int) -> None:
+    """Set NumPy's OpenBLAS, which reads its environment only while it is loaded."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    for path in sorted(set(re.findall(r"/\S*openblas\S*\.so\S*", maps))):
+        library = ctypes.CDLL(path)
+        for prefix, suffix in (("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")):
+            symbol = f"{prefix}openblas_set_num_threads{suffix}"
+            if hasattr(library, symbol):
+                getattr(library, symbol)(threads)
+                break
+
+
+def torch_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> Any:
+    """Return the array as a torch tensor of the same dtype, bfloat16 included."""
+    torch = importlib.import_module("torch")
+    array = np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        tensor = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array.copy())
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def torch_module() -> Any:
+    """Return torch, held to drupe's number of threads."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(drupe.num_threads())
+    return torch
+
+
+def torch_call(function: Callable[..., Any], *arrays: np.ndarray[Any, Any], compiled: bool = False) -> Prepared:
+    """Time ``function(torch, *tensors)`` in inference mode.
+
+    Args:
+        function: what to call.
+        arrays: the inputs.
+        compiled: through ``torch.compile``.
+    """
+    torch = torch_module()
+    tensors = [torch_tensor(a) for a in arrays]
+
+    def body(*args: Any) -> Any:
+        return function(torch, *args)
+
+    run = torch.compile(body) if compiled else body
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return run(*tensors)
+
+    return Prepared(call)
+
+
+def torch_backward(
+    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
+) -> Prepared:
+    """Time the backward pass alone of ``function(torch, *tensors)``: the gradients of all float inputs."""
+    torch = torch_module()
+    tensors = [torch_tensor(a, requires_grad=a.dtype.kind != "i") for a in arrays]
+    leaves = [t for t in tensors if t.requires_grad]
+    y = function(torch, *tensors)
+    dy = torch_tensor(gradient)
+    return Prepared(lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True))
+
+
+def jax_module() -> Any:
+    """Return jax, on the CPU, with float64 where it is asked for."""
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_x64", True)
+    return jax
+
+
+def jax_call(function: Callable[..., Any], *arrays: np.ndarray[Any, Any]) -> Prepared:
+    """Time ``jit(function)(jax, *arrays)``, with jax arrays, until its results are there."""
+    jax = jax_module()
+    inputs = [jax.numpy.asarray(a) for a in arrays]
+    run = jax.jit(partial(function, jax))
+    return Prepared(lambda: jax.block_until_ready(run(*inputs)))
+
+
+def jax_backward(
+    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
+) -> Prepared:
+    """Time the compiled backward pass of ``function(jax, *arrays)``: the gradients of all float inputs."""
+    jax = jax_module()
+    floats = [i for i, a in enumerate(arrays) if a.dtype.kind != "i"]
+    inputs = [jax.numpy.asarray(a) for a in arrays]
+
+    def of_floats(*values: Any) -> Any:
+        mixed = list(inputs)
+        for i, value in zip(floats, values, strict=True):
+            mixed[i] = value
+        return function(jax, *mixed)
+
+    _, pullback = jax.vjp(of_floats, *(inputs[i] for i in floats))
+    run = jax.jit(pullback)
+    dy = jax.numpy.asarray(gradient)
+    return Prepared(lambda: jax.block_until_ready(run(dy)))
+
+
+def onnx_model(
+    nodes: Sequence[Mapping[str, Any]],
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    opset: int = 20,
+) -> bytes:
+    """Return a serialised ONNX model that ends in ``y``.
+
+    Args:
+        nodes: each with ``op``, ``inputs``, ``outputs`` and attributes.
+        inputs: by name; their shapes are fixed.
+        weights: constants by name, which the runtimes may pack beforehand.
+        opset: the version of the operators.
+    """
+    onnx = importlib.import_module("onnx")
+    helper, numpy_helper = onnx.helper, importlib.import_module("onnx.numpy_helper")
+    made = []
+    for node in nodes:
+        attributes = {k: v for k, v in node.items() if k not in ("op", "inputs", "outputs")}
+        made.append(helper.make_node(node["op"], list(node["inputs"]), list(node["outputs"]), **attributes))
+    described = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in inputs.items()
+    ]
+    kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    graph = helper.make_graph(
+        made,
+        "case",
+        described,
+        [helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def onnxruntime_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Prepared:
+    """Time an ONNX model in onnxruntime."""
+    ort = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = drupe.num_threads()
+    options.inter_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = dict(inputs)
+    return Prepared(lambda: session.run(None, feeds))
+
+
+def openvino_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Prepared:
+    """Time an ONNX model in openvino, in float32 unless the model says otherwise."""
+    openvino = importlib.import_module("openvino")
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": drupe.num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+    }
+    request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
+    for name, array in inputs.items():
+        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    def call() -> Any:
+        request.infer()
+        return request.get_output_tensor(0).data
+
+    return Prepared(call)
+
+
+def onnx_peers(
+    nodes: Sequence[Mapping[str, Any]],
+    inputs: Mapping[str, np.ndarray[Any, Any]],
+    weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
+) -> dict[str, Callable[[], Prepared]]:
+    """Return the builders of both runtimes of an ONNX model, for ``Setup.peers``."""
+    return {
+        "onnxruntime": lambda: onnxruntime_call(onnx_model(nodes, inputs, weights), inputs),
+        "openvino": lambda: openvino_call(onnx_model(nodes, inputs, weights), inputs),
+    }

@@ -1,0 +1,5 @@
+"""``python -m drupe.cli``."""
+
+from drupe.cli import main
+
+main()

@@ -1,0 +1,46 @@
+"""Every declared case is sound: it says what it is, and drupe's output is right (at the quick size)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from drupe.bench import ops, peers
+from drupe.bench.harness import DRUPE, Effort, run_case
+
+EFFORT = Effort(rounds=1, min_sample_s=0, warmup_s=0)
+
+
+@pytest.mark.parametrize("case", ops.collect(quick=True), ids=lambda case: case.label)
+def test_drupe_is_right_and_so_is_numpy(case):
+    timings = run_case(case, ["numpy"], EFFORT, installed=peers.installed)
+    for name in timings:
+        assert timings[name].status == "ok", f"{name}: {timings[name].message}"
+    assert timings[DRUPE].samples_s
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_declarations(quick):
+    cases = ops.collect(quick=quick)
+    labels = [case.label for case in cases]
+    assert len(set(labels)) == len(labels)
+    assert {case.op for case in cases} == set(ops.known_ops())
+    for case in cases:
+        assert case.flops > 0, case.label
+        assert case.bytes_read > 0, case.label
+        assert case.bytes_written >= 0, case.label
+        assert np.isfinite([case.flops, case.bytes_read, case.bytes_written]).all()
+
+
+def test_selection():
+    assert {case.op for case in ops.collect(["gemm"])} == {"gemm"}
+    assert ops.collect(["gemm"], text="GELU")
+    assert not ops.collect(["gemm"], text="no such case")
+    with pytest.raises(ValueError, match=r"no cases for nope, never: expected some of .*gemm"):
+        ops.collect(["gemm", "nope", "never"])
+
+
+def test_every_peer_of_every_case_is_known():
+    for case in ops.collect(quick=True):
+        for name in case.setup(np.random.default_rng(0)).peers:
+            assert name.partition(":")[0] in peers.NAMES, case.label
