@@ -77,6 +77,35 @@ void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::
   }
 }
 
+// C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
+// Calls done(row, col, height, width, tile) after each tile.
+template <Isa I, class T, class Done>
+void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
+                T* c, std::int64_t c_row, bool accumulate, const Done& done) {
+  using Tile = GemmTile<I, T>;
+  T edge[Tile::kRows * Tile::kCols];
+  for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
+    const T* right = b + n / Tile::kCols * b_panel;
+    const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
+    const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
+    for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
+      const T* left = a + m * Tile::kPanelStride;
+      const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
+      T* tile = c + m * c_row + n;
+      if (width == Tile::kCols) {
+        gemm_tile<I, T>(height, depth, left, right, tile, c_row, accumulate);
+      } else {
+        for (int i = 0; i < height && accumulate; ++i) {
+          std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
+        }
+        gemm_tile<I, T>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
+      }
+      done(m, n, height, width, tile);
+    }
+  }
+}
+
 // The product of an M x K and a K x N matrix.
 //   pack_a(panel, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k]
 //   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j <
@@ -134,29 +163,12 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
           const std::int64_t n_begin = task % tasks_across * Tile::kTaskCols;
           const std::int64_t m_end = std::min(rows, m_begin + Tile::kTaskRows);
           const std::int64_t n_end = std::min(cols, n_begin + Tile::kTaskCols);
-          T edge[Tile::kRows * Tile::kCols];
-          for (std::int64_t n = n_begin; n < n_end; n += Tile::kCols) {
-            const T* right = b.data() + n / Tile::kCols * b_panel;
-            const std::int64_t width = std::min<std::int64_t>(Tile::kCols, n_end - n);
-            for (std::int64_t m = m_begin; m < m_end; m += Tile::kRows) {
-              const T* left = a.data() + m / Tile::kRows * a_panel;
-              const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, m_end - m));
-              T* tile = block + m * block_row + n;
-              if (width == Tile::kCols) {
-                gemm_tile<I, T>(height, depth, left, right, tile, block_row, k0 > 0);
-              } else {
-                const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
-                for (int i = 0; i < height && k0 > 0; ++i) {
-                  std::memcpy(edge + i * Tile::kCols, tile + i * block_row, bytes);
-                }
-                gemm_tile<I, T>(height, depth, left, right, edge, Tile::kCols, k0 > 0);
-                for (int i = 0; i < height; ++i) {
-                  std::memcpy(tile + i * block_row, edge + i * Tile::kCols, bytes);
-                }
-              }
-              if (last) finish(m0 + m, n0 + n, height, width, tile, block_row);
-            }
-          }
+          gemm_block<I>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
+                        b.data() + n_begin / Tile::kCols * b_panel, b_panel, block + m_begin * block_row + n_begin,
+                        block_row, k0 > 0,
+                        [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
+                          if (last) finish(m0 + m_begin + m, n0 + n_begin + n, height, width, tile, block_row);
+                        });
         });
       }
     }

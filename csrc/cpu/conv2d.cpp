@@ -1,0 +1,227 @@
+// conv2d and the gradient of its input: implicit matrix products of gathered rows (n, p, q) x (r, s, c) and the weight,
+// packed once. The gradient is one such product per phase of the stride, with the taps that hit that phase only.
+// Bytes: the image once from memory and once per tap from the caches. Worklog: bench/worklog/conv2d.md.
+#include "ops/conv2d.h"
+
+#include "core/dispatch.h"
+#include "cpu/activation.h"
+#include "cpu/conv2d_depthwise.h"
+#include "cpu/conv2d_gather.h"
+#include "cpu/gemm_rows.h"
+
+namespace drupe::cpu {
+namespace {
+
+// y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.
+template <Isa I, class S, Activation A>
+void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols,
+              const Accumulator<S>* tile, std::int64_t tile_row) {
+  using V = Vec<Accumulator<S>, I>;
+  const auto* bias = static_cast<const S*>(args.bias);
+  const auto* residual = static_cast<const S*>(args.residual);
+  auto* pre = static_cast<S*>(args.pre_activation);
+  auto* y = static_cast<S*>(args.out);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t at = (row0 + i) * args.K + col0;
+    for (std::int64_t j = 0; j < cols; j += V::kLanes) {
+      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
+      V x = V::load(tile + i * tile_row + j, n);
+      if (bias) x = x + V::load(bias + col0 + j, n);
+      if (residual) x = x + V::load(residual + at + j, n);
+      if (pre) x.store(pre + at + j, n);
+      activate<A>(x).store(y + at + j, n);
+    }
+  }
+}
+
+// The weight of one group as a matrix: row (tap_h, tap_w, channel), column; strides count elements.
+template <Isa I, class S>
+struct Filters {
+  using T = Accumulator<S>;
+  const S* data;
+  std::int64_t width;  // S
+  std::int64_t channel_stride, column_stride;
+  const GatherAxis &h, &w;
+  std::int64_t channels;
+
+  std::int64_t offset(std::int64_t tap_h, std::int64_t tap_w) const {
+    return (h.first_tap + tap_h * h.tap_step) * width + w.first_tap + tap_w * w.tap_step;
+  }
+  // As gemm_core's pack_b.
+  void pack(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    constexpr std::int64_t kCols = GemmTile<I, T>::kCols;
+    const S* columns = data + col0 * column_stride;
+    for (std::int64_t k = 0; k < depth; ++k) {
+      const std::int64_t tap = (k0 + k) / channels;
+      const S* from = columns + (k0 + k) % channels * channel_stride + offset(tap / w.taps, tap % w.taps);
+      T* to = panel + k * kCols;
+      for (std::int64_t j = 0; j < cols; ++j) to[j] = static_cast<T>(from[j * column_stride]);
+      for (std::int64_t j = cols; j < kCols; ++j) to[j] = T(0);
+    }
+  }
+};
+
+// out[tap][c] = weight[c][tap], taps in the gather's order.
+template <Isa I, class S>
+void pack_depthwise(const Filters<I, S>& filters, std::int64_t C, Accumulator<S>* out) {
+  for (std::int64_t tap_h = 0; tap_h < filters.h.taps; ++tap_h) {
+    for (std::int64_t tap_w = 0; tap_w < filters.w.taps; ++tap_w, out += C) {
+      const S* from = filters.data + filters.offset(tap_h, tap_w);
+      for (std::int64_t c = 0; c < C; ++c) out[c] = static_cast<Accumulator<S>>(from[c * filters.column_stride]);
+    }
+  }
+}
+
+// Many groups: one each per task. Few: one after the other, each on all threads.
+void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
+  constexpr std::int64_t kMany = 8;
+  if (groups >= kMany) {
+    parallel_for(groups, body);
+  } else {
+    for (std::int64_t group = 0; group < groups; ++group) body(group);
+  }
+}
+
+template <Isa I, class S>
+void forward(const Conv2dArgs& args) {
+  using T = Accumulator<S>;
+  const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
+  const std::int64_t window = args.h.kernel * args.w.kernel;
+  const bool depthwise_groups = C == 1 && K == 1;
+  T* partial = nullptr;
+  if constexpr (std::is_same_v<S, T>) partial = static_cast<T*>(args.out);
+  const bool plain =
+      partial && !args.bias && !args.residual && !args.pre_activation && args.activation == Activation::none;
+  const auto finish = [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
+                          std::int64_t tile_row) {
+    if (plain) return;
+    dispatch_activation(args.activation,
+                        [&]<Activation A>() { epilogue<I, S, A>(args, row0, col0, rows, cols, tile, tile_row); });
+  };
+  Gather<I, S> gather{.h = forward_axis(args.h),
+                      .w = forward_axis(args.w),
+                      .source = static_cast<const S*>(args.x),
+                      .pitch = args.C,
+                      .channels = C};
+  Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
+                        .width = args.w.kernel,
+                        .channel_stride = window,
+                        .column_stride = C * window,
+                        .h = gather.h,
+                        .w = gather.w,
+                        .channels = C};
+  if (depthwise_groups) {
+    gather.channels = args.C;
+    const Scratch<T> weight(static_cast<std::size_t>(window * args.C));
+    pack_depthwise(filters, args.C, weight.data());
+    depthwise<I, S>(
+        gather, args.N, weight.data(),
+        [&](std::int64_t row0, std::int64_t rows, const T* row) { finish(row0, 0, rows, args.C, row, args.C); },
+        partial);
+    return;
+  }
+  for_groups(args.groups, [&](std::int64_t group) {
+    Gather<I, S> rows = gather;
+    rows.source += group * C;
+    Filters<I, S> columns = filters;
+    columns.data += group * K * C * window;
+    const PackedColumns<I, T> b(K, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
+    gemm_rows<I, T>(
+        rows.rows(args.N), K, rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); }, b,
+        [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
+            std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
+        partial ? partial + group * K : nullptr, args.K);
+  });
+}
+
+// Writes rows of a phase of dx to where they belong.
+template <Isa I, class S>
+struct PhaseWriter {
+  using T = Accumulator<S>;
+  const Conv2dArgs& args;
+  const GatherAxis &h, &w;
+
+  void operator()(std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
+                  std::int64_t tile_row) const {
+    using V = Vec<T, I>;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t row = row0 + i;
+      const std::int64_t at_w = w.first_out + row % w.rows * w.out_step;
+      const std::int64_t at_h = h.first_out + row / w.rows % h.rows * h.out_step;
+      const std::int64_t image = row / w.rows / h.rows;
+      S* to = static_cast<S*>(args.out) + ((image * args.h.in + at_h) * args.w.in + at_w) * args.C + col0;
+      for (std::int64_t j = 0; j < cols; j += V::kLanes) {
+        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
+        V::load(tile + i * tile_row + j, n).store(to + j, n);
+      }
+    }
+  }
+};
+
+template <Isa I, class S>
+void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w) {
+  using T = Accumulator<S>;
+  const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
+  const std::int64_t window = args.h.kernel * args.w.kernel;
+  const PhaseWriter<I, S> writer{args, h, w};
+  T* direct = nullptr;  // dx itself, where the phase is all of it
+  if constexpr (std::is_same_v<S, T>) {
+    if (h.out_step == 1 && w.out_step == 1) direct = static_cast<T*>(args.out);
+  }
+  Gather<I, S> gather{.h = h, .w = w, .source = static_cast<const S*>(args.dy), .pitch = args.K, .channels = K};
+  Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
+                        .width = args.w.kernel,
+                        .channel_stride = C * window,
+                        .column_stride = window,
+                        .h = h,
+                        .w = w,
+                        .channels = K};
+  if (C == 1 && K == 1) {
+    gather.channels = args.C;
+    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, h.taps * w.taps * args.C)));
+    pack_depthwise(filters, args.C, weight.data());
+    depthwise<I, S>(
+        gather, args.N, weight.data(),
+        [&](std::int64_t row0, std::int64_t rows, const T* row) {
+          if (!direct) writer(row0, 0, rows, args.C, row, args.C);
+        },
+        direct);
+    return;
+  }
+  for_groups(args.groups, [&](std::int64_t group) {
+    Gather<I, S> rows = gather;
+    rows.source += group * K;
+    Filters<I, S> columns = filters;
+    columns.data += group * K * C * window;
+    const PackedColumns<I, T> b(C, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
+    gemm_rows<I, T>(
+        rows.rows(args.N), C, rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); }, b,
+        [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
+            std::int64_t tile_row) {
+          if (!direct) writer(row0, group * C + col0, height, width, tile, tile_row);
+        },
+        direct ? direct + group * C : nullptr, args.C);
+  });
+}
+
+}  // namespace
+
+template <Isa I>
+void conv2d(const Conv2dArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() { forward<I, S>(args); });
+}
+
+template <Isa I>
+void conv2d_backward_input(const Conv2dArgs& args) {
+  for (std::int64_t phase_h = 0; phase_h < std::min(args.h.stride, args.h.in); ++phase_h) {
+    for (std::int64_t phase_w = 0; phase_w < std::min(args.w.stride, args.w.in); ++phase_w) {
+      const GatherAxis h = backward_axis(args.h, phase_h), w = backward_axis(args.w, phase_w);
+      dispatch_float(args.dtype, [&]<class S>() { backward_phase<I, S>(args, h, w); });
+    }
+  }
+}
+
+template void conv2d<Isa::DRUPE_ISA>(const Conv2dArgs&);
+template void conv2d_backward_input<Isa::DRUPE_ISA>(const Conv2dArgs&);
+
+}  // namespace drupe::cpu

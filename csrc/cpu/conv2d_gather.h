@@ -1,0 +1,151 @@
+// A convolution's operands as the panels of a matrix product, gathered from NHWC without an im2col in memory.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/gemm_core.h"
+#include "ops/conv2d.h"
+
+namespace drupe::cpu {
+
+// One spatial dimension of a gather. Row i, tap t reads position i * step + base + t * spread of the source, or zero
+// outside of it; tap t belongs to the weight's position first_tap + t * tap_step, row i to the output's first_out +
+// i * out_step.
+struct GatherAxis {
+  std::int64_t rows, taps, source;
+  std::int64_t step, base, spread;
+  std::int64_t first_tap, tap_step;
+  std::int64_t first_out, out_step;
+};
+
+DRUPE_INLINE GatherAxis forward_axis(const WindowAxis& axis) {
+  return {.rows = axis.out,
+          .taps = axis.kernel,
+          .source = axis.in,
+          .step = axis.stride,
+          .base = -axis.before,
+          .spread = axis.dilation,
+          .first_tap = 0,
+          .tap_step = 1,
+          .first_out = 0,
+          .out_step = 1};
+}
+
+// The gradient's: the positions phase, phase + stride, … of the image, and only the taps that reach them, last first.
+DRUPE_INLINE GatherAxis backward_axis(const WindowAxis& axis, std::int64_t phase) {
+  GatherAxis result{.rows = (axis.in - phase + axis.stride - 1) / axis.stride,
+                    .taps = 0,
+                    .source = axis.out,
+                    .step = 1,
+                    .base = 0,
+                    .spread = 0,
+                    .first_tap = 0,
+                    .tap_step = 0,
+                    .first_out = phase,
+                    .out_step = axis.stride};
+  std::int64_t last = -1, previous = -1;
+  for (std::int64_t r = axis.kernel - 1; r >= 0; --r) {
+    if ((phase + axis.before - r * axis.dilation) % axis.stride != 0) continue;
+    if (last < 0) last = r;
+    if (last != r && previous < 0) previous = r;
+    ++result.taps;
+  }
+  if (result.taps == 0) return result;
+  result.first_tap = last;
+  result.tap_step = previous < 0 ? 0 : previous - last;
+  result.base = (phase + axis.before - last * axis.dilation) / axis.stride;
+  result.spread = -result.tap_step * axis.dilation / axis.stride;
+  return result;
+}
+
+template <Isa I, class S>
+DRUPE_INLINE void copy_run(Accumulator<S>* to, const S* from, std::int64_t count) {
+  using V = Vec<Accumulator<S>, I>;
+  std::int64_t i = 0;
+  for (; i + V::kLanes <= count; i += V::kLanes) V::load(from + i).store(to + i);
+  if (i < count) {
+    const int rest = static_cast<int>(count - i);
+    V::load(from + i, rest).store(to + i, rest);
+  }
+}
+
+template <class T>
+DRUPE_INLINE void zero_run(T* to, std::int64_t count) {
+  std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+// The matrix of rows (n, i, j) and columns (tap_h, tap_w, channel).
+template <Isa I, class S>
+struct Gather {
+  using T = Accumulator<S>;
+  GatherAxis h, w;
+  const S* source;        // at the group's first channel
+  std::int64_t pitch;     // channels of a pixel in memory
+  std::int64_t channels;  // of them, those of the group
+
+  std::int64_t rows(std::int64_t images) const { return images * h.rows * w.rows; }
+  std::int64_t depth() const { return h.taps * w.taps * channels; }
+
+  // Where the first tap of a row reads.
+  struct Position {
+    std::int64_t image, h, w;
+  };
+  void locate(Position* positions, std::int64_t row0, std::int64_t count) const {
+    std::int64_t j = row0 % w.rows;
+    std::int64_t i = row0 / w.rows % h.rows;
+    std::int64_t n = row0 / w.rows / h.rows;
+    for (std::int64_t row = 0; row < count; ++row) {
+      positions[row] = {n, i * h.step + h.base, j * w.step + w.base};
+      if (++j == w.rows) {
+        j = 0;
+        if (++i == h.rows) i = 0, ++n;
+      }
+    }
+  }
+
+  // to[row * to_row + k] = element (row, k0 + k) for k < depth; no element beyond is written.
+  void copy(T* to, std::int64_t to_row, const Position* positions, std::int64_t count, std::int64_t k0,
+            std::int64_t depth) const {
+    // Taps that are neighbours in memory make one run.
+    const std::int64_t fused = w.spread == 1 && channels == pitch ? w.taps : 1;
+    const std::int64_t run = fused * channels;
+    for (std::int64_t k = k0; k < k0 + depth;) {
+      const std::int64_t index = k / run;
+      const std::int64_t from = k % run;
+      const std::int64_t length = std::min(run - from, k0 + depth - k);
+      const std::int64_t tap_h = fused == w.taps ? index : index / w.taps;
+      const std::int64_t tap_w = fused == w.taps ? 0 : index % w.taps;
+      for (std::int64_t row = 0; row < count; ++row) {
+        const std::int64_t at_h = positions[row].h + tap_h * h.spread;
+        const std::int64_t at_w = positions[row].w + tap_w * w.spread;
+        T* dst = to + row * to_row + (k - k0);
+        if (at_h < 0 || at_h >= h.source) {
+          zero_run(dst, length);
+          continue;
+        }
+        const S* src = source + ((positions[row].image * h.source + at_h) * w.source + at_w) * pitch + from;
+        if (at_w >= 0 && at_w + fused <= w.source) {
+          copy_run<I>(dst, src, length);
+        } else {
+          const std::int64_t low = std::clamp(-at_w * channels - from, std::int64_t{0}, length);
+          const std::int64_t high = std::clamp((w.source - at_w) * channels - from, low, length);
+          zero_run(dst, low);
+          copy_run<I>(dst + low, src + low, high - low);
+          zero_run(dst + high, length - high);
+        }
+      }
+      k += length;
+    }
+  }
+
+  // As gemm_core's pack_a.
+  void pack_rows(T* panel, std::int64_t row0, std::int64_t count, std::int64_t k0, std::int64_t depth) const {
+    using Tile = GemmTile<I, T>;
+    Position positions[Tile::kRows];
+    locate(positions, row0, count);
+    copy(panel, Tile::kPanelStride, positions, count, k0, depth);
+  }
+};
+
+}  // namespace drupe::cpu
