@@ -9,10 +9,16 @@ __all__: list[str] = [
     "activation_backward",
     "attention",
     "attention_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "binary",
     "cast",
     "clone",
     "contiguous",
+    "conv2d",
+    "conv2d_backward_bias",
+    "conv2d_backward_input",
+    "conv2d_backward_weight",
     "copy_into",
     "cuda_built",
     "cuda_reason",
@@ -22,15 +28,21 @@ __all__: list[str] = [
     "from_numpy",
     "full",
     "gemm",
+    "group_norm",
+    "group_norm_backward",
     "isa",
     "isa_reason",
     "isas",
+    "layer_norm",
+    "layer_norm_backward",
     "measure_limit",
     "memory_stats",
     "num_threads",
     "reduce",
     "reset_peak_memory",
     "reshape",
+    "rms_norm",
+    "rms_norm_backward",
     "scalar",
     "set_isa",
     "set_num_threads",
@@ -119,10 +131,63 @@ def attention_backward(
     scale: typing.SupportsFloat | typing.SupportsIndex | None,
     wanted: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+def batch_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    layout: str,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def batch_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    training: bool,
+    layout: str,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def binary(name: str, a: Tensor, b: Tensor) -> Tensor: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
 def clone(x: Tensor) -> Tensor: ...
 def contiguous(x: Tensor) -> Tensor: ...
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: typing.SupportsInt | typing.SupportsIndex,
+    activation: str,
+    keep_pre_activation: bool,
+    layout: str,
+) -> tuple[Tensor, Tensor]: ...
+def conv2d_backward_bias(dy: Tensor) -> Tensor: ...
+def conv2d_backward_input(
+    dy: Tensor,
+    weight: Tensor,
+    x_shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
+def conv2d_backward_weight(
+    dy: Tensor,
+    x: Tensor,
+    weight_shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
 def copy_into(dst: Tensor, src: Tensor) -> None: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
@@ -144,9 +209,38 @@ def gemm(
     activation: str = "",
     keep_pre_activation: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
+def group_norm(
+    x: Tensor,
+    groups: typing.SupportsInt | typing.SupportsIndex,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    layout: str,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def group_norm_backward(
+    dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, layout: str
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def isa() -> str: ...
 def isa_reason() -> str: ...
 def isas() -> list[str]: ...
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    ndim: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def layer_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    ndim: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[Tensor, Tensor, Tensor]: ...
 def measure_limit(
     name: str,
     bytes: typing.SupportsInt | typing.SupportsIndex = 0,
@@ -157,6 +251,21 @@ def num_threads() -> int: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor: ...
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    residual: Tensor | None,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    ndim: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[Tensor, Tensor]: ...
+def rms_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    residual: Tensor | None,
+    rstd: Tensor,
+    ndim: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[Tensor, Tensor]: ...
 def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import drupe
+from drupe import ops
+from gradients import check_gradients
+from reference import FLOATS, assert_close, dtype, f64
+
+CASES = [((2, 1), 1), ((3, 6), 2), ((2, 17, 3), 17), ((2, 64, 5, 5), 8), ((1, 300, 9, 9), 3), ((3, 40, 30, 20), 1)]
+
+
+def reference(x, groups, weight, bias, eps=1e-5):
+    x = f64(x)
+    grouped = x.reshape(x.shape[0], groups, -1)
+    y = (grouped - grouped.mean(-1, keepdims=True)) / np.sqrt(grouped.var(-1, keepdims=True) + eps)
+    shape = (1, -1, *([1] * (x.ndim - 2)))
+    return y.reshape(x.shape) * f64(weight).reshape(shape) + f64(bias).reshape(shape)
+
+
+def draw(rng, shape, name):
+    return rng.standard_normal(shape).astype(dtype(name))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
+def test_matches_numpy(isa, rng, name, shape, groups):
+    C = shape[1]
+    x, weight, bias = draw(rng, shape, name), draw(rng, C, name), draw(rng, C, name)
+    y = ops.group_norm(x, weight, bias, groups=groups)
+    assert y.dtype == dtype(name)
+    assert_close(y, reference(x, groups, weight, bias), name, x.size // shape[0] // groups, 4)
+
+
+def test_layouts_agree_and_channels_stay_last(isa, rng):
+    x = draw(rng, (2, 20, 3, 4), "float32")
+    y = ops.group_norm(x, groups=4)
+    assert np.moveaxis(y, 1, -1).flags.c_contiguous
+    last = np.moveaxis(x, 1, -1)
+    for array in (last, np.ascontiguousarray(last)):
+        z = ops.group_norm(array, groups=4, layout="NHWC")
+        assert z.flags.c_contiguous
+        np.testing.assert_array_equal(y, np.moveaxis(z, -1, 1))
+
+
+def test_large_mean_does_not_cancel(isa, rng):
+    x = (rng.standard_normal((2, 6, 40, 30)) + 1e4).astype(np.float32)
+    np.testing.assert_allclose(ops.group_norm(x, groups=2), reference(x, 2, np.ones(6), np.zeros(6)), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((2, 6), 3), ((2, 4, 3, 2), 2), ((2, 3, 4), 3)], ids=str)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_gradients(isa, rng, shape, groups, layout):
+    C = shape[1]
+    if layout == "NHWC":
+        shape = (shape[0], *shape[2:], C)
+    arrays = rng.standard_normal(shape), rng.standard_normal(C), rng.standard_normal(C)
+    check_gradients(lambda x, w, b: ops.group_norm(x, w, b, groups=groups, layout=layout, eps=0.1), *arrays, rng=rng)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_gradients_of_every_dtype(isa, rng, name):
+    shape, groups = (5, 12, 30, 31), 3
+    x, weight, dy = draw(rng, shape, name), draw(rng, 12, name), draw(rng, shape, name)
+    leaves = [drupe.tensor(a, requires_grad=True) for a in (x, weight, weight)]
+    ops.group_norm(*leaves, groups=groups).backward(dy)
+    h = f64(x).reshape(5, groups, -1)
+    rstd = 1 / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+    xhat = (h - h.mean(-1, keepdims=True)) * rstd
+    d = f64(dy)
+    g = (d * f64(weight).reshape(1, -1, 1, 1)).reshape(h.shape)
+    dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
+    assert_close(leaves[0].grad, dx.reshape(shape), name, 1000, 2)
+    assert_close(leaves[1].grad, (d * xhat.reshape(shape)).sum((0, 2, 3)), name, 4650, 68)
+    assert_close(leaves[2].grad, d.sum((0, 2, 3)), name, 4650, 68)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 4, 0), (2, 0, 3)], ids=str)
+def test_no_elements(isa, shape):
+    x = drupe.zeros(shape, "float64", requires_grad=True)
+    weight = drupe.zeros((shape[1],), "float64", requires_grad=True)
+    y = ops.group_norm(x, weight, groups=2)
+    assert y.shape == shape
+    y.backward(np.zeros(shape))
+    assert x.grad.shape == shape
+    np.testing.assert_array_equal(weight.grad.numpy(), np.zeros(shape[1]))
+
+
+def test_nan_stays_in_its_group(isa, rng):
+    x = rng.standard_normal((2, 6, 5))
+    x[1, 3, 2] = np.nan
+    y = ops.group_norm(x, groups=3)
+    assert np.isnan(y[1, 2:4]).all()
+    assert np.isnan(y).sum() == 10
+
+
+def test_same_bits_on_any_number_of_threads(isa, rng):
+    x, dy = draw(rng, (3, 64, 30, 20), "float32"), draw(rng, (3, 64, 30, 20), "float32")
+    before = drupe.num_threads()
+    results = []
+    for threads in (1, 2, 5):
+        drupe.set_num_threads(threads)
+        leaves = [drupe.tensor(a, requires_grad=True) for a in (x, np.ones(64, np.float32))]
+        y = ops.group_norm(*leaves, groups=4)
+        y.backward(dy)
+        results.append([y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
+    drupe.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "error", "message"),
+    [
+        ((4,), {"groups": 1}, ValueError, r"\[group_norm\] x is \(4,\): expected at least 2 dimensions"),
+        ((2, 4), {"groups": 3}, ValueError, r"groups is 3, x is \(2, 4\): expected a divisor of its 4 channels"),
+        ((2, 4), {"groups": 0}, ValueError, r"groups is 0"),
+        ((2, 4), {"groups": -2}, ValueError, r"groups is -2"),
+        ((2, 4), {"groups": 2, "weight": np.ones(2)}, ValueError, r"weight is \(2,\): expected \(4,\)"),
+        ((2, 4), {"groups": 2, "bias": np.ones(4, np.float32)}, TypeError, r"bias is float32: expected float64"),
+        ((2, 4), {"groups": 2, "eps": float("nan")}, ValueError, r"eps is nan"),
+        ((2, 4), {"groups": 2, "layout": "nchw"}, ValueError, r'layout is "nchw"'),
+    ],
+)
+def test_errors_name_what_is_wrong(shape, options, error, message):
+    with pytest.raises(error, match=message):
+        ops.group_norm(np.ones(shape), **options)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match=r"\[group_norm\] x is uint8"):
+        ops.group_norm(np.ones((2, 2), np.uint8), groups=1)
