@@ -94,17 +94,17 @@ def enable_grad() -> Iterator[None]:
 
 
 def _sum(a: Gradient, b: Gradient) -> Gradient:
+    if isinstance(a, _C.Tensor) and isinstance(b, _C.Tensor):
+        return _C.binary("add", a, b)
     if isinstance(a, SparseRows) and isinstance(b, SparseRows):
         indices, values = _C.merge_rows([a.indices, b.indices], [a.values, b.values])
         return SparseRows(indices, values, a.shape)
-    if isinstance(a, SparseRows):
-        a, b = b, a
-    if isinstance(b, SparseRows):
-        assert isinstance(a, _C.Tensor)
-        total = _C.clone(a)
-        _C.add_rows(total, b.indices, b.values)
-        return total
-    return _C.binary("add", a, b)
+    dense, sparse = (a, b) if isinstance(a, _C.Tensor) else (b, a)
+    assert isinstance(dense, _C.Tensor)
+    assert isinstance(sparse, SparseRows)
+    total = _C.clone(dense)
+    _C.add_rows(total, sparse.indices, sparse.values)
+    return total
 
 
 def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> None:
