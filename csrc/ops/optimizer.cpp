@@ -1,0 +1,252 @@
+#include "ops/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "core/check.h"
+#include "ops/copy.h"
+#include "ops/sparse_rows.h"
+
+namespace drupe::ops {
+namespace {
+
+// Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements.
+constexpr std::int64_t kPlace = 64;
+
+std::string element(const char* list, std::size_t i) { return std::string(list) + "[" + std::to_string(i) + "]"; }
+
+void check_hyperparameter(const char* op, const char* name, double value, double low = 0,
+                          double below = std::numeric_limits<double>::infinity()) {
+  if (std::isfinite(value) && value >= low && value < below) return;
+  if (std::isinf(below)) fail(op, name, " is ", value, ": expected a finite number of at least ", low);
+  fail(op, name, " is ", value, ": expected a number in [", low, ", ", below, ")");
+}
+
+struct Range {
+  const std::byte* begin;
+  const std::byte* end;
+  std::string name;
+};
+
+// The memory from a tensor's first to its last element.
+Range range_of(const Tensor& tensor, std::string name) {
+  std::int64_t low = 0, high = 0;
+  for (int i = 0; i < tensor.ndim(); ++i) {
+    const std::int64_t reach = (tensor.size(i) - 1) * tensor.stride(i);
+    (reach < 0 ? low : high) += reach;
+  }
+  const auto size = static_cast<std::int64_t>(size_of(tensor.dtype()));
+  const auto* data = static_cast<const std::byte*>(tensor.raw());
+  return {data + low * size, data + (high + 1) * size, std::move(name)};
+}
+
+// One list of tensors that a step writes: the parameters, or one of their states.
+struct Written {
+  const char* name;
+  const Tensors* tensors;
+};
+
+// Checks the lists, brings what is not dense into dense copies, runs, and brings the results back.
+class Plan {
+ public:
+  Plan(const char* op, const Tensors& params, const Tensors& grads, const Rows& rows,
+       std::initializer_list<Written> states)
+      : op_(op), states_(states) {
+    states_.insert(states_.begin(), {"params", &params});
+    check_counts(params, grads, rows);
+    for (std::size_t i = 0; i < params.size(); ++i) check_pair(params[i], grads[i], rows[i], i);
+    check_overlap();
+    for (std::size_t i = 0; i < params.size(); ++i) add(params[i], grads[i], rows[i], i);
+  }
+
+  StepList list() const {
+    return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size())};
+  }
+
+  void finish() const {
+    for (const auto& [original, copy] : copies_) copy_into(original, copy);
+  }
+
+ private:
+  void check_counts(const Tensors& params, const Tensors& grads, const Rows& rows) const {
+    const auto expect = [&](const char* name, std::size_t count) {
+      check(count == params.size(), op_, params.size(), " params and ", count, " ", name);
+    };
+    expect("grads", grads.size());
+    expect("rows", rows.size());
+    for (const Written& state : states_) expect(state.name, state.tensors->size());
+    check(states_.size() <= kMaxStates + 1, op_, "too many states");
+  }
+
+  void check_pair(const Tensor& param, const Tensor& grad, const std::optional<Tensor>& rows, std::size_t i) const {
+    check_type(is_float(param.dtype()), op_, element("params", i), " is ", param.dtype(), ": expected a float dtype");
+    check_type(grad.dtype() == param.dtype(), op_, element("params", i), " is ", param.dtype(), ", ",
+               element("grads", i), " is ", grad.dtype(), ": expected one dtype");
+    common_device(op_, {&param, &grad, rows ? &*rows : nullptr});
+    if (rows) {
+      check(param.ndim() == 2, op_, element("params", i), " is ", param.shape(),
+            ": a gradient of rows needs 2 dimensions");
+      check(grad.shape() == (Dims{rows->numel(), param.size(1)}), op_, element("params", i), " is ", param.shape(),
+            ", the ", rows->numel(), " rows of ", element("grads", i), " are ", grad.shape());
+    } else {
+      check(grad.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ",
+            element("grads", i), " is ", grad.shape());
+    }
+    for (const Written& written : states_) {
+      const Tensor& tensor = (*written.tensors)[i];
+      const Dtype dtype = &tensor == &param ? param.dtype() : accumulator_of(param.dtype());
+      check_type(tensor.dtype() == dtype, op_, element(written.name, i), " is ", tensor.dtype(), ": expected ", dtype,
+                 " for a ", param.dtype(), " parameter");
+      check(tensor.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ",
+            element(written.name, i), " is ", tensor.shape());
+      check_writable(tensor, op_, element(written.name, i).c_str());
+      common_device(op_, {&param, &tensor});
+    }
+  }
+
+  void check_overlap() {
+    for (const Written& list : states_) {
+      for (std::size_t i = 0; i < list.tensors->size(); ++i) {
+        if ((*list.tensors)[i].numel() > 0) written_.push_back(range_of((*list.tensors)[i], element(list.name, i)));
+      }
+    }
+    std::stable_sort(written_.begin(), written_.end(),
+                     [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    for (std::size_t i = 1; i < written_.size(); ++i) {
+      check(written_[i - 1].end <= written_[i].begin, op_, written_[i - 1].name, " and ", written_[i].name,
+            " overlap: each would be written twice");
+    }
+  }
+
+  bool is_written(const Tensor& tensor) const {
+    if (tensor.numel() == 0) return false;
+    const Range range = range_of(tensor, {});
+    const auto next = std::lower_bound(written_.begin(), written_.end(), range.end,
+                                       [](const Range& a, const std::byte* end) { return a.begin < end; });
+    return next != written_.begin() && std::prev(next)->end > range.begin;
+  }
+
+  void add(const Tensor& param, const Tensor& grad, const std::optional<Tensor>& rows, std::size_t i) {
+    StepTensor step{.param = nullptr, .grad = nullptr, .state = {}, .rows = nullptr, .width = 1,
+                    .size = grad.numel(), .dtype = param.dtype()};
+    // Any one order of the elements will do, as long as all the tensors have it.
+    bool same_order = !rows && is_dense(param) && grad.strides() == param.strides();
+    for (const Written& written : states_) same_order &= (*written.tensors)[i].strides() == param.strides();
+    const Tensor source = is_written(grad) ? clone(grad) : same_order ? grad : contiguous(grad);
+    same_order &= source.strides() == param.strides();
+    for (std::size_t k = 0; k < states_.size(); ++k) {
+      const Tensor& original = (*states_[k].tensors)[i];
+      const bool direct = same_order || original.is_contiguous();
+      const Tensor dense = direct ? original : clone(original);
+      if (!direct) copies_.emplace_back(original, dense);
+      (k == 0 ? step.param : step.state[k - 1]) = dense.raw();
+    }
+    kept_.push_back(source);
+    step.grad = source.raw();
+    if (rows) {
+      kept_.push_back(check_sorted_rows(op_, element("rows", i).c_str(), *rows, param.size(0)));
+      step.rows = kept_.back().data<std::int64_t>();
+      step.width = param.size(1);
+    }
+    steps_.push_back(step);
+    starts_.push_back(starts_.back() + (step.size + kPlace - 1) / kPlace * kPlace);
+  }
+
+  const char* op_;
+  std::vector<Written> states_;  // the parameters first
+  std::vector<Range> written_;   // by address
+  std::vector<StepTensor> steps_;
+  std::vector<std::int64_t> starts_{0};
+  std::vector<std::pair<Tensor, Tensor>> copies_;  // where a result goes, and where the kernel leaves it
+  Tensors kept_;
+};
+
+}  // namespace
+
+void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& buffers, SgdArgs options) {
+  const char* op = "sgd";
+  check_hyperparameter(op, "lr", options.lr);
+  check_hyperparameter(op, "momentum", options.momentum);
+  check_hyperparameter(op, "weight_decay", options.weight_decay);
+  check_hyperparameter(op, "l1", options.l1);
+  check_hyperparameter(op, "grad_scale", options.grad_scale);
+  check(!options.nesterov || options.momentum > 0, op, "nesterov needs a momentum above 0");
+  const Written states[] = {{"buffers", &buffers}};
+  const Plan plan = options.momentum != 0 ? Plan(op, params, grads, rows, {states[0]}) : Plan(op, params, grads, rows, {});
+  options.list = plan.list();
+  dispatch_isa([&]<Isa I>() { cpu::sgd<I>(options); });
+  plan.finish();
+}
+
+void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& exp_avgs,
+          const Tensors& exp_avg_sqs, AdamArgs options) {
+  const char* op = options.decoupled ? "adamw" : "adam";
+  check_hyperparameter(op, "lr", options.lr);
+  check_hyperparameter(op, "beta1", options.beta1, 0, 1);
+  check_hyperparameter(op, "beta2", options.beta2, 0, 1);
+  check_hyperparameter(op, "eps", options.eps);
+  check_hyperparameter(op, "weight_decay", options.weight_decay);
+  check_hyperparameter(op, "l1", options.l1);
+  check_hyperparameter(op, "grad_scale", options.grad_scale);
+  check(options.step >= 1, op, "step is ", options.step, ": expected at least 1");
+  const Plan plan(op, params, grads, rows, {{"exp_avgs", &exp_avgs}, {"exp_avg_sqs", &exp_avg_sqs}});
+  options.list = plan.list();
+  dispatch_isa([&]<Isa I>() { cpu::adam<I>(options); });
+  plan.finish();
+}
+
+void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& square_avgs,
+             const Tensors& grad_avgs, const Tensors& buffers, RmspropArgs options) {
+  const char* op = "rmsprop";
+  check_hyperparameter(op, "lr", options.lr);
+  check_hyperparameter(op, "alpha", options.alpha, 0, 1);
+  check_hyperparameter(op, "eps", options.eps);
+  check_hyperparameter(op, "momentum", options.momentum);
+  check_hyperparameter(op, "weight_decay", options.weight_decay);
+  check_hyperparameter(op, "l1", options.l1);
+  check_hyperparameter(op, "grad_scale", options.grad_scale);
+  const Written square{"square_avgs", &square_avgs}, mean{"grad_avgs", &grad_avgs}, buffer{"buffers", &buffers};
+  const bool momentum = options.momentum != 0;
+  const Plan plan = options.centered
+                        ? momentum ? Plan(op, params, grads, rows, {square, mean, buffer})
+                                   : Plan(op, params, grads, rows, {square, mean})
+                        : momentum ? Plan(op, params, grads, rows, {square, buffer})
+                                   : Plan(op, params, grads, rows, {square});
+  options.list = plan.list();
+  dispatch_isa([&]<Isa I>() { cpu::rmsprop<I>(options); });
+  plan.finish();
+}
+
+double sum_of_squares(const Tensors& tensors) {
+  double total = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Tensor& tensor = tensors[i];
+    check_type(is_float(tensor.dtype()), "sum_of_squares", element("tensors", i), " is ", tensor.dtype(),
+               ": expected a float dtype");
+    const Tensor x = is_dense(tensor) ? tensor : contiguous(tensor);
+    std::vector<double> partials(static_cast<std::size_t>((x.numel() + kSquaresChunk - 1) / kSquaresChunk));
+    SumOfSquaresArgs args{.x = x.raw(), .size = x.numel(), .dtype = x.dtype(), .wide = false,
+                          .partials = partials.data()};
+    const auto run = [&] {
+      dispatch_isa([&]<Isa I>() { cpu::sum_of_squares<I>(args); });
+      double sum = 0;
+      for (double partial : partials) sum += partial;
+      return sum;
+    };
+    double sum = run();
+    // Squares leave float's range long before their sum leaves double's.
+    constexpr double kTrusted = 1e-25;
+    if (!std::isfinite(sum) || sum < kTrusted) {
+      args.wide = true;
+      sum = run();
+    }
+    total += sum;
+  }
+  return total;
+}
+
+}  // namespace drupe::ops

@@ -1,0 +1,104 @@
+// Optimizer steps over lists of tensors, in place, in one sweep. With g' = grad_scale g + l1 sign(p):
+//
+//   sgd      g = g' + weight_decay p;  b = momentum b + g;  p -= lr (nesterov ? g + momentum b : b)
+//            (Sutskever et al. 2013; without momentum p -= lr g)
+//   adam     g = g' + weight_decay p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+//            p -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)   (Kingma & Ba 2015, algorithm 1)
+//   adamw    the same with g = g' and p *= 1 - lr weight_decay first             (Loshchilov & Hutter 2019, algorithm 2)
+//   rmsprop  g = g' + weight_decay p;  v = alpha v + (1 - alpha) g^2;  u = g / (sqrt(v) + eps)
+//            centered: a = alpha a + (1 - alpha) g and sqrt(v - a^2) instead     (Hinton 2012; Graves 2013, 4.2)
+//            momentum: b = momentum b + u and p -= lr b, else p -= lr u
+//
+// params and grads have one float dtype each pair; states have the accumulator's dtype (float32, or float64 for
+// float64) and the parameter's shape. Arithmetic is the accumulator's. Parameters and states must not overlap; a
+// gradient that shares memory with one of them is copied first, as is anything that is not dense.
+// With rows[i], grads[i] is (U, D) and holds the rows rows[i] (U,) int64, ascending and unique, of a gradient that is
+// zero elsewhere: the step touches these rows of the parameter and its states alone (decay and momentum included).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+
+namespace drupe {
+
+inline constexpr int kMaxStates = 3;
+
+struct StepTensor {
+  void* param;
+  const void* grad;
+  void* state[kMaxStates];
+  const std::int64_t* rows;  // null where the gradient is dense
+  std::int64_t width;        // elements a row, where there are rows
+  std::int64_t size;         // elements of the gradient
+  Dtype dtype;
+};
+
+// The tensors side by side: tensor i takes places [starts[i], starts[i] + size) of the sweep.
+struct StepList {
+  const StepTensor* tensors;
+  const std::int64_t* starts;  // count + 1 of them
+  std::int64_t count;
+};
+
+struct SgdArgs {
+  StepList list;
+  double lr, momentum, weight_decay, l1, grad_scale;
+  bool nesterov;
+};
+
+struct AdamArgs {
+  StepList list;
+  double lr, beta1, beta2, eps, weight_decay, l1, grad_scale;
+  std::int64_t step;
+  bool decoupled;  // adamw
+};
+
+struct RmspropArgs {
+  StepList list;
+  double lr, alpha, eps, momentum, weight_decay, l1, grad_scale;
+  bool centered;
+};
+
+struct SumOfSquaresArgs {
+  const void* x;
+  std::int64_t size;
+  Dtype dtype;
+  bool wide;         // accumulate in double: slower, and out of reach of overflow
+  double* partials;  // one for each kSquaresChunk elements
+};
+inline constexpr std::int64_t kSquaresChunk = 16384;
+
+namespace ops {
+
+using Tensors = std::vector<Tensor>;
+using Rows = std::vector<std::optional<Tensor>>;
+
+// buffers is empty where momentum is 0.
+void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& buffers, SgdArgs options);
+// adam, and adamw with options.decoupled. step counts from 1.
+void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& exp_avgs,
+          const Tensors& exp_avg_sqs, AdamArgs options);
+// grad_avgs is empty unless centered, buffers where momentum is 0.
+void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& square_avgs,
+             const Tensors& grad_avgs, const Tensors& buffers, RmspropArgs options);
+// The sum of all the tensors' squared elements, float dtypes; finite wherever double can hold it.
+double sum_of_squares(const Tensors& tensors);
+
+}  // namespace ops
+
+namespace cpu {
+template <Isa>
+void sgd(const SgdArgs& args);
+template <Isa>
+void adam(const AdamArgs& args);
+template <Isa>
+void rmsprop(const RmspropArgs& args);
+template <Isa>
+void sum_of_squares(const SumOfSquaresArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe

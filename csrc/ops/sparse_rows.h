@@ -1,0 +1,92 @@
+// Gradients that are zero but for some rows: pairs of indices (U,) int64, ascending and unique, and values (U, D).
+//
+//   sum_rows    out[r] = sum over the contributions i with rows[i] = r, in the order of i, of scale(i) source(i)
+//   merge_rows  the sum of several such pairs
+//   add_rows    dense[indices[u]] += values[u], in place
+//
+// Contributions are sorted stably by row (radix sort) and summed segment by segment in the accumulator's dtype, in an
+// order that depends on the contributions alone: no atomics, the same bits on any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+
+namespace drupe {
+
+struct SumRowsArgs {
+  const void* rows;  // (size,) in [0, limit)
+  Dtype row_dtype;
+  std::int64_t size;
+  std::int64_t limit;
+  std::int64_t skip = -1;  // contributions to this row are left out
+
+  // Contribution i adds row b of source, where b is its bag: offsets[b] <= i < offsets[b + 1], or i / length without.
+  const void* source;  // (bags, width), contiguous
+  Dtype dtype;
+  std::int64_t width;
+  std::int64_t bags;
+  std::int64_t length = 1;
+  const std::int64_t* offsets = nullptr;  // (bags + 1,)
+
+  // At most one of these.
+  const void* scale = nullptr;      // (size,) of dtype: factor of contribution i
+  const void* bag_scale = nullptr;  // (bags,) accumulators: factor of bag b
+  const void* argmax = nullptr;     // (bags, width) accumulators: an element counts where this is i's place in its bag
+
+  // Called once the number of distinct rows is known; sets values, and indices for a sparse result.
+  void (*allocate)(SumRowsArgs& args, std::int64_t unique);
+  void* context;
+  bool dense;                       // values is (limit, width), and all of it is written; (unique, width) otherwise
+  void* values = nullptr;
+  std::int64_t* indices = nullptr;  // (unique,)
+};
+
+struct AddRowsArgs {
+  void* dense;  // (rows, width) contiguous
+  const std::int64_t* indices;
+  const void* values;  // (size, width) contiguous
+  std::int64_t size, width;
+  Dtype dtype;
+};
+
+struct FindOutsideArgs {
+  const void* indices;
+  Dtype dtype;
+  std::int64_t size, limit;
+  std::int64_t position = -1;  // found: the first index outside [0, limit)
+};
+
+namespace ops {
+
+// Throws IndexError naming the first index outside [0, limit), and TypeError unless int32 or int64. Gives the
+// indices, contiguous.
+Tensor check_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
+// The same, and ascending and unique, int64, one dimension.
+Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
+
+// Runs sum_rows with args that lack the result: the dense (limit, width), ...
+Tensor sum_rows_dense(SumRowsArgs args);
+// ... or (indices, values).
+std::pair<Tensor, Tensor> sum_rows_sparse(SumRowsArgs args);
+
+// indices[k] (U_k,) int64, not negative, in any order, values[k] (U_k, D) of one float dtype.
+std::pair<Tensor, Tensor> merge_rows(const std::vector<Tensor>& indices, const std::vector<Tensor>& values);
+// dense (V, D) of a float dtype.
+void add_rows(const Tensor& dense, const Tensor& indices, const Tensor& values);
+
+}  // namespace ops
+
+namespace cpu {
+template <Isa>
+void sum_rows(SumRowsArgs& args);
+template <Isa>
+void add_rows(const AddRowsArgs& args);
+template <Isa>
+void find_outside(FindOutsideArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe
