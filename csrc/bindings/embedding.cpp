@@ -1,7 +1,7 @@
 // Table lookups, and gradients made of rows.
+#include "ops/embedding.h"
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
-#include "ops/embedding.h"
 #include "ops/sparse_rows.h"
 
 namespace drupe::bindings {

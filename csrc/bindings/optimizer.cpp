@@ -1,7 +1,7 @@
 // Optimizer steps over lists of tensors, in place.
+#include "ops/optimizer.h"
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
-#include "ops/optimizer.h"
 
 namespace drupe::bindings {
 
@@ -14,32 +14,51 @@ void bind_optimizer(py::module_& m) {
       [](const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& buffers, double lr,
          double momentum, bool nesterov, double weight_decay, double l1, double grad_scale) {
         ops::sgd(params, grads, rows, buffers,
-                 {.list = {}, .lr = lr, .momentum = momentum, .weight_decay = weight_decay, .l1 = l1,
-                  .grad_scale = grad_scale, .nesterov = nesterov});
+                 {.list = {},
+                  .lr = lr,
+                  .momentum = momentum,
+                  .weight_decay = weight_decay,
+                  .l1 = l1,
+                  .grad_scale = grad_scale,
+                  .nesterov = nesterov});
       },
       py::arg("params"), py::arg("grads"), py::arg("rows"), py::arg("buffers"), py::kw_only(), py::arg("lr"),
-      py::arg("momentum"), py::arg("nesterov"), py::arg("weight_decay"), py::arg("l1"), py::arg("grad_scale"),
-      Nogil());
+      py::arg("momentum"), py::arg("nesterov"), py::arg("weight_decay"), py::arg("l1"), py::arg("grad_scale"), Nogil());
   m.def(
       "adam",
       [](const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& exp_avgs,
          const Tensors& exp_avg_sqs, double lr, double beta1, double beta2, double eps, double weight_decay, double l1,
          double grad_scale, std::int64_t step, bool decoupled) {
         ops::adam(params, grads, rows, exp_avgs, exp_avg_sqs,
-                  {.list = {}, .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = weight_decay,
-                   .l1 = l1, .grad_scale = grad_scale, .step = step, .decoupled = decoupled});
+                  {.list = {},
+                   .lr = lr,
+                   .beta1 = beta1,
+                   .beta2 = beta2,
+                   .eps = eps,
+                   .weight_decay = weight_decay,
+                   .l1 = l1,
+                   .grad_scale = grad_scale,
+                   .step = step,
+                   .decoupled = decoupled});
       },
-      py::arg("params"), py::arg("grads"), py::arg("rows"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"),
-      py::kw_only(), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
-      py::arg("l1"), py::arg("grad_scale"), py::arg("step"), py::arg("decoupled"), Nogil());
+      py::arg("params"), py::arg("grads"), py::arg("rows"), py::arg("exp_avgs"), py::arg("exp_avg_sqs"), py::kw_only(),
+      py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("l1"),
+      py::arg("grad_scale"), py::arg("step"), py::arg("decoupled"), Nogil());
   m.def(
       "rmsprop",
       [](const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& square_avgs,
          const Tensors& grad_avgs, const Tensors& buffers, double lr, double alpha, double eps, double momentum,
          bool centered, double weight_decay, double l1, double grad_scale) {
         ops::rmsprop(params, grads, rows, square_avgs, grad_avgs, buffers,
-                     {.list = {}, .lr = lr, .alpha = alpha, .eps = eps, .momentum = momentum,
-                      .weight_decay = weight_decay, .l1 = l1, .grad_scale = grad_scale, .centered = centered});
+                     {.list = {},
+                      .lr = lr,
+                      .alpha = alpha,
+                      .eps = eps,
+                      .momentum = momentum,
+                      .weight_decay = weight_decay,
+                      .l1 = l1,
+                      .grad_scale = grad_scale,
+                      .centered = centered});
       },
       py::arg("params"), py::arg("grads"), py::arg("rows"), py::arg("square_avgs"), py::arg("grad_avgs"),
       py::arg("buffers"), py::kw_only(), py::arg("lr"), py::arg("alpha"), py::arg("eps"), py::arg("momentum"),

@@ -21,7 +21,9 @@ void gather(const EmbeddingArgs& args, std::int64_t begin, std::int64_t end) {
   const auto* weight = static_cast<const char*>(args.weight);
   auto* y = static_cast<char*>(args.y);
   const auto prefetch = PrefetchPlan::make<I>(args.row_bytes);
-  const auto row = [&](std::int64_t i) { return weight + static_cast<std::int64_t>(indices[i]) * args.row_stride_bytes; };
+  const auto row = [&](std::int64_t i) {
+    return weight + static_cast<std::int64_t>(indices[i]) * args.row_stride_bytes;
+  };
   for (std::int64_t i = begin; i < end; ++i) {
     if (i + prefetch.ahead < args.size) prefetch(row(i + prefetch.ahead));
     const auto bytes = static_cast<std::size_t>(Bytes ? Bytes : args.row_bytes);
@@ -37,12 +39,18 @@ void embedding(const EmbeddingArgs& args) {
   dispatch_index(args.index_dtype, [&]<class Index>() {
     parallel_ranges(args.size, grain, [&](std::int64_t begin, std::int64_t end) {
       switch (args.row_bytes) {
-        case 4: return gather<I, Index, 4>(args, begin, end);
-        case 32: return gather<I, Index, 32>(args, begin, end);
-        case 64: return gather<I, Index, 64>(args, begin, end);
-        case 128: return gather<I, Index, 128>(args, begin, end);
-        case 256: return gather<I, Index, 256>(args, begin, end);
-        default: return gather<I, Index, 0>(args, begin, end);
+        case 4:
+          return gather<I, Index, 4>(args, begin, end);
+        case 32:
+          return gather<I, Index, 32>(args, begin, end);
+        case 64:
+          return gather<I, Index, 64>(args, begin, end);
+        case 128:
+          return gather<I, Index, 128>(args, begin, end);
+        case 256:
+          return gather<I, Index, 256>(args, begin, end);
+        default:
+          return gather<I, Index, 0>(args, begin, end);
       }
     });
   });

@@ -269,10 +269,16 @@ void sum_entries(SumRowsArgs& args) {
   const Entry* sorted = radix_sort<I>(entries.data(), spare.data(), args.size, bits);
   const auto run = [&]<Factor F>() {
     const EntrySource<I, S, Entry, F> source{
-        .entries = sorted, .size = args.size - skipped, .width = args.width,
-        .source = static_cast<const S*>(args.source), .bag_of = bag_of.data(),
-        .scale = static_cast<const S*>(args.scale), .bag_scale = static_cast<const T*>(args.bag_scale),
-        .argmax = static_cast<const T*>(args.argmax), .offsets = args.offsets, .length = args.length,
+        .entries = sorted,
+        .size = args.size - skipped,
+        .width = args.width,
+        .source = static_cast<const S*>(args.source),
+        .bag_of = bag_of.data(),
+        .scale = static_cast<const S*>(args.scale),
+        .bag_scale = static_cast<const T*>(args.bag_scale),
+        .argmax = static_cast<const T*>(args.argmax),
+        .offsets = args.offsets,
+        .length = args.length,
         .plan = PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))};
     SegmentSum<I, S, Entry, F>(args, source).run();
   };
@@ -326,7 +332,8 @@ void find_outside(FindOutsideArgs& args) {
   dispatch_index(args.dtype, [&]<class Index>() {
     const auto* indices = static_cast<const Index*>(args.indices);
     const auto outside = [&](std::int64_t i) {
-      return static_cast<std::uint64_t>(static_cast<std::int64_t>(indices[i])) >= static_cast<std::uint64_t>(args.limit);
+      return static_cast<std::uint64_t>(static_cast<std::int64_t>(indices[i])) >=
+             static_cast<std::uint64_t>(args.limit);
     };
     parallel_ranges(args.size, kIndexGrain, [&](std::int64_t begin, std::int64_t end) {
       bool any = false;

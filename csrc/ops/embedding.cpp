@@ -20,10 +20,18 @@ auto backward(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
   check(leading == indices.shape(), op, "dy is ", dy.shape(), ", indices is ", indices.shape());
   const Tensor rows = check_indices(op, "indices", indices, num_rows);
   const Tensor source = contiguous(dy);
-  return run(SumRowsArgs{.rows = rows.raw(), .row_dtype = rows.dtype(), .size = rows.numel(), .limit = num_rows,
-                         .skip = normalize_padding(op, padding_idx, num_rows), .source = source.raw(),
-                         .dtype = source.dtype(), .width = source.size(-1), .bags = rows.numel(),
-                         .allocate = nullptr, .context = nullptr, .dense = false});
+  return run(SumRowsArgs{.rows = rows.raw(),
+                         .row_dtype = rows.dtype(),
+                         .size = rows.numel(),
+                         .limit = num_rows,
+                         .skip = normalize_padding(op, padding_idx, num_rows),
+                         .source = source.raw(),
+                         .dtype = source.dtype(),
+                         .width = source.size(-1),
+                         .bags = rows.numel(),
+                         .allocate = nullptr,
+                         .context = nullptr,
+                         .dense = false});
 }
 
 }  // namespace
@@ -46,9 +54,13 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
   shape.push_back(weight.size(1));
   Tensor y = empty(shape, weight.dtype(), device);
   const auto item = static_cast<std::int64_t>(size_of(weight.dtype()));
-  const EmbeddingArgs args{.weight = table.raw(), .row_stride_bytes = table.stride(0) * item,
-                           .row_bytes = table.size(1) * item, .indices = rows.raw(), .index_dtype = rows.dtype(),
-                           .size = rows.numel(), .y = y.raw()};
+  const EmbeddingArgs args{.weight = table.raw(),
+                           .row_stride_bytes = table.stride(0) * item,
+                           .row_bytes = table.size(1) * item,
+                           .indices = rows.raw(),
+                           .index_dtype = rows.dtype(),
+                           .size = rows.numel(),
+                           .y = y.raw()};
   if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding<I>(args); });
   return y;
 }

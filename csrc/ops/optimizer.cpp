@@ -17,7 +17,9 @@ namespace {
 // Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements.
 constexpr std::int64_t kPlace = 64;
 
-std::string element(const char* list, std::size_t i) { return std::string(list) + "[" + std::to_string(i) + "]"; }
+std::string element(const char* list, std::size_t i) {
+  return std::string(list) + "[" + std::to_string(i) + "]";
+}
 
 void check_hyperparameter(const char* op, const char* name, double value, double low = 0,
                           double below = std::numeric_limits<double>::infinity()) {
@@ -63,9 +65,7 @@ class Plan {
     for (std::size_t i = 0; i < params.size(); ++i) add(params[i], grads[i], rows[i], i);
   }
 
-  StepList list() const {
-    return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size())};
-  }
+  StepList list() const { return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size())}; }
 
   void finish() const {
     for (const auto& [original, copy] : copies_) copy_into(original, copy);
@@ -93,8 +93,8 @@ class Plan {
       check(grad.shape() == (Dims{rows->numel(), param.size(1)}), op_, element("params", i), " is ", param.shape(),
             ", the ", rows->numel(), " rows of ", element("grads", i), " are ", grad.shape());
     } else {
-      check(grad.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ",
-            element("grads", i), " is ", grad.shape());
+      check(grad.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ", element("grads", i),
+            " is ", grad.shape());
     }
     for (const Written& written : states_) {
       const Tensor& tensor = (*written.tensors)[i];
@@ -131,8 +131,13 @@ class Plan {
   }
 
   void add(const Tensor& param, const Tensor& grad, const std::optional<Tensor>& rows, std::size_t i) {
-    StepTensor step{.param = nullptr, .grad = nullptr, .state = {}, .rows = nullptr, .width = 1,
-                    .size = grad.numel(), .dtype = param.dtype()};
+    StepTensor step{.param = nullptr,
+                    .grad = nullptr,
+                    .state = {},
+                    .rows = nullptr,
+                    .width = 1,
+                    .size = grad.numel(),
+                    .dtype = param.dtype()};
     // Any one order of the elements will do, as long as all the tensors have it.
     bool same_order = !rows && is_dense(param) && grad.strides() == param.strides();
     for (const Written& written : states_) same_order &= (*written.tensors)[i].strides() == param.strides();
@@ -176,7 +181,8 @@ void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Te
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   check(!options.nesterov || options.momentum > 0, op, "nesterov needs a momentum above 0");
   const Written states[] = {{"buffers", &buffers}};
-  const Plan plan = options.momentum != 0 ? Plan(op, params, grads, rows, {states[0]}) : Plan(op, params, grads, rows, {});
+  const Plan plan =
+      options.momentum != 0 ? Plan(op, params, grads, rows, {states[0]}) : Plan(op, params, grads, rows, {});
   options.list = plan.list();
   dispatch_isa([&]<Isa I>() { cpu::sgd<I>(options); });
   plan.finish();
@@ -211,11 +217,10 @@ void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, cons
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   const Written square{"square_avgs", &square_avgs}, mean{"grad_avgs", &grad_avgs}, buffer{"buffers", &buffers};
   const bool momentum = options.momentum != 0;
-  const Plan plan = options.centered
-                        ? momentum ? Plan(op, params, grads, rows, {square, mean, buffer})
-                                   : Plan(op, params, grads, rows, {square, mean})
-                        : momentum ? Plan(op, params, grads, rows, {square, buffer})
-                                   : Plan(op, params, grads, rows, {square});
+  const Plan plan = options.centered ? momentum ? Plan(op, params, grads, rows, {square, mean, buffer})
+                                                : Plan(op, params, grads, rows, {square, mean})
+                    : momentum       ? Plan(op, params, grads, rows, {square, buffer})
+                                     : Plan(op, params, grads, rows, {square});
   options.list = plan.list();
   dispatch_isa([&]<Isa I>() { cpu::rmsprop<I>(options); });
   plan.finish();
@@ -229,8 +234,8 @@ double sum_of_squares(const Tensors& tensors) {
                ": expected a float dtype");
     const Tensor x = is_dense(tensor) ? tensor : contiguous(tensor);
     std::vector<double> partials(static_cast<std::size_t>((x.numel() + kSquaresChunk - 1) / kSquaresChunk));
-    SumOfSquaresArgs args{.x = x.raw(), .size = x.numel(), .dtype = x.dtype(), .wide = false,
-                          .partials = partials.data()};
+    SumOfSquaresArgs args{
+        .x = x.raw(), .size = x.numel(), .dtype = x.dtype(), .wide = false, .partials = partials.data()};
     const auto run = [&] {
       dispatch_isa([&]<Isa I>() { cpu::sum_of_squares<I>(args); });
       double sum = 0;

@@ -116,25 +116,37 @@ std::pair<Tensor, Tensor> merge_rows(const std::vector<Tensor>& indices, const s
   check_indices(op, "indices", rows, std::numeric_limits<std::int64_t>::max());
   std::int64_t limit = 0;
   for (std::int64_t i = 0; i < total; ++i) limit = std::max(limit, rows.data<std::int64_t>()[i] + 1);
-  return sum_rows_sparse({.rows = rows.raw(), .row_dtype = Dtype::i64, .size = total, .limit = limit,
-                          .source = source.raw(), .dtype = first.dtype(), .width = first.size(1), .bags = total,
-                          .allocate = nullptr, .context = nullptr, .dense = false});
+  return sum_rows_sparse({.rows = rows.raw(),
+                          .row_dtype = Dtype::i64,
+                          .size = total,
+                          .limit = limit,
+                          .source = source.raw(),
+                          .dtype = first.dtype(),
+                          .width = first.size(1),
+                          .bags = total,
+                          .allocate = nullptr,
+                          .context = nullptr,
+                          .dense = false});
 }
 
 void add_rows(const Tensor& dense, const Tensor& indices, const Tensor& values) {
   const char* op = "add_rows";
-  check_type(is_float(dense.dtype()) && dense.dtype() == values.dtype(), op, "dense is ", dense.dtype(),
-             ", values is ", values.dtype(), ": expected one float dtype");
+  check_type(is_float(dense.dtype()) && dense.dtype() == values.dtype(), op, "dense is ", dense.dtype(), ", values is ",
+             values.dtype(), ": expected one float dtype");
   check(dense.ndim() == 2, op, "dense is ", dense.shape(), ": expected 2 dimensions");
-  check(indices.ndim() == 1 && values.shape() == (Dims{indices.numel(), dense.size(1)}), op, "dense is ",
-        dense.shape(), ", indices is ", indices.shape(), ", values is ", values.shape());
+  check(indices.ndim() == 1 && values.shape() == (Dims{indices.numel(), dense.size(1)}), op, "dense is ", dense.shape(),
+        ", indices is ", indices.shape(), ", values is ", values.shape());
   check_writable(dense, op, "dense");
   common_device(op, {&dense, &indices, &values});
   const Tensor rows = check_sorted_rows(op, "indices", indices, dense.size(0));
   const Tensor source = contiguous(values);
   const Tensor target = contiguous(dense);
-  const AddRowsArgs args{.dense = target.raw(), .indices = rows.data<std::int64_t>(), .values = source.raw(),
-                         .size = rows.numel(), .width = dense.size(1), .dtype = dense.dtype()};
+  const AddRowsArgs args{.dense = target.raw(),
+                         .indices = rows.data<std::int64_t>(),
+                         .values = source.raw(),
+                         .size = rows.numel(),
+                         .width = dense.size(1),
+                         .dtype = dense.dtype()};
   dispatch_isa([&]<Isa I>() { cpu::add_rows<I>(args); });
   if (!dense.is_contiguous()) copy_into(dense, target);
 }

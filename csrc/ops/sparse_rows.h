@@ -40,7 +40,7 @@ struct SumRowsArgs {
   // Called once the number of distinct rows is known; sets values, and indices for a sparse result.
   void (*allocate)(SumRowsArgs& args, std::int64_t unique);
   void* context;
-  bool dense;                       // values is (limit, width), and all of it is written; (unique, width) otherwise
+  bool dense;  // values is (limit, width), and all of it is written; (unique, width) otherwise
   void* values = nullptr;
   std::int64_t* indices = nullptr;  // (unique,)
 };

@@ -15,7 +15,7 @@ from drupe.runtime import (
 from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
 
 # After Tensor: the ops are made of it.
-from drupe import nn, ops  # isort: skip
+from drupe import nn, ops, optim, schedules  # isort: skip
 
 __version__ = _C.__version__
 
@@ -39,7 +39,9 @@ __all__ = [
     "num_threads",
     "ones",
     "ops",
+    "optim",
     "save",
+    "schedules",
     "set_cpu_isa",
     "set_num_threads",
     "tensor",

@@ -36,6 +36,14 @@ class SparseRows:
         self.values = values
         self.shape = shape
 
+    def to_dense(self) -> Tensor:
+        """Return the whole gradient, zeros included: (V, D)."""
+        from drupe.tensor import Tensor  # the tape lies below the tensor
+
+        dense = _C.zeros(self.shape, self.values.dtype)
+        _C.add_rows(dense, self.indices, self.values)
+        return Tensor(dense)
+
 
 Gradient = _C.Tensor | SparseRows
 # From one gradient (or None) per output to one (or None) per input.

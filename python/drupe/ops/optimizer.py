@@ -1,0 +1,261 @@
+"""Optimizer steps over lists of arrays, in place.
+
+In all of them ``grad_scale`` multiplies the gradient first (a clipping factor, say), and ``l1`` and ``weight_decay``
+add ``l1 sign(p) + weight_decay p`` to it (``adamw`` shrinks the parameter by ``lr weight_decay`` instead).
+
+A gradient may be :class:`drupe.SparseRows`. The step then touches these rows of the parameter and of its states and
+no others: exactly the dense step for ``sgd`` without momentum and decay; for the rest, rows without a gradient keep
+their states as they are, and are not decayed ("lazy" updates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drupe import _C
+from drupe.autograd import SparseRows
+from drupe.ops._call import Array
+from drupe.tensor import Tensor, to_raw
+
+
+def _raw(arrays: Sequence[Array], op: str) -> list[_C.Tensor]:
+    return [to_raw(x, op) for x in arrays]
+
+
+def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Tensor], list[_C.Tensor | None]]:
+    """Return the gradients, and for each the rows that they are of, or None."""
+    values = [g.values if isinstance(g, SparseRows) else to_raw(g, op) for g in grads]
+    rows = [g.indices if isinstance(g, SparseRows) else None for g in grads]
+    return values, rows
+
+
+def _written(*lists: Sequence[Array]) -> None:
+    for arrays in lists:
+        for x in arrays:
+            if isinstance(x, Tensor):
+                x.version += 1
+
+
+def sgd(
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    buffers: Sequence[Array] = (),
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    grad_scale: float = 1.0,
+) -> None:
+    """Stochastic gradient descent: ``b = momentum b + g; p -= lr b``, or ``p -= lr (g + momentum b)`` by Nesterov.
+
+    Args:
+        params: arrays of float dtypes, changed in place; they must not overlap.
+        grads: one for each, of its shape and dtype, or ``SparseRows``.
+        buffers: one for each, float32 (float64 for float64), changed in place; none without momentum.
+        lr: the learning rate.
+        momentum: how much of the buffer stays.
+        nesterov: look ahead.
+        weight_decay: factor of ``p`` in the gradient.
+        l1: factor of ``sign(p)`` in the gradient.
+        grad_scale: factor of the gradient.
+
+    Raises:
+        ValueError: shapes that differ, a read-only array, overlapping arrays, a hyperparameter that is negative or
+            not finite, ``nesterov`` without momentum. The message names the array's place in its list.
+        TypeError: dtypes that do not fit.
+
+    Reference:
+        I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
+    """
+    values, rows = _gradients(grads, "sgd")
+    _C.sgd(
+        _raw(params, "sgd"),
+        values,
+        rows,
+        _raw(buffers, "sgd"),
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        l1=l1,
+        grad_scale=grad_scale,
+    )
+    _written(params, buffers)
+
+
+def adam(
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    *,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    grad_scale: float = 1.0,
+) -> None:
+    """Adam: ``p -= lr m' / (sqrt(v') + eps)`` with the bias-corrected means m' of ``g`` and v' of ``g²``.
+
+    Args:
+        params: arrays of float dtypes, changed in place; they must not overlap.
+        grads: one for each, of its shape and dtype, or ``SparseRows``.
+        exp_avgs: the means of the gradients, float32 (float64 for float64), changed in place; zeros at first.
+        exp_avg_sqs: the means of their squares, likewise.
+        step: the number of this step, from 1.
+        lr: the learning rate.
+        betas: how much of either mean stays, in [0, 1).
+        eps: keeps the quotient finite.
+        weight_decay: factor of ``p`` in the gradient.
+        l1: factor of ``sign(p)`` in the gradient.
+        grad_scale: factor of the gradient.
+
+    Raises:
+        ValueError: as :func:`sgd`; and ``step`` below 1.
+        TypeError: dtypes that do not fit.
+
+    Reference:
+        D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
+    """
+    _adam(params, grads, exp_avgs, exp_avg_sqs, step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=False)
+
+
+def adamw(
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    *,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    l1: float = 0.0,
+    grad_scale: float = 1.0,
+) -> None:
+    """Adam with decoupled weight decay: ``p *= 1 - lr weight_decay`` first, then :func:`adam` without it.
+
+    Arguments and errors are those of :func:`adam`.
+
+    Reference:
+        I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
+    """
+    _adam(params, grads, exp_avgs, exp_avg_sqs, step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=True)
+
+
+def _adam(
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    exp_avgs: Sequence[Array],
+    exp_avg_sqs: Sequence[Array],
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    l1: float,
+    grad_scale: float,
+    *,
+    decoupled: bool,
+) -> None:
+    op = "adamw" if decoupled else "adam"
+    values, rows = _gradients(grads, op)
+    _C.adam(
+        _raw(params, op),
+        values,
+        rows,
+        _raw(exp_avgs, op),
+        _raw(exp_avg_sqs, op),
+        lr=lr,
+        beta1=betas[0],
+        beta2=betas[1],
+        eps=eps,
+        weight_decay=weight_decay,
+        l1=l1,
+        grad_scale=grad_scale,
+        step=step,
+        decoupled=decoupled,
+    )
+    _written(params, exp_avgs, exp_avg_sqs)
+
+
+def rmsprop(
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    square_avgs: Sequence[Array],
+    grad_avgs: Sequence[Array] = (),
+    buffers: Sequence[Array] = (),
+    *,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    centered: bool = False,
+    weight_decay: float = 0.0,
+    l1: float = 0.0,
+    grad_scale: float = 1.0,
+) -> None:
+    """RMSprop: ``p -= lr g / (sqrt(v) + eps)`` with the mean v of ``g²``, less the squared mean of ``g`` if centered.
+
+    Args:
+        params: arrays of float dtypes, changed in place; they must not overlap.
+        grads: one for each, of its shape and dtype, or ``SparseRows``.
+        square_avgs: the means of the squared gradients, float32 (float64 for float64), changed in place; zeros at
+            first.
+        grad_avgs: the means of the gradients, likewise; none unless centered.
+        buffers: the momentum, likewise; none without.
+        lr: the learning rate.
+        alpha: how much of the means stays, in [0, 1).
+        eps: keeps the quotient finite.
+        momentum: with b = momentum b + quotient, ``p -= lr b``.
+        centered: divide by the standard deviation.
+        weight_decay: factor of ``p`` in the gradient.
+        l1: factor of ``sign(p)`` in the gradient.
+        grad_scale: factor of the gradient.
+
+    Raises:
+        ValueError: as :func:`sgd`.
+        TypeError: dtypes that do not fit.
+
+    Reference:
+        G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012; centered: A. Graves, "Generating
+        Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 4.2.
+    """
+    values, rows = _gradients(grads, "rmsprop")
+    _C.rmsprop(
+        _raw(params, "rmsprop"),
+        values,
+        rows,
+        _raw(square_avgs, "rmsprop"),
+        _raw(grad_avgs, "rmsprop"),
+        _raw(buffers, "rmsprop"),
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        momentum=momentum,
+        centered=centered,
+        weight_decay=weight_decay,
+        l1=l1,
+        grad_scale=grad_scale,
+    )
+    _written(params, square_avgs, grad_avgs, buffers)
+
+
+def global_norm(arrays: Sequence[Array | SparseRows]) -> float:
+    """Return the Euclidean norm of all elements of all arrays, ``sqrt(sum x²)``.
+
+    One pass; squares that leave float32's range are summed in float64.
+
+    Args:
+        arrays: of float dtypes, or ``SparseRows``.
+
+    Raises:
+        TypeError: a dtype that is not float.
+    """
+    values, _ = _gradients(arrays, "global_norm")
+    return float(_C.sum_of_squares(values) ** 0.5)

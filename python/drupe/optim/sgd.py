@@ -1,0 +1,70 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from drupe import ops
+from drupe.autograd import SparseRows
+from drupe.optim.optimizer import Optimizer, Params
+from drupe.tensor import Tensor
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum; the formula is :func:`drupe.ops.sgd`'s.
+
+    Args:
+        params: tensors or groups.
+        lr: the learning rate.
+        momentum: how much of the last update stays.
+        nesterov: look ahead; needs momentum.
+        weight_decay: L2 factor, added to the gradient.
+        l1: L1 factor, added to the gradient.
+
+    Raises:
+        ValueError: an option that is negative or not finite.
+    """
+
+    name = "SGD"
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        l1: float = 0.0,
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "l1": l1}
+        super().__init__(params, options)
+
+    def _check_options(self, group: Mapping[str, Any]) -> None:
+        super()._check_options(group)
+        if group["nesterov"] and group["momentum"] == 0:
+            raise ValueError("[SGD] nesterov needs a momentum above 0")
+
+    def _state_names(self, group: Mapping[str, Any]) -> Sequence[str]:
+        return ("buffer",) if group["momentum"] else ()
+
+    def _update(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor | SparseRows],
+        step: int,
+        grad_scale: float,
+    ) -> None:
+        ops.sgd(
+            params,
+            grads,
+            self._states(params, "buffer") if group["momentum"] else (),
+            lr=group["lr"],
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            weight_decay=group["weight_decay"],
+            l1=group["l1"],
+            grad_scale=grad_scale,
+        )
