@@ -7,6 +7,8 @@ __all__: list[str] = [
     "Tensor",
     "activation",
     "activation_backward",
+    "adam",
+    "add_rows",
     "attention",
     "attention_backward",
     "batch_norm",
@@ -22,6 +24,9 @@ __all__: list[str] = [
     "copy_into",
     "cuda_built",
     "cuda_reason",
+    "embedding",
+    "embedding_backward",
+    "embedding_backward_sparse",
     "empty",
     "empty_cache",
     "from_dlpack",
@@ -37,17 +42,21 @@ __all__: list[str] = [
     "layer_norm_backward",
     "measure_limit",
     "memory_stats",
+    "merge_rows",
     "num_threads",
     "reduce",
     "reset_peak_memory",
     "reshape",
     "rms_norm",
     "rms_norm_backward",
+    "rmsprop",
     "scalar",
     "set_isa",
     "set_num_threads",
+    "sgd",
     "softmax",
     "softmax_backward",
+    "sum_of_squares",
     "to_numpy",
     "var",
     "where",
@@ -105,6 +114,24 @@ class Tensor:
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
+def adam(
+    params: collections.abc.Sequence[Tensor],
+    grads: collections.abc.Sequence[Tensor],
+    rows: collections.abc.Sequence[Tensor | None],
+    exp_avgs: collections.abc.Sequence[Tensor],
+    exp_avg_sqs: collections.abc.Sequence[Tensor],
+    *,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    beta1: typing.SupportsFloat | typing.SupportsIndex,
+    beta2: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    l1: typing.SupportsFloat | typing.SupportsIndex,
+    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    step: typing.SupportsInt | typing.SupportsIndex,
+    decoupled: bool,
+) -> None: ...
+def add_rows(dense: Tensor, indices: Tensor, values: Tensor) -> None: ...
 def attention(
     q: Tensor,
     k: Tensor,
@@ -189,6 +216,21 @@ def conv2d_backward_weight(
     groups: typing.SupportsInt | typing.SupportsIndex,
 ) -> Tensor: ...
 def copy_into(dst: Tensor, src: Tensor) -> None: ...
+def embedding(
+    weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
+) -> Tensor: ...
+def embedding_backward(
+    dy: Tensor,
+    indices: Tensor,
+    num_rows: typing.SupportsInt | typing.SupportsIndex,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> Tensor: ...
+def embedding_backward_sparse(
+    dy: Tensor,
+    indices: Tensor,
+    num_rows: typing.SupportsInt | typing.SupportsIndex,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> tuple[Tensor, Tensor]: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
 def from_dlpack(source: typing.Any) -> Tensor: ...
@@ -247,6 +289,9 @@ def measure_limit(
     seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1,
 ) -> float | None: ...
 def memory_stats() -> dict[str, int]: ...
+def merge_rows(
+    indices: collections.abc.Sequence[Tensor], values: collections.abc.Sequence[Tensor]
+) -> tuple[Tensor, Tensor]: ...
 def num_threads() -> int: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
@@ -266,6 +311,23 @@ def rms_norm_backward(
     rstd: Tensor,
     ndim: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple[Tensor, Tensor]: ...
+def rmsprop(
+    params: collections.abc.Sequence[Tensor],
+    grads: collections.abc.Sequence[Tensor],
+    rows: collections.abc.Sequence[Tensor | None],
+    square_avgs: collections.abc.Sequence[Tensor],
+    grad_avgs: collections.abc.Sequence[Tensor],
+    buffers: collections.abc.Sequence[Tensor],
+    *,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    alpha: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    momentum: typing.SupportsFloat | typing.SupportsIndex,
+    centered: bool,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    l1: typing.SupportsFloat | typing.SupportsIndex,
+    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+) -> None: ...
 def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
@@ -273,10 +335,24 @@ def scalar(
 ) -> Tensor: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def sgd(
+    params: collections.abc.Sequence[Tensor],
+    grads: collections.abc.Sequence[Tensor],
+    rows: collections.abc.Sequence[Tensor | None],
+    buffers: collections.abc.Sequence[Tensor],
+    *,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    momentum: typing.SupportsFloat | typing.SupportsIndex,
+    nesterov: bool,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    l1: typing.SupportsFloat | typing.SupportsIndex,
+    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
 def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
+def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def var(
     x: Tensor, axes: tuple[int, ...], ddof: typing.SupportsInt | typing.SupportsIndex, keepdims: bool
