@@ -7,8 +7,21 @@ namespace drupe::bindings {
 
 namespace py = pybind11;
 
+// Unlike py::gil_scoped_release, survives an interpreter that shuts down: there a daemon thread that asks for the lock
+// back is ended by unwinding its stack, which must be able to leave this destructor.
+class ReleaseGil {
+ public:
+  ReleaseGil() : state_(PyEval_SaveThread()) {}
+  ~ReleaseGil() noexcept(false) { PyEval_RestoreThread(state_); }
+  ReleaseGil(const ReleaseGil&) = delete;
+  ReleaseGil& operator=(const ReleaseGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // Kernels run without the interpreter's lock.
-using Nogil = py::call_guard<py::gil_scoped_release>;
+using Nogil = py::call_guard<ReleaseGil>;
 
 void bind_runtime(py::module_& m);      // threads, memory, instruction sets
 void bind_tensor(py::module_& m);       // Tensor, NumPy, DLPack, copies

@@ -130,6 +130,7 @@ Tensor from_dlpack(const py::object& source) {
 }  // namespace
 
 void bind_tensor(py::module_& m) {
+  py::dtype::of<float>();  // look NumPy up now: done later, it would let go of the lock unsafely (see ReleaseGil)
   py::class_<Tensor>(m, "Tensor")
       .def_property_readonly("shape", &Tensor::shape)
       .def_property_readonly("strides", &Tensor::strides)

@@ -1,5 +1,6 @@
 #include "core/memory.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -101,6 +102,9 @@ class Pool {
     stats_.peak_bytes = stats_.in_use_bytes;
   }
 
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
  private:
   std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> free_;
@@ -109,7 +113,11 @@ class Pool {
 
 // Never destroyed: tensors may outlive static destruction.
 Pool& pool() {
-  static Pool* instance = new Pool;
+  static Pool* instance = [] {
+    // A fork while another thread is in here would leave the child with a pool that is locked for good.
+    pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
+    return new Pool;
+  }();
   return *instance;
 }
 

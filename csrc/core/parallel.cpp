@@ -47,7 +47,10 @@ thread_local bool inside_parallel = false;
 class Pool {
  public:
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::exception&) {  // the system has no more threads to give: those there are do the work
+    }
   }
 
   ~Pool() {

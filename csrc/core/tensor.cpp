@@ -73,17 +73,15 @@ Tensor Tensor::slice(int dim, std::int64_t start, std::int64_t stop, std::int64_
   dim = normalize_dim(dim, ndim(), "slice");
   const std::int64_t extent = shape_[dim];
   check(step != 0, "slice", "step is 0");
-  std::int64_t count = 0;
-  if (step > 0 && start < stop) count = (stop - start - 1) / step + 1;
-  if (step < 0 && start > stop) count = (start - stop - 1) / -step + 1;
   Tensor view = *this;
-  view.shape_[dim] = count;
-  if (count == 0) return view;
-  const std::int64_t last = start + (count - 1) * step;
-  check(start >= 0 && start < extent && last >= 0 && last < extent, "slice", "[", start, ":", stop, ":", step,
+  view.shape_[dim] = 0;
+  if (step > 0 ? start >= stop : start <= stop) return view;
+  check(start >= 0 && start < extent && stop >= -1 && stop <= extent, "slice", "[", start, ":", stop, ":", step,
         "] leaves dimension ", dim, " of shape ", shape_);
+  const std::int64_t count = step > 0 ? (stop - start - 1) / step + 1 : (stop - start + 1) / step + 1;
+  view.shape_[dim] = count;
   view.data_ = static_cast<std::byte*>(data_) + start * strides_[dim] * static_cast<std::int64_t>(size_of(dtype_));
-  view.strides_[dim] = strides_[dim] * step;
+  if (count > 1) view.strides_[dim] = strides_[dim] * step;  // a step over all of it may overflow
   return view;
 }
 

@@ -1,14 +1,46 @@
 #include "ops/copy.h"
 
+#include <cstdint>
+
 #include "core/check.h"
 #include "core/loops.h"
 
 namespace drupe::ops {
+namespace {
+
+struct Bytes {
+  std::uintptr_t begin, end;
+};
+
+// From the first to past the last byte of any element.
+Bytes bytes_of(const Tensor& tensor) {
+  const auto itemsize = static_cast<std::int64_t>(size_of(tensor.dtype()));
+  std::int64_t first = 0, last = 0;
+  for (int i = 0; i < tensor.ndim(); ++i) {
+    const std::int64_t reach = (tensor.size(i) - 1) * tensor.stride(i);
+    (reach < 0 ? first : last) += reach;
+  }
+  const auto base = reinterpret_cast<std::uintptr_t>(tensor.raw());
+  return {base + static_cast<std::uintptr_t>(first * itemsize),
+          base + static_cast<std::uintptr_t>((last + 1) * itemsize)};
+}
+
+// True where writing one element of dst could change another element of src before it is read.
+bool overlaps(const Tensor& dst, const Tensor& src) {
+  if (src.numel() == 0) return false;
+  const bool same = dst.raw() == src.raw() && dst.dtype() == src.dtype() && dst.shape() == src.shape() &&
+                    dst.strides() == src.strides();
+  const Bytes to = bytes_of(dst), from = bytes_of(src);
+  return !same && to.begin < from.end && from.begin < to.end;
+}
+
+}  // namespace
+
 void copy_into(const Tensor& dst, const Tensor& src) {
   check_writable(dst, "copy", "the destination");
   common_device("copy", {&dst, &src});
   if (dst.numel() == 0) return;
-  const Tensor from = src.broadcast_to(dst.shape());
+  const Tensor from = (overlaps(dst, src) ? clone(src) : src).broadcast_to(dst.shape());
   const Loops loops = collapse({&dst, &from});
   const CopyArgs args{.src = from.raw(),
                       .dst = dst.raw(),

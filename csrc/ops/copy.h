@@ -27,7 +27,7 @@ Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
 // x itself where the dtype is already that one.
 Tensor cast(const Tensor& x, Dtype dtype);
-// Writes src, broadcast to dst's shape, into dst.
+// Writes src, broadcast to dst's shape, into dst. They may overlap.
 void copy_into(const Tensor& dst, const Tensor& src);
 // A view where possible, a copy otherwise. One extent may be -1.
 Tensor reshape(const Tensor& x, const Dims& shape);

@@ -156,7 +156,7 @@ def _read_tensor(file: FileIO, offset: int, entry: dict[str, Any]) -> Tensor:
     file.seek(offset + begin)
     done = 0
     while done < memory.size:
-        count = file.readinto(memory[done:])
+        count = file.readinto(memory[done:].data)
         if not count:
             raise ValueError("the file ends too early")
         done += count

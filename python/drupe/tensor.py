@@ -61,6 +61,8 @@ def to_raw(x: Any, op: str = "tensor") -> _C.Tensor:
     if isinstance(x, Tensor):
         return x.raw
     if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"[{op}] a masked array would lose its mask: call filled() first")
         return _from_numpy(x)
     if isinstance(x, SupportsDLPack):
         return _C.from_dlpack(x)
