@@ -100,7 +100,7 @@ Tensor consume(PyObject* capsule, Managed* managed, bool readonly, const char* u
 
 Tensor from_dlpack(const py::object& source) {
   py::object capsule = source;
-  if (!PyCapsule_CheckExact(source.ptr())) {
+  if (py::hasattr(source, "__dlpack__")) {
     try {
       capsule = source.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
     } catch (py::error_already_set& error) {
@@ -141,6 +141,7 @@ void bind_tensor(py::module_& m) {
       .def_property_readonly("device", &Tensor::device)
       .def_property_readonly("readonly", &Tensor::readonly)
       .def_property_readonly("data_ptr", [](const Tensor& t) { return reinterpret_cast<std::uintptr_t>(t.raw()); })
+      .def_property_readonly("owner", [](const Tensor& t) { return reinterpret_cast<std::uintptr_t>(t.owner().get()); })
       .def("is_contiguous", &Tensor::is_contiguous)
       .def("permute", &Tensor::permute, py::arg("axes"))
       .def("transpose", &Tensor::transpose, py::arg("dim0"), py::arg("dim1"))

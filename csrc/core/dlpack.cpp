@@ -1,5 +1,7 @@
 #include "core/dlpack.h"
 
+#include <cstdlib>
+#include <limits>
 #include <optional>
 
 #include "core/check.h"
@@ -82,7 +84,23 @@ void validate(const DLTensor& source) {
              int{source.dtype.bits}, " bits, ", source.dtype.lanes, " lanes) is not one of drupe's");
   const Dims shape(std::span<const std::int64_t>(source.shape, static_cast<std::size_t>(source.ndim)));
   const std::int64_t count = checked_numel(shape, op);
-  check(count == 0 || source.data, op, "the tensor of shape ", shape, " has no data");
+  if (count == 0) return;
+  check(source.data, op, "the tensor of shape ", shape, " has no data");
+  const auto itemsize = static_cast<std::int64_t>(size_of(*from_dltype(source.dtype)));
+  check((reinterpret_cast<std::uintptr_t>(source.data) + source.byte_offset) % static_cast<std::size_t>(itemsize) == 0,
+        op, "the data is not aligned to its elements of ", itemsize, " bytes");
+  std::int64_t reach = 0;
+  check(!__builtin_mul_overflow(count, itemsize, &reach), op, "shape is ", shape, ": too many bytes");
+  if (!source.strides) return;
+  reach = itemsize;
+  for (int i = 0; i < source.ndim; ++i) {
+    const std::int64_t stride = source.strides[i];
+    std::int64_t step = 0;
+    const bool fits = shape[i] == 1 || (stride != std::numeric_limits<std::int64_t>::min() &&
+                                        !__builtin_mul_overflow(std::abs(stride), itemsize * (shape[i] - 1), &step) &&
+                                        !__builtin_add_overflow(reach, step, &reach));
+    check(fits, op, "strides reach further than 63 bits can count");
+  }
 }
 
 Tensor from_dltensor(const DLTensor& source, bool readonly, std::function<void()> release) {

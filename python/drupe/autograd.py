@@ -116,17 +116,18 @@ def _sum(a: Gradient, b: Gradient) -> Gradient:
 
 
 def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> None:
-    """Add d(output) / d(leaf), weighted by ``gradient``, to ``leaf.grad`` of every leaf that requires it."""
-    if output.node is None:
-        _accumulate(output, gradient)
-        return
+    """Add d(output) / d(leaf), weighted by ``gradient``, to ``leaf.grad`` of every leaf that requires it.
+
+    Each leaf's gradient is dense memory of its own: what optimizers and clipping write in place is nobody else's.
+    """
     pending: dict[Node, list[Gradient | None]] = {}
     youngest_first: list[tuple[int, Node]] = []
+    taken = {gradient.owner}  # memory that a leaf's gradient must not share
 
     def feed(tensor: Tensor, grad: Gradient) -> None:
         node = tensor.node
         if node is None:
-            _accumulate(tensor, grad)
+            _accumulate(tensor, grad, taken)
             return
         if node not in pending:
             pending[node] = [None] * node.outputs
@@ -149,14 +150,21 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
                     f"[{node.name}] an input of shape {tensor.shape} was changed in place after the forward pass"
                 )
         results = node.backward(*grads)
-        if not retain_graph:
-            node.backward = None
         for tensor, grad in zip(node.inputs, results, strict=True):
-            if tensor is not None and tensor.requires_grad and grad is not None:
-                feed(tensor, grad)
+            if tensor is None or grad is None or not tensor.requires_grad:
+                continue
+            if grad.shape != tensor.shape:
+                raise RuntimeError(f"[{node.name}] backward gave {grad.shape} for an input of shape {tensor.shape}")
+            feed(tensor, grad)
+        if not retain_graph:
+            node.backward, node.inputs, node.versions = None, (), ()
 
 
-def _accumulate(leaf: Tensor, grad: Gradient) -> None:
-    if not leaf.requires_grad:
-        return
-    leaf.set_raw_grad(grad if leaf.raw_grad is None else _sum(leaf.raw_grad, grad))
+def _accumulate(leaf: Tensor, grad: Gradient, taken: set[int]) -> None:
+    if leaf.raw_grad is not None:
+        grad = _sum(leaf.raw_grad, grad)
+    elif isinstance(grad, _C.Tensor):
+        if grad.owner in taken or not grad.is_contiguous():
+            grad = _C.clone(grad)
+        taken.add(grad.owner)
+    leaf.set_raw_grad(grad)

@@ -224,7 +224,10 @@ class Tensor:
 
         Raises:
             ValueError: another shape, or this tensor is read-only.
+            RuntimeError: this tensor is the result of an op on the tape, whose gradient would be lost.
         """
+        if self.node is not None:
+            raise RuntimeError(f"[copy_from] the tensor came from {self.node.name} on the tape: write into a detach()")
         raw = to_raw(source, "copy_from")
         if raw.shape != self.shape:
             raise ValueError(f"[copy_from] the source is {raw.shape}: expected {self.shape}")
