@@ -76,6 +76,25 @@ def _set_blas_threads(threads: int) -> None:
                 break
 
 
+def drupe_backward(y: drupe.Tensor, gradient: Any, *leaves: drupe.Tensor) -> list[Any]:
+    """Run the backward pass of ``y``, which may run again; return the gradients of the leaves."""
+    for leaf in leaves:
+        leaf.grad = None
+    y.backward(gradient, retain_graph=True)
+    return [leaf.grad for leaf in leaves]
+
+
+def with_view(
+    builders: Mapping[str, Callable[[], Prepared]], view: Callable[[Any], Any]
+) -> dict[str, Callable[[], Prepared]]:
+    """Return the builders with another view of their outputs."""
+
+    def viewed(build: Callable[[], Prepared]) -> Callable[[], Prepared]:
+        return lambda: Prepared(build().call, view)
+
+    return {name: viewed(build) for name, build in builders.items()}
+
+
 def torch_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> Any:
     """Return the array as a torch tensor of the same dtype, bfloat16 included."""
     torch = importlib.import_module("torch")
@@ -129,6 +148,17 @@ def torch_backward(
     return Prepared(lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True))
 
 
+def torch_training(
+    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
+) -> Prepared:
+    """Time ``function(torch, *tensors)`` and its backward pass together."""
+    torch = torch_module()
+    tensors = [torch_tensor(a, requires_grad=a.dtype.kind != "i") for a in arrays]
+    leaves = [t for t in tensors if t.requires_grad]
+    dy = torch_tensor(gradient)
+    return Prepared(lambda: torch.autograd.grad(function(torch, *tensors), leaves, dy))
+
+
 def jax_module() -> Any:
     """Return jax, on the CPU, with float64 where it is asked for."""
     jax = importlib.import_module("jax")
@@ -145,11 +175,8 @@ def jax_call(function: Callable[..., Any], *arrays: np.ndarray[Any, Any]) -> Pre
     return Prepared(lambda: jax.block_until_ready(run(*inputs)))
 
 
-def jax_backward(
-    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
-) -> Prepared:
-    """Time the compiled backward pass of ``function(jax, *arrays)``: the gradients of all float inputs."""
-    jax = jax_module()
+def _of_floats(jax: Any, function: Callable[..., Any], arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Any, list[Any]]:
+    """Return ``function`` as one of its float inputs alone, and those."""
     floats = [i for i, a in enumerate(arrays) if a.dtype.kind != "i"]
     inputs = [jax.numpy.asarray(a) for a in arrays]
 
@@ -159,10 +186,30 @@ def jax_backward(
             mixed[i] = value
         return function(jax, *mixed)
 
-    _, pullback = jax.vjp(of_floats, *(inputs[i] for i in floats))
+    return of_floats, [inputs[i] for i in floats]
+
+
+def jax_backward(
+    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
+) -> Prepared:
+    """Time the compiled backward pass of ``function(jax, *arrays)``: the gradients of all float inputs."""
+    jax = jax_module()
+    of_floats, inputs = _of_floats(jax, function, arrays)
+    _, pullback = jax.vjp(of_floats, *inputs)
     run = jax.jit(pullback)
     dy = jax.numpy.asarray(gradient)
     return Prepared(lambda: jax.block_until_ready(run(dy)))
+
+
+def jax_training(
+    function: Callable[..., Any], gradient: np.ndarray[Any, Any], *arrays: np.ndarray[Any, Any]
+) -> Prepared:
+    """Time the compiled forward and backward pass of ``function(jax, *arrays)`` together."""
+    jax = jax_module()
+    of_floats, inputs = _of_floats(jax, function, arrays)
+    run = jax.jit(lambda dy, *values: jax.vjp(of_floats, *values)[1](dy))
+    dy = jax.numpy.asarray(gradient)
+    return Prepared(lambda: jax.block_until_ready(run(dy, *inputs)))
 
 
 def onnx_model(

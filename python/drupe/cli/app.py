@@ -95,3 +95,21 @@ def bench(
         list_cases=list_cases,
     )
     raise typer.Exit(run(options))
+
+
+@app.command(epilog=_EXIT_CODES)
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the checkpoints and the picture of the loss curves go.")
+    ] = Path("drupe-demo"),
+    seed: Annotated[int, typer.Option(help="Of everything random: the same seed gives the same numbers.")] = 0,
+) -> None:
+    """Check the ops against NumPy, then train three networks on real data, and use them."""
+    try:
+        from drupe.cli.demo import demo as run_demo
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "drupe":
+            raise
+        typer.echo(f'drupe demo needs {error.name}, which is not installed: pip install "drupe[demo]"', err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(run_demo(out=out, seed=seed))
