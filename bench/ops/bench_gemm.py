@@ -84,7 +84,7 @@ def linear_gelu(M: int, N: int, K: int, dtype: str, rng: np.random.Generator) ->
     def jax_linear(jax: Any, x: Any, w: Any, bias: Any) -> Any:
         return jax.nn.gelu(x @ w.T + bias, approximate=False)
 
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"op": "MatMul", "inputs": ["x", "wt"], "outputs": ["p"]},
         {"op": "Add", "inputs": ["p", "bias"], "outputs": ["z"]},
         {"op": "Gelu", "inputs": ["z"], "outputs": ["y"]},

@@ -52,7 +52,7 @@ def _draw(rows: int, features: int, rng: np.random.Generator) -> list[Any]:
 def forward(rows: int, features: int, rng: np.random.Generator) -> Setup:
     """``(x - mean) / sqrt(var + eps) weight + bias``."""
     x, weight, bias = _draw(rows, features, rng)
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"op": "LayerNormalization", "inputs": ["x", "weight", "bias"], "outputs": ["y"], "axis": -1, "epsilon": 1e-5}
     ]
     return Setup(

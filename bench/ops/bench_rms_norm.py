@@ -50,7 +50,7 @@ def _draw(rows: int, features: int, rng: np.random.Generator) -> list[Any]:
 def forward(rows: int, features: int, rng: np.random.Generator) -> Setup:
     """``x / sqrt(mean(x^2) + eps) weight``."""
     x, weight = _draw(rows, features, rng)
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"op": "Mul", "inputs": ["x", "x"], "outputs": ["square"]},
         {"op": "ReduceMean", "inputs": ["square", "axes"], "outputs": ["mean"], "keepdims": 1},
         {"op": "Add", "inputs": ["mean", "eps"], "outputs": ["shifted"]},
