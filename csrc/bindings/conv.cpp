@@ -2,6 +2,7 @@
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 #include "ops/conv2d.h"
+#include "ops/pool2d.h"
 
 namespace drupe::bindings {
 namespace {
@@ -49,6 +50,41 @@ void bind_conv(py::module_& m) {
       py::arg("dy"), py::arg("x"), py::arg("weight_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
       py::arg("groups"), Nogil());
   m.def("conv2d_backward_bias", &ops::conv2d_backward_bias, py::arg("dy"), Nogil());
+  m.def(
+      "max_pool2d",
+      [](const Tensor& x, const Dims& kernel, const Dims& stride, const Padding& padding, const Dims& dilation,
+         bool ceil_mode, bool keep_taps, const std::string& layout) {
+        return ops::max_pool2d(x, kernel, {stride, padding, dilation, ceil_mode}, keep_taps, layout);
+      },
+      py::arg("x"), py::arg("kernel"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode"),
+      py::arg("keep_taps"), py::arg("layout"), Nogil());
+  m.def(
+      "max_pool2d_backward",
+      [](const Tensor& dy, const Tensor& taps, const Dims& x_shape, const Dims& kernel, const Dims& stride,
+         const Padding& padding, const Dims& dilation, bool ceil_mode) {
+        return ops::max_pool2d_backward(dy, taps, x_shape, kernel, {stride, padding, dilation, ceil_mode});
+      },
+      py::arg("dy"), py::arg("taps"), py::arg("x_shape"), py::arg("kernel"), py::arg("stride"), py::arg("padding"),
+      py::arg("dilation"), py::arg("ceil_mode"), Nogil());
+  m.def(
+      "avg_pool2d",
+      [](const Tensor& x, const Dims& kernel, const Dims& stride, const Padding& padding, bool ceil_mode,
+         bool count_include_pad, const std::string& layout) {
+        return ops::avg_pool2d(x, kernel, {stride, padding, Dims{1}, ceil_mode}, count_include_pad, layout);
+      },
+      py::arg("x"), py::arg("kernel"), py::arg("stride"), py::arg("padding"), py::arg("ceil_mode"),
+      py::arg("count_include_pad"), py::arg("layout"), Nogil());
+  m.def(
+      "avg_pool2d_backward",
+      [](const Tensor& dy, const Dims& x_shape, const Dims& kernel, const Dims& stride, const Padding& padding,
+         bool ceil_mode, bool count_include_pad) {
+        return ops::avg_pool2d_backward(dy, x_shape, kernel, {stride, padding, Dims{1}, ceil_mode}, count_include_pad);
+      },
+      py::arg("dy"), py::arg("x_shape"), py::arg("kernel"), py::arg("stride"), py::arg("padding"), py::arg("ceil_mode"),
+      py::arg("count_include_pad"), Nogil());
+  m.def("adaptive_avg_pool2d", &ops::adaptive_avg_pool2d, py::arg("x"), py::arg("output_size"), py::arg("layout"),
+        Nogil());
+  m.def("adaptive_avg_pool2d_backward", &ops::adaptive_avg_pool2d_backward, py::arg("dy"), py::arg("x_shape"), Nogil());
 }
 
 }  // namespace drupe::bindings

@@ -62,12 +62,12 @@ void set_extent(const char* op, const char* name, bool ceil_mode, WindowAxis& ax
 
 Window resolve_window(const char* op, const WindowOptions& options, std::int64_t height, std::int64_t width,
                       std::int64_t kernel_h, std::int64_t kernel_w) {
-  const Dims stride = pair(op, "stride", options.stride, 1);
-  const Dims dilation = pair(op, "dilation", options.dilation, 1);
   check(height > 0 && width > 0 && height < kLimit && width < kLimit, op, "the image is ", height, " x ", width,
         ": expected at least 1 x 1 and less than 2^31");
   check(kernel_h > 0 && kernel_w > 0 && kernel_h < kLimit && kernel_w < kLimit, op, "the kernel is ", kernel_h, " x ",
         kernel_w, ": expected at least 1 x 1 and less than 2^31");
+  const Dims stride = pair(op, "stride", options.stride, 1);
+  const Dims dilation = pair(op, "dilation", options.dilation, 1);
   Window window{.h = {kernel_h, stride[0], dilation[0], 0, 0, height, 0},
                 .w = {kernel_w, stride[1], dilation[1], 0, 0, width, 0}};
   set_padding(op, options.padding, window);

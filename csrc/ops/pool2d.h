@@ -1,0 +1,83 @@
+// Pooling over windows of an image, each channel by itself.
+//
+//   max_pool2d           y[n, p, q, c] = max over the window's elements; padding is never one of them
+//   avg_pool2d           the mean over the window's elements; padding counts as zeros with count_include_pad (but what
+//                        ceil_mode adds beyond the padding does not)
+//   adaptive_avg_pool2d  the mean over rows [floor(p H / P), ceil((p + 1) H / P)) and columns alike
+//
+//   x  (N, C, H, W), or (N, H, W, C) with layout "NHWC"; float dtypes, any strides, H and W at least 1
+//   y  alike with P and Q; fresh, NHWC in memory in both layouts
+//
+// NaN in a window gives NaN. The gradient of a maximum goes to its first element (to its last NaN). A dilated window
+// that no element falls into has the maximum -infinity and no gradient. Sums are float32 for float16 and bfloat16.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+#include "ops/window.h"
+
+namespace drupe {
+
+// Images are NHWC and contiguous.
+struct MaxPoolArgs {
+  std::int64_t N, C;
+  WindowAxis h, w;
+  const void* x;   // forward only
+  const void* dy;  // backward only
+  void* out;       // y, or dx
+  void* taps;      // per element of y, r S + s of the maximum; uint8, or int32 where the window needs it; may be null
+  bool wide_taps;  // int32
+  Dtype dtype;
+};
+
+// Output i averages the inputs [begin[i], end[i]) with the divisor count[i]; input i is averaged by the outputs
+// [first[i], last[i]).
+struct AveragePoolAxis {
+  std::int64_t in, out;
+  const std::int64_t *begin, *end, *count;
+  const std::int64_t *first, *last;
+};
+
+struct AveragePoolArgs {
+  std::int64_t N, C;
+  AveragePoolAxis h, w;
+  const void* from;  // x, or dy
+  void* to;          // y, or dx
+  Dtype dtype;
+};
+
+namespace ops {
+
+// `kernel` is (both,) or (height, width); padding must be smaller than the window. The second result, for the backward
+// pass, is undefined unless asked for: an (N, P, Q, C) tensor of each maximum's position in its window.
+std::pair<Tensor, Tensor> max_pool2d(const Tensor& x, const Dims& kernel, const WindowOptions& options, bool keep_taps,
+                                     const std::string& layout);
+Tensor avg_pool2d(const Tensor& x, const Dims& kernel, const WindowOptions& options, bool count_include_pad,
+                  const std::string& layout);
+// `output_size` is (both,) or (P, Q).
+Tensor adaptive_avg_pool2d(const Tensor& x, const Dims& output_size, const std::string& layout);
+
+// dx (N, H, W, C) from dy (N, P, Q, C).
+Tensor max_pool2d_backward(const Tensor& dy, const Tensor& taps, const Dims& x_shape, const Dims& kernel,
+                           const WindowOptions& options);
+Tensor avg_pool2d_backward(const Tensor& dy, const Dims& x_shape, const Dims& kernel, const WindowOptions& options,
+                           bool count_include_pad);
+Tensor adaptive_avg_pool2d_backward(const Tensor& dy, const Dims& x_shape);
+
+}  // namespace ops
+
+namespace cpu {
+template <Isa>
+void max_pool2d(const MaxPoolArgs& args);
+template <Isa>
+void max_pool2d_backward(const MaxPoolArgs& args);
+template <Isa>
+void average_pool2d(const AveragePoolArgs& args);
+template <Isa>
+void average_pool2d_backward(const AveragePoolArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe
