@@ -17,13 +17,17 @@ constexpr std::int64_t kPackKeys = 512;  // keys that a packing task takes, wher
 // One query row of the task's block.
 template <class S>
 struct Row {
-  using T = Accumulator<S>;
   const S* q;
   const S* bias;
   S* y;
-  T* lse;
   Range keys;
-  T maximum, sum;  // of the logits so far, in units of log 2
+};
+
+// The running softmax of a block's rows, in units of log 2.
+template <class T>
+struct Running {
+  T* maximum;
+  T* sum;
 };
 
 // logits[begin, end) += log2(e) bias[begin, end)
@@ -43,40 +47,40 @@ void add_bias(T* logits, const S* bias, std::int64_t stride, std::int64_t begin,
   }
 }
 
-// logits[begin, end) of a row become 2^(logit - maximum), whole vectors at a time. Returns the factor by which what
-// was summed before shrinks.
+// The lane-wise maximum of whole vectors.
 template <Isa I, class T>
-DRUPE_INLINE T exponentiate(T* logits, std::int64_t begin, std::int64_t end, T& maximum, T& sum) {
+DRUPE_INLINE Vec<T, I> maximum_of(const T* logits, std::int64_t begin, std::int64_t end) {
   using V = Vec<T, I>;
-  constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  constexpr std::int64_t kPair = 2 * V::kLanes;
-  V top0 = V::set(maximum), top1 = top0;
-  std::int64_t j = begin;
-  for (; j + kPair <= end; j += kPair) {
+  V top0 = V::load(logits + begin), top1 = top0;
+  std::int64_t j = begin + V::kLanes;
+  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
     top0 = max(top0, V::load(logits + j));
     top1 = max(top1, V::load(logits + j + V::kLanes));
   }
-  for (; j < end; j += V::kLanes) top0 = max(top0, V::load(logits + j));
-  const T before = maximum;
-  maximum = reduce_max(max(top0, top1));
-  const T shift = maximum == kLowest ? T(0) : maximum;  // all masked so far: e^(-inf - 0) = 0
+  if (j < end) top0 = max(top0, V::load(logits + j));
+  return max(top0, top1);
+}
+
+// Whole vectors become 2^(logit - shift); returns their lane-wise sum.
+template <Isa I, class T>
+DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t end, T shift) {
+  using V = Vec<T, I>;
   const V by = V::set(shift);
   V sum0 = V::zero(), sum1 = V::zero();
-  for (j = begin; j + kPair <= end; j += kPair) {
+  std::int64_t j = begin;
+  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
     const V e0 = exp2(V::load(logits + j) - by), e1 = exp2(V::load(logits + j + V::kLanes) - by);
     e0.store(logits + j);
     e1.store(logits + j + V::kLanes);
     sum0 = sum0 + e0;
     sum1 = sum1 + e1;
   }
-  for (; j < end; j += V::kLanes) {
+  if (j < end) {
     const V e = exp2(V::load(logits + j) - by);
     e.store(logits + j);
     sum0 = sum0 + e;
   }
-  const T shrink = before == maximum ? T(1) : std::exp2(before - shift);
-  sum = sum * shrink + reduce_add(sum0 + sum1);
-  return shrink;
+  return sum0 + sum1;
 }
 
 template <class S, Isa I>
@@ -86,6 +90,13 @@ class Forward {
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kBlockRows = 140 / Tile::kRows * Tile::kRows;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+
+  // A key/value head as right operands: K^T in panels of kCols keys, rows of V.
+  struct Packed {
+    const T* keys;
+    const T* values;
+    std::int64_t value_row;
+  };
 
  public:
   explicit Forward(const AttentionArgs& args) : args_(args) {}
@@ -97,33 +108,36 @@ class Forward {
     const std::int64_t block = ceil_div(rows, blocks);
     if (heads >= kManyHeads) {
       parallel_for(heads, [&](std::int64_t head) {
-        const Scratch<T> packed(static_cast<std::size_t>(packed_size()));
-        pack(head, 0, args_.Skv, packed.data());
+        const Scratch<T> memory(static_cast<std::size_t>(packed_size()));
+        pack(head, 0, args_.Skv, memory.data());
         for (std::int64_t row = 0; row < rows; row += block) {
-          attend(head, row, std::min(block, rows - row), packed.data());
+          attend(head, row, std::min(block, rows - row), packed(head, memory.data()));
         }
       });
       return;
     }
-    const Scratch<T> packed(static_cast<std::size_t>(heads * packed_size()));
+    const Scratch<T> memory(static_cast<std::size_t>(heads * packed_size()));
     const std::int64_t chunks = ceil_div(args_.Skv, kPackKeys);
     parallel_for(heads * chunks, [&](std::int64_t task) {
       const std::int64_t head = task / chunks, begin = task % chunks * kPackKeys;
-      pack(head, begin, std::min(args_.Skv, begin + kPackKeys), packed.data() + head * packed_size());
+      pack(head, begin, std::min(args_.Skv, begin + kPackKeys), memory.data() + head * packed_size());
     });
     parallel_for(heads * blocks, [&](std::int64_t task) {
       const std::int64_t head = task / blocks, row = task % blocks * block;
-      if (row < rows) attend(head, row, std::min(block, rows - row), packed.data() + head * packed_size());
+      if (row >= rows) return;
+      attend(head, row, std::min(block, rows - row), packed(head, memory.data() + head * packed_size()));
     });
   }
 
  private:
+  // Rows of V that fill whole panels are read where they lie.
+  bool values_in_place() const { return std::is_same_v<S, T> && args_.Dv % Tile::kCols == 0; }
   std::int64_t value_width() const { return round_up(args_.Dv, Tile::kCols); }
   std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * args_.D; }
-  std::int64_t packed_size() const { return keys_size() + args_.Skv * value_width(); }
+  std::int64_t packed_size() const { return keys_size() + (values_in_place() ? 0 : args_.Skv * value_width()); }
 
   // K^T as panels of kCols keys, then V with its rows padded; only the keys in [begin, end) that some query sees.
-  void pack(std::int64_t head, std::int64_t begin, std::int64_t end, T* packed) const {
+  void pack(std::int64_t head, std::int64_t begin, std::int64_t end, T* memory) const {
     const std::int64_t b = head / args_.Hkv, h = head % args_.Hkv;
     const std::int64_t last = (args_.query_lengths ? args_.query_lengths[b] : args_.Sq) - 1;
     if (last < 0) return;
@@ -131,49 +145,76 @@ class Forward {
     end = std::min(end, keys_of<I>(args_, b, last).end);
     const StridedMatrix<I, S> keys{locate<S>(args_.k, b, h, 0), args_.k.row, 1};
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      keys.pack_cols(packed + j * args_.D, j, std::min<std::int64_t>(Tile::kCols, end - j), 0, args_.D);
+      const std::int64_t next = std::min<std::int64_t>(j + Tile::kCols, end);
+      for (std::int64_t i = next; i < std::min<std::int64_t>(next + Tile::kCols, end); ++i) {
+        prefetch_row<I>(locate<const S>(args_.k, b, h, i), args_.D);
+      }
+      for (std::int64_t i = j; i < next; ++i) prefetch_row<I>(locate<const S>(args_.v, b, h, i), args_.Dv);
+      keys.pack_cols(memory + j * args_.D, j, std::min<std::int64_t>(Tile::kCols, end - j), 0, args_.D);
     }
-    T* values = packed + keys_size();
+    if (values_in_place()) return;
+    T* values = memory + keys_size();
     for (std::int64_t j = begin; j < end; ++j) {
       load_row<I>(locate<S>(args_.v, b, h, j), args_.Dv, T(1), values + j * value_width(), value_width());
     }
   }
 
-  Row<S> describe(std::int64_t b, std::int64_t kv_head, std::int64_t row) const {
-    const std::int64_t h = kv_head * (args_.Hq / args_.Hkv) + row / args_.Sq, i = row % args_.Sq;
-    const S* bias = static_cast<const S*>(args_.bias);
-    if (bias) bias += b * args_.bias_batch + h * args_.bias_head + i * args_.bias_row;
-    return {.q = locate<const S>(args_.q, b, h, i),
-            .bias = bias,
-            .y = locate<S>(args_.y, b, h, i),
-            .lse = static_cast<T*>(args_.lse) + (b * args_.Hq + h) * args_.Sq + i,
-            .keys = keys_of<I>(args_, b, i),
-            .maximum = kLowest,
-            .sum = 0};
+  Packed packed(std::int64_t head, const T* memory) const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (values_in_place()) {
+        return {memory, locate<const S>(args_.v, head / args_.Hkv, head % args_.Hkv, 0), args_.v.row};
+      }
+    }
+    return {memory, memory + keys_size(), value_width()};
   }
 
-  void attend(std::int64_t head, std::int64_t row0, std::int64_t count, const T* packed) const {
+  // The query rows [row0, row0 + count) of the heads that share a key/value head.
+  void describe(std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) const {
+    const std::int64_t b = head / args_.Hkv;
+    std::int64_t h = head % args_.Hkv * (args_.Hq / args_.Hkv) + row0 / args_.Sq, i = row0 % args_.Sq;
+    for (std::int64_t r = 0; r < count; ++r) {
+      const S* bias = static_cast<const S*>(args_.bias);
+      if (bias) bias += b * args_.bias_batch + h * args_.bias_head + i * args_.bias_row;
+      rows[r] = {.q = locate<const S>(args_.q, b, h, i), .bias = bias, .y = locate<S>(args_.y, b, h, i),
+                 .keys = keys_of<I>(args_, b, i)};
+      if (++i == args_.Sq) i = 0, ++h;
+    }
+  }
+
+  void attend(std::int64_t head, std::int64_t row0, std::int64_t count, const Packed& packed) const {
     Row<S> rows[kBlockRows];
-    for (std::int64_t r = 0; r < count; ++r) rows[r] = describe(head / args_.Hkv, head % args_.Hkv, row0 + r);
+    T maximum[kBlockRows], sum[kBlockRows];
+    bool touched[kBlockRows] = {};  // per tile: whether `sums` holds anything
+    describe(head, row0, count, rows);
+    fill<I>(maximum, 0, count, kLowest);
+    fill<I>(sum, 0, count, T(0));
     const std::int64_t tiles = ceil_div(count, Tile::kRows);
     const std::int64_t slices = ceil_div(args_.D, Tile::kDepth);
     const Scratch<T> queries(static_cast<std::size_t>(slices * Tile::kRows * Tile::kStride));
     const Scratch<T> logits(static_cast<std::size_t>(Tile::kRows * Tile::kStride));
     const Scratch<T> sums(static_cast<std::size_t>(count * value_width()));
-    bool touched[kBlockRows] = {};  // per tile: whether `sums` holds anything
     for (std::int64_t key0 = 0; key0 < args_.Skv; key0 += Tile::kDepth) {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
+        if (key0 == 0) prefetch_tile(rows, first, end, std::min(count, end + Tile::kRows));
         touched[t] |= attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(),
-                                  logits.data(), sums.data() + first * value_width(), touched[t]);
+                                  logits.data(), {maximum + first, sum + first},
+                                  sums.data() + first * value_width(), touched[t]);
       }
     }
-    for (std::int64_t r = 0; r < count; ++r) finish(rows[r], sums.data() + r * value_width());
+    finish(rows, count, {maximum, sum}, sums.data(),
+           static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
+  }
+
+  // The queries of the next tile and the output of this one.
+  void prefetch_tile(const Row<S>* rows, std::int64_t first, std::int64_t end, std::int64_t next) const {
+    for (std::int64_t r = end; r < next; ++r) prefetch_row<I>(rows[r].q, args_.D);
+    for (std::int64_t r = first; r < end; ++r) prefetch_row<I>(rows[r].y, args_.Dv);
   }
 
   // Adds what the keys of one block give to a tile's rows. Returns whether there were any.
-  bool attend_tile(Row<S>* rows, int count, std::int64_t key0, const T* packed, T* queries, T* logits, T* sums,
-                   bool accumulate) const {
+  bool attend_tile(const Row<S>* rows, int count, std::int64_t key0, const Packed& packed, T* queries, T* logits,
+                   Running<T> running, T* sums, bool accumulate) const {
     Range seen{key0 + Tile::kDepth, key0};  // by any row of the tile
     for (int r = 0; r < count; ++r) {
       if (rows[r].keys.empty()) continue;
@@ -184,15 +225,13 @@ class Forward {
     const std::int64_t begin = seen.begin - key0, end = seen.end - key0;
     load_queries(rows, count, queries);
     for (std::int64_t j = begin / Tile::kCols * Tile::kCols; j < end; j += Tile::kCols) {
-      multiply_slices<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed + (key0 + j) * args_.D,
+      multiply_slices<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + (key0 + j) * args_.D,
                          Tile::kCols, logits + j, Tile::kStride);
     }
-    for (int r = 0; r < count; ++r) {
-      soften(rows[r], key0, begin, end, logits + r * Tile::kStride, accumulate ? sums + r * value_width() : nullptr);
-    }
-    const T* values = packed + keys_size() + seen.begin * value_width();
+    soften(rows, count, key0, begin, end, logits, running, accumulate ? sums : nullptr);
+    const T* values = packed.values + seen.begin * packed.value_row;
     for (std::int64_t d = 0; d < value_width(); d += Tile::kCols) {
-      multiply_tile<I>(count, end - begin, logits + begin, values + d, value_width(), sums + d, value_width(),
+      multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, sums + d, value_width(),
                        accumulate);
     }
     return true;
@@ -210,27 +249,53 @@ class Forward {
     }
   }
 
-  // Logits to probabilities (times e^maximum); zeros where the row does not see what its tile does.
-  void soften(Row<S>& row, std::int64_t key0, std::int64_t begin, std::int64_t end, T* logits, T* sums) const {
-    const std::int64_t low = std::clamp(row.keys.begin - key0, begin, end);
-    const std::int64_t high = std::clamp(row.keys.end - key0, low, end);
+  // A tile's logits [begin, end) to probabilities times 2^maximum, zeros where a row does not see what its tile does.
+  // In phases over the rows, so that the latencies across lanes overlap. `sums`, what earlier blocks gave, shrinks.
+  void soften(const Row<S>* rows, int count, std::int64_t key0, std::int64_t begin, std::int64_t end, T* logits,
+              Running<T> running, T* sums) const {
     const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
-    if (row.bias) add_bias<I>(logits, row.bias + key0 * args_.bias_col, args_.bias_col, low, high);
-    fill<I>(logits, from, low, kLowest);
-    fill<I>(logits, high, to, kLowest);
-    const T shrink = exponentiate<I>(logits, from, to, row.maximum, row.sum);
-    if (!sums || shrink == 1) return;
-    for (std::int64_t d = 0; d < value_width(); d += V::kLanes) (V::set(shrink) * V::load(sums + d)).store(sums + d);
+    V across[Tile::kRows];
+    T shift[Tile::kRows], shrink[Tile::kRows];
+    for (int r = 0; r < count; ++r) {
+      T* row = logits + r * Tile::kStride;
+      const std::int64_t low = std::clamp(rows[r].keys.begin - key0, begin, end);
+      const std::int64_t high = std::clamp(rows[r].keys.end - key0, low, end);
+      if (rows[r].bias) add_bias<I>(row, rows[r].bias + key0 * args_.bias_col, args_.bias_col, low, high);
+      fill<I>(row, from, low, kLowest);
+      fill<I>(row, high, to, kLowest);
+      across[r] = maximum_of<I>(row, from, to);
+    }
+    for (int r = 0; r < count; ++r) {
+      const T before = running.maximum[r];
+      const T after = std::max(before, reduce_max(across[r]));
+      running.maximum[r] = after;
+      shift[r] = after == kLowest ? T(0) : after;  // all masked so far: 2^(-inf - 0) = 0
+      shrink[r] = before == after ? T(1) : before == kLowest ? T(0) : std::exp2(before - after);
+    }
+    for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+    for (int r = 0; r < count; ++r) {
+      running.sum[r] = running.sum[r] * shrink[r] + reduce_add(across[r]);
+      if (sums && shrink[r] != 1) scale_row(sums + r * value_width(), shrink[r]);
+    }
   }
 
-  void finish(const Row<S>& row, const T* sums) const {
-    if (row.sum == 0) {
-      for (std::int64_t d = 0; d < args_.Dv; ++d) row.y[d] = S(T(0));
-      *row.lse = kLowest;
-      return;
+  void scale_row(T* row, T factor) const {
+    for (std::int64_t d = 0; d < value_width(); d += V::kLanes) (V::set(factor) * V::load(row + d)).store(row + d);
+  }
+
+  void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T* sums, T* lse) const {
+    for (std::int64_t r = 0; r < count; ++r) {
+      if (running.sum[r] == 0) {
+        for (std::int64_t d = 0; d < args_.Dv; ++d) rows[r].y[d] = S(T(0));
+      } else {
+        store_row<I>(sums + r * value_width(), args_.Dv, 1 / running.sum[r], rows[r].y);
+      }
     }
-    store_row<I>(sums, args_.Dv, 1 / row.sum, row.y);
-    *row.lse = (row.maximum + std::log2(row.sum)) * static_cast<T>(kLn2);
+    for (std::int64_t r = 0; r < count; r += V::kLanes) {
+      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, count - r));
+      const V maximum = V::load(running.maximum + r, n);
+      fma(V::set(static_cast<T>(kLn2)), maximum, log(V::load(running.sum + r, n))).store(lse + r, n);
+    }
   }
 
   const AttentionArgs& args_;

@@ -85,19 +85,20 @@ DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std:
   }
 }
 
-// 2^x for x <= 127; 0 below -150; NaN stays NaN.
+// 2^x for x <= 127; 0 below -126, where subnormal results would be slow; NaN stays NaN.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> exp2(Vec<T, I> x) {
   using V = Vec<T, I>;
   if constexpr (std::is_same_v<T, double>) {
     return map_lanes(x, [](double a) { return std::exp2(a); });
   } else {
-    const V clamped = max(V::set(-151.f), x);
+    const V least = V::set(-126.f);
+    const V clamped = max(least, x);
     const V n = round(clamped);
     // Minimax on [-1/2, 1/2]: relative error 2e-9.
     const V p = polynomial(clamped - n, 1.f, 0.693147203f, 0.24022648f, 0.0555033237f, 0.00961842321f, 0.00133989058f,
                            0.000153574969f);
-    return ldexp(p, n);
+    return select(x < least, V::zero(), ldexp(p, n));
   }
 }
 
@@ -156,6 +157,14 @@ DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) 
     const int rest = static_cast<int>(count - j);
     (f * V::load(from + j, rest)).store(to + j, rest);
   }
+}
+
+// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
+template <Isa, class S>
+DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
+  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
 }
 
 template <Isa I, class T>

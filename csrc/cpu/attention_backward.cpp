@@ -16,6 +16,7 @@ namespace {
 constexpr std::int64_t kBlock = 128;
 constexpr std::int64_t kTasks = 64;              // key ranges are cut until there are about so many
 constexpr std::int64_t kRangeKeys = 4 * kBlock;  // but not shorter than this
+constexpr std::int64_t kAhead = 8;  // rows to prefetch
 
 // One block of query rows, in every layout that the products want.
 template <class T>
@@ -113,6 +114,11 @@ class Backward {
       q.lse[r] = kInfinity;
       q.delta[r] = 0;
       if (r >= q.count) continue;
+      if (r + kAhead < q.count) {
+        prefetch_row<I>(locate<const S>(f_.q, b, h, begin + r + kAhead), f_.D);
+        prefetch_row<I>(locate<const S>(args_.dy, b, h, begin + r + kAhead), f_.Dv);
+        prefetch_row<I>(locate<const S>(f_.y, b, h, begin + r + kAhead), f_.Dv);
+      }
       if (lse[r] != -kInfinity) q.lse[r] = lse[r] * static_cast<T>(kLog2E);
       T* grad = q.grads.data() + r * value_width();
       load_row<I>(locate<const S>(f_.q, b, h, begin + r), f_.D, T(1), q.rows.data() + r * key_width(), key_width());
@@ -141,6 +147,7 @@ class Backward {
     k.begin = begin, k.count = count;
     const auto load = [&](const AttentionOperand& from, std::int64_t width, T factor, T* to) {
       for (std::int64_t j = 0; j < count; ++j) {
+        if (j + kAhead < count) prefetch_row<I>(locate<const S>(from, b, h, begin + j + kAhead), width);
         for (std::int64_t d = 0; d < width; d += Tile::kDepth) {
           const std::int64_t depth = std::min(Tile::kDepth, width - d);
           load_row<I>(locate<const S>(from, b, h, begin + j) + d, depth, factor,
@@ -275,14 +282,15 @@ class Backward {
         if (args_.dq.data) store_dq(q, dq.data(), partial);
       }
     }
+    if (args_.dk.data) store_sums(args_.dk, b, kv_head, key_begin, count, dk.data(), f_.D, f_.scale);
+    if (args_.dv.data) store_sums(args_.dv, b, kv_head, key_begin, count, dv.data(), f_.Dv, 1);
+  }
+
+  void store_sums(const AttentionOperand& to, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t count,
+                  const T* sums, std::int64_t width, double factor) const {
     for (std::int64_t j = 0; j < count; ++j) {
-      if (args_.dk.data) {
-        store_row<I>(dk.data() + j * key_width(), f_.D, static_cast<T>(f_.scale),
-                     locate<S>(args_.dk, b, kv_head, key_begin + j));
-      }
-      if (args_.dv.data) {
-        store_row<I>(dv.data() + j * value_width(), f_.Dv, T(1), locate<S>(args_.dv, b, kv_head, key_begin + j));
-      }
+      if (j + kAhead < count) prefetch_row<I>(locate<S>(to, b, h, begin + j + kAhead), width);
+      store_row<I>(sums + j * round_up(width, Tile::kCols), width, static_cast<T>(factor), locate<S>(to, b, h, begin + j));
     }
   }
 
@@ -290,6 +298,7 @@ class Backward {
   void store_dq(const Queries<T>& q, const T* dq, T* partial) const {
     for (std::int64_t r = 0; r < q.count; ++r) {
       const T* row = dq + r * key_width();
+      if (!partial && r + kAhead < q.count) prefetch_row<I>(locate<S>(args_.dq, q.b, q.h, q.begin + r + kAhead), f_.D);
       if (partial) {
         store_row<I>(row, f_.D, T(1), partial + ((q.b * f_.Hq + q.h) * f_.Sq + q.begin + r) * f_.D);
       } else {
