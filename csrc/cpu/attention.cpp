@@ -7,81 +7,13 @@
 #include "cpu/attention.h"
 
 #include "core/dispatch.h"
+#include "cpu/attention_decode.h"
 
 namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kManyHeads = 32;
 constexpr std::int64_t kPackKeys = 512;  // keys that a packing task takes, where heads are few
-
-// One query row of the task's block.
-template <class S>
-struct Row {
-  const S* q;
-  const S* bias;
-  S* y;
-  Range keys;
-};
-
-// The running softmax of a block's rows, in units of log 2.
-template <class T>
-struct Running {
-  T* maximum;
-  T* sum;
-};
-
-// logits[begin, end) += log2(e) bias[begin, end)
-template <Isa I, class S, class T>
-void add_bias(T* logits, const S* bias, std::int64_t stride, std::int64_t begin, std::int64_t end) {
-  using V = Vec<T, I>;
-  const V unit = V::set(static_cast<T>(kLog2E));
-  if (stride != 1) {
-    for (std::int64_t j = begin; j < end; ++j) {
-      logits[j] += static_cast<T>(kLog2E) * static_cast<T>(bias[j * stride]);
-    }
-    return;
-  }
-  for (std::int64_t j = begin; j < end; j += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, end - j));
-    fma(unit, V::load(bias + j, n), V::load(logits + j, n)).store(logits + j, n);
-  }
-}
-
-// The lane-wise maximum of whole vectors.
-template <Isa I, class T>
-DRUPE_INLINE Vec<T, I> maximum_of(const T* logits, std::int64_t begin, std::int64_t end) {
-  using V = Vec<T, I>;
-  V top0 = V::load(logits + begin), top1 = top0;
-  std::int64_t j = begin + V::kLanes;
-  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
-    top0 = max(top0, V::load(logits + j));
-    top1 = max(top1, V::load(logits + j + V::kLanes));
-  }
-  if (j < end) top0 = max(top0, V::load(logits + j));
-  return max(top0, top1);
-}
-
-// Whole vectors become 2^(logit - shift); returns their lane-wise sum.
-template <Isa I, class T>
-DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t end, T shift) {
-  using V = Vec<T, I>;
-  const V by = V::set(shift);
-  V sum0 = V::zero(), sum1 = V::zero();
-  std::int64_t j = begin;
-  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
-    const V e0 = exp2(V::load(logits + j) - by), e1 = exp2(V::load(logits + j + V::kLanes) - by);
-    e0.store(logits + j);
-    e1.store(logits + j + V::kLanes);
-    sum0 = sum0 + e0;
-    sum1 = sum1 + e1;
-  }
-  if (j < end) {
-    const V e = exp2(V::load(logits + j) - by);
-    e.store(logits + j);
-    sum0 = sum0 + e;
-  }
-  return sum0 + sum1;
-}
 
 template <class S, Isa I>
 class Forward {
@@ -168,24 +100,11 @@ class Forward {
     return {memory, memory + keys_size(), value_width()};
   }
 
-  // The query rows [row0, row0 + count) of the heads that share a key/value head.
-  void describe(std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) const {
-    const std::int64_t b = head / args_.Hkv;
-    std::int64_t h = head % args_.Hkv * (args_.Hq / args_.Hkv) + row0 / args_.Sq, i = row0 % args_.Sq;
-    for (std::int64_t r = 0; r < count; ++r) {
-      const S* bias = static_cast<const S*>(args_.bias);
-      if (bias) bias += b * args_.bias_batch + h * args_.bias_head + i * args_.bias_row;
-      rows[r] = {.q = locate<const S>(args_.q, b, h, i), .bias = bias, .y = locate<S>(args_.y, b, h, i),
-                 .keys = keys_of<I>(args_, b, i)};
-      if (++i == args_.Sq) i = 0, ++h;
-    }
-  }
-
   void attend(std::int64_t head, std::int64_t row0, std::int64_t count, const Packed& packed) const {
     Row<S> rows[kBlockRows];
     T maximum[kBlockRows], sum[kBlockRows];
     bool touched[kBlockRows] = {};  // per tile: whether `sums` holds anything
-    describe(head, row0, count, rows);
+    describe<I>(args_, head, row0, count, rows);
     fill<I>(maximum, 0, count, kLowest);
     fill<I>(sum, 0, count, T(0));
     const std::int64_t tiles = ceil_div(count, Tile::kRows);
@@ -197,13 +116,13 @@ class Forward {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
         if (key0 == 0) prefetch_tile(rows, first, end, std::min(count, end + Tile::kRows));
-        touched[t] |= attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(),
-                                  logits.data(), {maximum + first, sum + first},
-                                  sums.data() + first * value_width(), touched[t]);
+        touched[t] |=
+            attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(), logits.data(),
+                        {maximum + first, sum + first}, sums.data() + first * value_width(), touched[t]);
       }
     }
-    finish(rows, count, {maximum, sum}, sums.data(),
-           static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
+    finish<I>(rows, count, Running<T>{maximum, sum}, sums.data(), value_width(), args_.Dv,
+              static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
   }
 
   // The queries of the next tile and the output of this one.
@@ -228,7 +147,8 @@ class Forward {
       multiply_slices<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + (key0 + j) * args_.D,
                          Tile::kCols, logits + j, Tile::kStride);
     }
-    soften(rows, count, key0, begin, end, logits, running, accumulate ? sums : nullptr);
+    soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, accumulate ? sums : nullptr,
+              value_width());
     const T* values = packed.values + seen.begin * packed.value_row;
     for (std::int64_t d = 0; d < value_width(); d += Tile::kCols) {
       multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, sums + d, value_width(),
@@ -249,55 +169,6 @@ class Forward {
     }
   }
 
-  // A tile's logits [begin, end) to probabilities times 2^maximum, zeros where a row does not see what its tile does.
-  // In phases over the rows, so that the latencies across lanes overlap. `sums`, what earlier blocks gave, shrinks.
-  void soften(const Row<S>* rows, int count, std::int64_t key0, std::int64_t begin, std::int64_t end, T* logits,
-              Running<T> running, T* sums) const {
-    const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
-    V across[Tile::kRows];
-    T shift[Tile::kRows], shrink[Tile::kRows];
-    for (int r = 0; r < count; ++r) {
-      T* row = logits + r * Tile::kStride;
-      const std::int64_t low = std::clamp(rows[r].keys.begin - key0, begin, end);
-      const std::int64_t high = std::clamp(rows[r].keys.end - key0, low, end);
-      if (rows[r].bias) add_bias<I>(row, rows[r].bias + key0 * args_.bias_col, args_.bias_col, low, high);
-      fill<I>(row, from, low, kLowest);
-      fill<I>(row, high, to, kLowest);
-      across[r] = maximum_of<I>(row, from, to);
-    }
-    for (int r = 0; r < count; ++r) {
-      const T before = running.maximum[r];
-      const T after = std::max(before, reduce_max(across[r]));
-      running.maximum[r] = after;
-      shift[r] = after == kLowest ? T(0) : after;  // all masked so far: 2^(-inf - 0) = 0
-      shrink[r] = before == after ? T(1) : before == kLowest ? T(0) : std::exp2(before - after);
-    }
-    for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
-    for (int r = 0; r < count; ++r) {
-      running.sum[r] = running.sum[r] * shrink[r] + reduce_add(across[r]);
-      if (sums && shrink[r] != 1) scale_row(sums + r * value_width(), shrink[r]);
-    }
-  }
-
-  void scale_row(T* row, T factor) const {
-    for (std::int64_t d = 0; d < value_width(); d += V::kLanes) (V::set(factor) * V::load(row + d)).store(row + d);
-  }
-
-  void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T* sums, T* lse) const {
-    for (std::int64_t r = 0; r < count; ++r) {
-      if (running.sum[r] == 0) {
-        for (std::int64_t d = 0; d < args_.Dv; ++d) rows[r].y[d] = S(T(0));
-      } else {
-        store_row<I>(sums + r * value_width(), args_.Dv, 1 / running.sum[r], rows[r].y);
-      }
-    }
-    for (std::int64_t r = 0; r < count; r += V::kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, count - r));
-      const V maximum = V::load(running.maximum + r, n);
-      fma(V::set(static_cast<T>(kLn2)), maximum, log(V::load(running.sum + r, n))).store(lse + r, n);
-    }
-  }
-
   const AttentionArgs& args_;
 };
 
@@ -305,7 +176,13 @@ class Forward {
 
 template <Isa I>
 void attention(const AttentionArgs& args) {
-  dispatch_float(args.dtype, [&]<class S>() { Forward<S, I>(args).run(); });
+  dispatch_float(args.dtype, [&]<class S>() {
+    if (args.Hq / args.Hkv * args.Sq <= kDecodeRows) {
+      Decode<S, I>(args).run();
+    } else {
+      Forward<S, I>(args).run();
+    }
+  });
 }
 
 template void attention<Isa::DRUPE_ISA>(const AttentionArgs&);

@@ -26,6 +26,7 @@ struct AttentionTile {
   static constexpr int kRows = GemmTile<I, T>::kRows;
   static constexpr int kVectors = GemmTile<I, T>::kVectors;
   static constexpr int kCols = GemmTile<I, T>::kCols;
+  static constexpr int kMostRows = 16;  // of a tile, or of a decoding step
   static constexpr std::int64_t kDepth = 1024 / sizeof(T);
   static constexpr std::int64_t kStride = kDepth + 64 / sizeof(T);
 };
@@ -170,6 +171,147 @@ DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
 template <Isa I, class T>
 DRUPE_INLINE void fill(T* to, std::int64_t begin, std::int64_t end, T value) {
   for (std::int64_t j = begin; j < end; ++j) to[j] = value;
+}
+
+// One query row of the task's block.
+template <class S>
+struct Row {
+  const S* q;
+  const S* bias;
+  S* y;
+  Range keys;
+};
+
+// The running softmax of a block's rows, in units of log 2.
+template <class T>
+struct Running {
+  T* maximum;
+  T* sum;
+};
+
+// logits[begin, end) += log2(e) bias[begin, end)
+template <Isa I, class S, class T>
+void add_bias(T* logits, const S* bias, std::int64_t stride, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T, I>;
+  const V unit = V::set(static_cast<T>(kLog2E));
+  if (stride != 1) {
+    for (std::int64_t j = begin; j < end; ++j) {
+      logits[j] += static_cast<T>(kLog2E) * static_cast<T>(bias[j * stride]);
+    }
+    return;
+  }
+  for (std::int64_t j = begin; j < end; j += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, end - j));
+    fma(unit, V::load(bias + j, n), V::load(logits + j, n)).store(logits + j, n);
+  }
+}
+
+// The lane-wise maximum of whole vectors.
+template <Isa I, class T>
+DRUPE_INLINE Vec<T, I> maximum_of(const T* logits, std::int64_t begin, std::int64_t end) {
+  using V = Vec<T, I>;
+  V top0 = V::load(logits + begin), top1 = top0;
+  std::int64_t j = begin + V::kLanes;
+  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
+    top0 = max(top0, V::load(logits + j));
+    top1 = max(top1, V::load(logits + j + V::kLanes));
+  }
+  if (j < end) top0 = max(top0, V::load(logits + j));
+  return max(top0, top1);
+}
+
+// Whole vectors become 2^(logit - shift); returns their lane-wise sum.
+template <Isa I, class T>
+DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t end, T shift) {
+  using V = Vec<T, I>;
+  const V by = V::set(shift);
+  V sum0 = V::zero(), sum1 = V::zero();
+  std::int64_t j = begin;
+  for (; j + 2 * V::kLanes <= end; j += 2 * V::kLanes) {
+    const V e0 = exp2(V::load(logits + j) - by), e1 = exp2(V::load(logits + j + V::kLanes) - by);
+    e0.store(logits + j);
+    e1.store(logits + j + V::kLanes);
+    sum0 = sum0 + e0;
+    sum1 = sum1 + e1;
+  }
+  if (j < end) {
+    const V e = exp2(V::load(logits + j) - by);
+    e.store(logits + j);
+    sum0 = sum0 + e;
+  }
+  return sum0 + sum1;
+}
+
+// The query rows [row0, row0 + count) of the heads that share a key/value head.
+template <Isa I, class S>
+void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) {
+  const std::int64_t b = head / args.Hkv;
+  std::int64_t h = head % args.Hkv * (args.Hq / args.Hkv) + row0 / args.Sq, i = row0 % args.Sq;
+  for (std::int64_t r = 0; r < count; ++r) {
+    const S* bias = static_cast<const S*>(args.bias);
+    if (bias) bias += b * args.bias_batch + h * args.bias_head + i * args.bias_row;
+    rows[r] = {.q = locate<const S>(args.q, b, h, i),
+               .bias = bias,
+               .y = locate<S>(args.y, b, h, i),
+               .keys = keys_of<I>(args, b, i)};
+    if (++i == args.Sq) i = 0, ++h;
+  }
+}
+
+// The logits [begin, end) of the keys from key0 on, one row per kStride, to probabilities times 2^maximum; zeros where
+// a row does not see what others do. `sums`, if given what earlier keys gave, shrinks to the new maximum. In phases
+// over the rows, so that the latencies across lanes overlap.
+template <Isa I, class S, class T>
+void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t key0, std::int64_t begin,
+            std::int64_t end, T* logits, Running<T> running, T* sums, std::int64_t width) {
+  using Tile = AttentionTile<I, T>;
+  using V = Vec<T, I>;
+  constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
+  V across[Tile::kMostRows];
+  T shift[Tile::kMostRows], shrink[Tile::kMostRows];
+  for (int r = 0; r < count; ++r) {
+    T* row = logits + r * Tile::kStride;
+    const std::int64_t low = std::clamp(rows[r].keys.begin - key0, begin, end);
+    const std::int64_t high = std::clamp(rows[r].keys.end - key0, low, end);
+    if (rows[r].bias) add_bias<I>(row, rows[r].bias + key0 * bias_col, bias_col, low, high);
+    fill<I>(row, from, low, kLowest);
+    fill<I>(row, high, to, kLowest);
+    across[r] = maximum_of<I>(row, from, to);
+  }
+  for (int r = 0; r < count; ++r) {
+    const T before = running.maximum[r];
+    const T after = std::max(before, reduce_max(across[r]));
+    running.maximum[r] = after;
+    shift[r] = after == kLowest ? T(0) : after;  // all masked so far: 2^(-inf - 0) = 0
+    shrink[r] = before == after ? T(1) : before == kLowest ? T(0) : std::exp2(before - after);
+  }
+  for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+  for (int r = 0; r < count; ++r) {
+    running.sum[r] = running.sum[r] * shrink[r] + reduce_add(across[r]);
+    if (!sums || shrink[r] == 1) continue;
+    T* row = sums + r * width;
+    for (std::int64_t d = 0; d < width; d += V::kLanes) (V::set(shrink[r]) * V::load(row + d)).store(row + d);
+  }
+}
+
+// What the sums of probabilities and of weighted values come to: y and lse (of `count` neighbouring rows).
+template <Isa I, class S, class T>
+void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T* sums, std::int64_t width,
+            std::int64_t Dv, T* lse) {
+  using V = Vec<T, I>;
+  for (std::int64_t r = 0; r < count; ++r) {
+    if (running.sum[r] == 0) {
+      for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
+    } else {
+      store_row<I>(sums + r * width, Dv, 1 / running.sum[r], rows[r].y);
+    }
+  }
+  for (std::int64_t r = 0; r < count; r += V::kLanes) {
+    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, count - r));
+    const V maximum = V::load(running.maximum + r, n);
+    fma(V::set(static_cast<T>(kLn2)), maximum, log(V::load(running.sum + r, n))).store(lse + r, n);
+  }
 }
 
 }  // namespace drupe::cpu

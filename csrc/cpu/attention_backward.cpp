@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kBlock = 128;
 constexpr std::int64_t kTasks = 64;              // key ranges are cut until there are about so many
 constexpr std::int64_t kRangeKeys = 4 * kBlock;  // but not shorter than this
-constexpr std::int64_t kAhead = 8;  // rows to prefetch
+constexpr std::int64_t kAhead = 8;               // rows to prefetch
 
 // One block of query rows, in every layout that the products want.
 template <class T>
@@ -290,7 +290,8 @@ class Backward {
                   const T* sums, std::int64_t width, double factor) const {
     for (std::int64_t j = 0; j < count; ++j) {
       if (j + kAhead < count) prefetch_row<I>(locate<S>(to, b, h, begin + j + kAhead), width);
-      store_row<I>(sums + j * round_up(width, Tile::kCols), width, static_cast<T>(factor), locate<S>(to, b, h, begin + j));
+      store_row<I>(sums + j * round_up(width, Tile::kCols), width, static_cast<T>(factor),
+                   locate<S>(to, b, h, begin + j));
     }
   }
 

@@ -8,9 +8,13 @@ __all__: list[str] = [
     "activation",
     "activation_backward",
     "adam",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
     "add_rows",
     "attention",
     "attention_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
     "binary",
@@ -40,6 +44,8 @@ __all__: list[str] = [
     "isas",
     "layer_norm",
     "layer_norm_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "measure_limit",
     "memory_stats",
     "merge_rows",
@@ -133,6 +139,8 @@ def adam(
     step: typing.SupportsInt | typing.SupportsIndex,
     decoupled: bool,
 ) -> None: ...
+def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
+def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
 def add_rows(dense: Tensor, indices: Tensor, values: Tensor) -> None: ...
 def attention(
     q: Tensor,
@@ -160,6 +168,24 @@ def attention_backward(
     scale: typing.SupportsFloat | typing.SupportsIndex | None,
     wanted: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
+def avg_pool2d(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    layout: str,
+) -> Tensor: ...
+def avg_pool2d_backward(
+    dy: Tensor,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor: ...
 def batch_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -285,6 +311,26 @@ def layer_norm_backward(
     rstd: Tensor,
     ndim: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def max_pool2d(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    ceil_mode: bool,
+    keep_taps: bool,
+    layout: str,
+) -> tuple[Tensor, Tensor]: ...
+def max_pool2d_backward(
+    dy: Tensor,
+    taps: Tensor,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    ceil_mode: bool,
+) -> Tensor: ...
 def measure_limit(
     name: str,
     bytes: typing.SupportsInt | typing.SupportsIndex = 0,

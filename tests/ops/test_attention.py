@@ -211,6 +211,20 @@ def test_decode(isa, rng, name, group, length):
     assert_close(y, reference(q, k, v, causal=True, lengths=lengths)[0], name, 8)
 
 
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
+def test_few_rows_and_long_keys(isa, rng, name, rows):
+    # Whole chunks of keys masked, at the start, at the end, and everywhere; sizes that fill no vector.
+    q, k, v = operands(rng, 1, 2, 2, rows, 2500, 21, 37, name)
+    bias = draw(rng, (1, 2, rows, 2500), name)
+    bias[0, 0, 0, :1100] = -np.inf
+    bias[0, 1, 0, 900:] = -np.inf
+    bias[0, 1, rows - 1] = -np.inf
+    for options in ({}, {"window": (1300, 3)}, {"lengths": np.array([1024])}):
+        y = ops.attention(q, k, v, bias=bias, **options)
+        assert_close(y, reference(q, k, v, bias=bias, **options)[0], name, 16)
+
+
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_extreme_logits(isa, rng, name):
     q, k, v = operands(rng, 1, 2, 2, 20, 300, 4, 4, name)
