@@ -6,7 +6,6 @@
 //   logsumexp           log sum e^x, shifted by the maximum                   float dtypes
 //   max min             any dtype; NaN where any element is NaN
 //   any all             any dtype, nonzero (NaN too) is true; bool
-//   argmax argmin       int64; the first where several are equal; a NaN counts as the extreme
 //
 // Over no elements: sum 0, prod 1, any false, all true, mean and var NaN, logsumexp -infinity, and an error for the
 // others. float16 and bfloat16 accumulate in float32. Sums are taken in blocks of a fixed size that are then added
@@ -15,7 +14,6 @@
 #pragma once
 
 #include <string>
-#include <utility>
 
 #include "core/loops.h"
 #include "cpu/isa.h"
@@ -41,29 +39,11 @@ struct ReduceArgs {
   double divisor = 1;
 };
 
-struct RowSearchArgs {
-  const void* x;  // (rows, size), contiguous
-  std::int64_t* indices;
-  std::int64_t rows, size;
-  bool largest;
-  Dtype dtype;
-  // top-k only:
-  void* values = nullptr;
-  std::int64_t k = 1;
-  bool sorted = true;
-};
-
 namespace ops {
 
 // An empty `axes` means all of them. Reduced axes are dropped, or kept with extent 1.
 Tensor reduce(const std::string& name, const Tensor& x, const Dims& axes, bool keepdims);
 Tensor var(const Tensor& x, const Dims& axes, std::int64_t ddof, bool keepdims);
-
-// Over one axis.
-Tensor arg_reduce(const std::string& name, const Tensor& x, std::int64_t axis, bool keepdims);
-// The k largest (or smallest) along an axis: (values, int64 indices). Of equals the one with the lower index comes
-// first; NaN counts as the largest. Unsorted, their order is that of their indices.
-std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t axis, bool largest, bool sorted);
 
 }  // namespace ops
 

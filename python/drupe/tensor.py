@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from drupe import _C
 from drupe.autograd import Gradient, Node, SparseRows, run_backward
+from drupe.operators import Operators
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(name) for name in ("float32", "float64", "float16", "int8", "uint8", "int32", "int64", "bool")
@@ -81,7 +82,7 @@ def _from_numpy(x: npt.NDArray[Any]) -> _C.Tensor:
     return _C.from_numpy(x, name)
 
 
-class Tensor:
+class Tensor(Operators):
     """A strided array that remembers how it was made.
 
     ``Tensor(x)`` shares the memory of ``x`` where it can; :func:`drupe.tensor` copies. Arithmetic follows NumPy's

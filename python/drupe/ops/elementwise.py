@@ -1,0 +1,401 @@
+"""Pointwise arithmetic, comparisons and functions.
+
+Operands broadcast as NumPy's do and have one dtype; a Python (or NumPy) scalar takes the dtype of the array beside it.
+The result keeps the memory order of a dense operand of its shape, and is C-contiguous otherwise. An operand whose
+layout runs against that order is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from drupe import _C
+from drupe.ops._call import A, Array, Call
+from drupe.ops._shape import sum_to_shape
+
+
+def _number(x: Any) -> bool | int | float | None:
+    """Return a scalar as a Python number, None for anything else."""
+    if isinstance(x, bool | int | float):
+        return x
+    if isinstance(x, np.generic):
+        return x.item() if x.dtype.kind in "biu" else float(x)  # type: ignore[arg-type, no-any-return]
+    return None
+
+
+def _operands(name: str, *given: Array) -> tuple[Call, list[_C.Tensor]]:
+    """Start a call whose scalars take the dtype of its first array; they are no inputs of the record."""
+    numbers = [_number(x) for x in given]
+    if all(number is not None for number in numbers):
+        call = Call(name, *given)
+        return call, list(call.raw)
+    call = Call(name, *[x if number is None else None for x, number in zip(given, numbers, strict=True)])
+    dtype = next(raw.dtype for raw in call.raw if raw is not None)
+    raws = [
+        raw if number is None else _C.scalar(name, number, dtype)
+        for raw, number in zip(call.raw, numbers, strict=True)
+    ]
+    return call, raws
+
+
+def add(a: Array, b: Array) -> Any:
+    """Sum, ``a + b``.
+
+    Args:
+        a: an array of numbers, or a scalar.
+        b: an array of the same dtype whose shape broadcasts with that of ``a``, or a scalar.
+
+    Returns:
+        The broadcast shape, the same dtype. Integers wrap around.
+
+    Raises:
+        TypeError: two dtypes; bool; a float scalar with an integer array.
+        ValueError: shapes that do not broadcast, or a scalar that the dtype cannot hold.
+    """
+    call, (ra, rb) = _operands("add", a, b)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor]:
+        return sum_to_shape(dy, ra.shape), sum_to_shape(dy, rb.shape)
+
+    return call.output(_C.binary("add", ra, rb), backward)
+
+
+def sub(a: Array, b: Array) -> Any:
+    """Difference, ``a - b``; arguments, returns and errors as :func:`add`."""
+    call, (ra, rb) = _operands("sub", a, b)
+    need_b = call.needs_grad(1)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor | None]:
+        return sum_to_shape(dy, ra.shape), _C.unary("neg", sum_to_shape(dy, rb.shape)) if need_b else None
+
+    return call.output(_C.binary("sub", ra, rb), backward)
+
+
+def mul(a: Array, b: Array) -> Any:
+    """Product, ``a * b``; arguments, returns and errors as :func:`add`."""
+    call, (ra, rb) = _operands("mul", a, b)
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+        da = sum_to_shape(_C.binary("mul", dy, rb), ra.shape) if need_a else None
+        db = sum_to_shape(_C.binary("mul", dy, ra), rb.shape) if need_b else None
+        return da, db
+
+    return call.output(_C.binary("mul", ra, rb), backward)
+
+
+def div(a: Array, b: Array) -> Any:
+    """Quotient, ``a / b``; on integers rounded towards minus infinity, as Python's ``//``.
+
+    Arguments and returns as :func:`add`.
+
+    Raises:
+        TypeError: as :func:`add`.
+        ValueError: as :func:`add`, and division of integers by zero.
+    """
+    call, (ra, rb) = _operands("div", a, b)
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
+    y = _C.binary("div", ra, rb)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+        quotient = _C.binary("div", dy, rb)
+        da = sum_to_shape(quotient, ra.shape) if need_a else None
+        db = _C.unary("neg", sum_to_shape(_C.binary("mul", quotient, y), rb.shape)) if need_b else None
+        return da, db
+
+    return call.output(y, backward)
+
+
+def pow(a: Array, b: Array) -> Any:
+    """Power, ``a ** b``; arguments and returns as :func:`add`.
+
+    The gradient by ``a`` is 0 where ``b`` is 0, and that by ``b`` is 0 where ``a`` is 0 and ``b`` is not negative.
+
+    Raises:
+        TypeError: as :func:`add`.
+        ValueError: as :func:`add`, and a negative exponent of integers.
+    """
+    if _number(a) is None and _number(b) == 2:
+        return square(a)
+    call, (ra, rb) = _operands("pow", a, b)
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
+    y = _C.binary("pow", ra, rb)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+        zero, one = (_C.scalar("pow", value, ra.dtype) for value in (0, 1))
+        da = db = None
+        if need_a:
+            slope = _C.binary("mul", rb, _C.binary("pow", ra, _C.binary("sub", rb, one)))
+            slope = _C.where(_C.binary("eq", rb, zero), zero, slope)
+            da = sum_to_shape(_C.binary("mul", dy, slope), ra.shape)
+        if need_b:
+            slope = _C.binary("mul", y, _C.unary("log", ra))
+            flat = _C.binary("logical_and", _C.binary("eq", ra, zero), _C.binary("ge", rb, zero))
+            db = sum_to_shape(_C.binary("mul", dy, _C.where(flat, zero, slope)), rb.shape)
+        return da, db
+
+    return call.output(y, backward)
+
+
+def _extremum(name: str, a: Array, b: Array) -> Any:
+    call, (ra, rb) = _operands(name, a, b)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor]:
+        half = _C.binary("mul", dy, _C.scalar(name, 0.5, dy.dtype))
+        shared = _C.where(_C.binary("eq", ra, rb), half, _C.scalar(name, 0, dy.dtype))
+        da = _C.where(_C.binary("gt" if name == "maximum" else "lt", ra, rb), dy, shared)
+        return sum_to_shape(da, ra.shape), sum_to_shape(_C.binary("sub", dy, da), rb.shape)
+
+    return call.output(_C.binary(name, ra, rb), backward)
+
+
+def maximum(a: Array, b: Array) -> Any:
+    """Larger of two, NaN where either is NaN; any dtype, else as :func:`add`.
+
+    Where both are equal each gets half of the gradient; where either is NaN it goes to ``b``.
+    """
+    return _extremum("maximum", a, b)
+
+
+def minimum(a: Array, b: Array) -> Any:
+    """Smaller of two, NaN where either is NaN; any dtype, else as :func:`maximum`."""
+    return _extremum("minimum", a, b)
+
+
+def _compare(name: str, a: Array, b: Array) -> Any:
+    call, (ra, rb) = _operands(name, a, b)
+    return call.output(_C.binary(name, ra, rb))
+
+
+def eq(a: Array, b: Array) -> Any:
+    """``a == b`` as bool; any dtype, both alike; false where either is NaN. Arguments and errors as :func:`add`."""
+    return _compare("eq", a, b)
+
+
+def ne(a: Array, b: Array) -> Any:
+    """``a != b`` as bool, true where either is NaN; else as :func:`eq`."""
+    return _compare("ne", a, b)
+
+
+def lt(a: Array, b: Array) -> Any:
+    """``a < b`` as bool; as :func:`eq`."""
+    return _compare("lt", a, b)
+
+
+def le(a: Array, b: Array) -> Any:
+    """``a <= b`` as bool; as :func:`eq`."""
+    return _compare("le", a, b)
+
+
+def gt(a: Array, b: Array) -> Any:
+    """``a > b`` as bool; as :func:`eq`."""
+    return _compare("gt", a, b)
+
+
+def ge(a: Array, b: Array) -> Any:
+    """``a >= b`` as bool; as :func:`eq`."""
+    return _compare("ge", a, b)
+
+
+def logical_and(a: Array, b: Array) -> Any:
+    """Whether both are nonzero; any dtype, both alike, NaN is nonzero."""
+    return _compare("logical_and", a, b)
+
+
+def logical_or(a: Array, b: Array) -> Any:
+    """Whether one is nonzero; as :func:`logical_and`."""
+    return _compare("logical_or", a, b)
+
+
+def where(condition: Array, a: Array, b: Array) -> Any:
+    """Choose element by element, ``a if condition else b``.
+
+    Args:
+        condition: bool.
+        a: any dtype, or a scalar.
+        b: the same dtype, or a scalar. All three broadcast.
+
+    Raises:
+        TypeError: a condition that is not bool, or two dtypes.
+        ValueError: shapes that do not broadcast.
+    """
+    chooser = Call("where", condition)
+    (mask,) = chooser.raw
+    picked, (ra, rb) = _operands("where", a, b)
+    call = Call("where", condition, *picked.inputs)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
+        zero = _C.scalar("where", 0, dy.dtype)
+        da = sum_to_shape(_C.where(mask, dy, zero), ra.shape)
+        db = sum_to_shape(_C.where(mask, zero, dy), rb.shape)
+        return None, da, db
+
+    return call.output(_C.where(mask, ra, rb), backward)
+
+
+def clamp(x: A, low: float | None = None, high: float | None = None) -> A:
+    """Clip to an interval, ``min(max(x, low), high)``; NaN stays NaN, and the gradient is 0 outside.
+
+    Args:
+        x: any shape, a float dtype.
+        low: the lower bound; None for none.
+        high: the upper bound; None for none.
+
+    Raises:
+        TypeError: not a float dtype.
+        ValueError: ``low > high``, or a bound that is NaN.
+    """
+    call = Call("clamp", x)
+    (raw,) = call.raw
+    bounds = (float("-inf") if low is None else low, float("inf") if high is None else high)
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
+        return (_C.clamp_backward(dy, raw, *bounds),)
+
+    return call.output(_C.clamp(raw, *bounds), backward)
+
+
+_FROM_OUTPUT = ("expm1", "sqrt", "rsqrt", "reciprocal")
+_FLAT = ("sign", "floor", "ceil", "round")
+
+
+def _unary(name: str, x: A) -> A:
+    call = Call(name, x)
+    (raw,) = call.raw
+    y = _C.unary(name, raw)
+    saved = y if name in _FROM_OUTPUT or name == "exp" else raw
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
+        if name == "neg":
+            return (_C.unary("neg", dy),)
+        if name == "exp":
+            return (_C.binary("mul", dy, saved),)
+        if name == "log":
+            return (_C.binary("div", dy, saved),)
+        if name in _FLAT:
+            return (_C.full(dy.shape, 0, dy.dtype),)
+        return (_C.unary_backward(name, dy, saved),)
+
+    return call.output(y, backward)
+
+
+def neg(x: A) -> A:
+    """Negative, ``-x``.
+
+    Args:
+        x: any shape, a float or integer dtype. Integers wrap around.
+
+    Returns:
+        The same shape and dtype, in the memory order of a dense ``x``.
+
+    Raises:
+        TypeError: bool.
+    """
+    return _unary("neg", x)
+
+
+def abs(x: A) -> A:
+    """Absolute value; the gradient at 0 is 0. Arguments, returns and errors as :func:`neg`."""
+    return _unary("abs", x)
+
+
+def square(x: A) -> A:
+    """``x * x``; arguments, returns and errors as :func:`neg`."""
+    return _unary("square", x)
+
+
+def sign(x: A) -> A:
+    """-1, 0 or 1; zeros and NaN are themselves, and the gradient is 0. Arguments and errors as :func:`neg`."""
+    return _unary("sign", x)
+
+
+def exp(x: A) -> A:
+    """Exponential, ``e^x``.
+
+    Args:
+        x: any shape, a float dtype.
+
+    Returns:
+        The same shape and dtype, in the memory order of a dense ``x``.
+
+    Raises:
+        TypeError: not a float dtype.
+    """
+    return _unary("exp", x)
+
+
+def expm1(x: A) -> A:
+    """``e^x - 1`` without cancellation near 0; arguments, returns and errors as :func:`exp`."""
+    return _unary("expm1", x)
+
+
+def log(x: A) -> A:
+    """Natural logarithm; -infinity at 0, NaN below. Arguments, returns and errors as :func:`exp`."""
+    return _unary("log", x)
+
+
+def log1p(x: A) -> A:
+    """``log(1 + x)`` without cancellation near 0; arguments, returns and errors as :func:`exp`."""
+    return _unary("log1p", x)
+
+
+def sqrt(x: A) -> A:
+    """Square root, NaN below 0; arguments, returns and errors as :func:`exp`."""
+    return _unary("sqrt", x)
+
+
+def rsqrt(x: A) -> A:
+    """``1 / sqrt(x)``; arguments, returns and errors as :func:`exp`."""
+    return _unary("rsqrt", x)
+
+
+def reciprocal(x: A) -> A:
+    """``1 / x``; arguments, returns and errors as :func:`exp`."""
+    return _unary("reciprocal", x)
+
+
+def sin(x: A) -> A:
+    """Sine of an angle in radians; arguments, returns and errors as :func:`exp`."""
+    return _unary("sin", x)
+
+
+def cos(x: A) -> A:
+    """Cosine of an angle in radians; arguments, returns and errors as :func:`exp`."""
+    return _unary("cos", x)
+
+
+def erf(x: A) -> A:
+    """Error function, ``2 / sqrt(pi)`` times the integral of ``e^(-t^2)`` from 0 to x; else as :func:`exp`."""
+    return _unary("erf", x)
+
+
+def floor(x: A) -> A:
+    """Largest integer not above x; the gradient is 0. Arguments, returns and errors as :func:`exp`."""
+    return _unary("floor", x)
+
+
+def ceil(x: A) -> A:
+    """Smallest integer not below x; the gradient is 0. Arguments, returns and errors as :func:`exp`."""
+    return _unary("ceil", x)
+
+
+def round(x: A) -> A:
+    """Nearest integer, ties to even; the gradient is 0. Arguments, returns and errors as :func:`exp`."""
+    return _unary("round", x)
+
+
+def isnan(x: A) -> A:
+    """Whether x is NaN, as bool; arguments and errors as :func:`exp`."""
+    return _unary("isnan", x)
+
+
+def isfinite(x: A) -> A:
+    """Whether x is neither infinite nor NaN, as bool; arguments and errors as :func:`exp`."""
+    return _unary("isfinite", x)
+
+
+def logical_not(x: A) -> A:
+    """Whether x is zero, as bool; any dtype."""
+    return _unary("logical_not", x)
