@@ -29,8 +29,7 @@ void bind_elementwise(py::module_& m) {
   m.def("unary", &ops::unary, py::arg("name"), py::arg("x"), Nogil());
   m.def("unary_backward", &ops::unary_backward, py::arg("name"), py::arg("dy"), py::arg("saved"), Nogil());
   m.def("clamp", &ops::clamp, py::arg("x"), py::arg("low"), py::arg("high"), Nogil());
-  m.def("clamp_backward", &ops::clamp_backward, py::arg("dy"), py::arg("x"), py::arg("low"), py::arg("high"),
-        Nogil());
+  m.def("clamp_backward", &ops::clamp_backward, py::arg("dy"), py::arg("x"), py::arg("low"), py::arg("high"), Nogil());
 
   m.def("concat", &ops::concat, py::arg("parts"), py::arg("axis"), Nogil());
   m.def("pad", &ops::pad, py::arg("x"), py::arg("before"), py::arg("after"), py::arg("value"), Nogil());

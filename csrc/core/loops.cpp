@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 
 namespace drupe {
 
@@ -11,9 +12,11 @@ Loops collapse(std::initializer_list<const Tensor*> tensors) {
   for (int i = 0; i < first.ndim(); ++i) {
     if (first.size(i) != 1) order.push_back(i);
   }
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-    return std::abs(first.stride(static_cast<int>(a))) > std::abs(first.stride(static_cast<int>(b)));
-  });
+  const auto speed = [&](std::int64_t dim) {
+    const std::int64_t stride = std::abs(first.stride(static_cast<int>(dim)));
+    return stride == 0 ? std::numeric_limits<std::int64_t>::max() : stride;
+  };
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return speed(a) > speed(b); });
   Loops loops;
   for (std::int64_t sorted : order) {
     const int dim = static_cast<int>(sorted);

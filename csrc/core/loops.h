@@ -16,8 +16,8 @@ struct Loops {
   std::array<Dims, kMaxOperands> strides;
 };
 
-// Drops extents of 1, sorts by the first tensor's strides, largest first, and merges neighbours that all tensors walk
-// as one. All have the same shape and no extent of 0.
+// Drops extents of 1, sorts by the first tensor's strides (its broadcast dimensions outermost, then the largest first),
+// and merges neighbours that all tensors walk as one. All have the same shape and no extent of 0.
 Loops collapse(std::initializer_list<const Tensor*> tensors);
 
 }  // namespace drupe

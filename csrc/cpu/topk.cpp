@@ -165,14 +165,14 @@ void topk_backward(const TopkBackwardArgs& args) {
 template <Isa I>
 void arg_extremum(const ArgExtremumArgs& args) {
   dispatch_any(args.dtype, [&]<class T>() {
-    parallel_ranges(args.rows, std::max<std::int64_t>(1, kGrain / args.size),
-                    [&](std::int64_t begin, std::int64_t end) {
-                      for (std::int64_t row = begin; row < end; ++row) {
-                        const T* x = static_cast<const T*>(args.x) + row * args.size;
-                        args.indices[row] = args.largest ? find_extremum<T, true, I>(x, args.size)
-                                                         : find_extremum<T, false, I>(x, args.size);
-                      }
-                    });
+    parallel_ranges(
+        args.rows, std::max<std::int64_t>(1, kGrain / args.size), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t row = begin; row < end; ++row) {
+            const T* x = static_cast<const T*>(args.x) + row * args.size;
+            args.indices[row] =
+                args.largest ? find_extremum<T, true, I>(x, args.size) : find_extremum<T, false, I>(x, args.size);
+          }
+        });
   });
 }
 

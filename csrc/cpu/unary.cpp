@@ -147,27 +147,48 @@ void backward_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end)
 template <class F>
 DRUPE_INLINE void dispatch_op(Unary op, F&& f) {
   switch (op) {
-    case Unary::neg: return f.template operator()<Unary::neg>();
-    case Unary::abs: return f.template operator()<Unary::abs>();
-    case Unary::square: return f.template operator()<Unary::square>();
-    case Unary::sign: return f.template operator()<Unary::sign>();
-    case Unary::logical_not: return f.template operator()<Unary::logical_not>();
-    case Unary::exp: return f.template operator()<Unary::exp>();
-    case Unary::expm1: return f.template operator()<Unary::expm1>();
-    case Unary::log: return f.template operator()<Unary::log>();
-    case Unary::log1p: return f.template operator()<Unary::log1p>();
-    case Unary::sqrt: return f.template operator()<Unary::sqrt>();
-    case Unary::rsqrt: return f.template operator()<Unary::rsqrt>();
-    case Unary::reciprocal: return f.template operator()<Unary::reciprocal>();
-    case Unary::sin: return f.template operator()<Unary::sin>();
-    case Unary::cos: return f.template operator()<Unary::cos>();
-    case Unary::erf: return f.template operator()<Unary::erf>();
-    case Unary::floor: return f.template operator()<Unary::floor>();
-    case Unary::ceil: return f.template operator()<Unary::ceil>();
-    case Unary::round: return f.template operator()<Unary::round>();
-    case Unary::isnan: return f.template operator()<Unary::isnan>();
-    case Unary::isfinite: return f.template operator()<Unary::isfinite>();
-    case Unary::clamp: return f.template operator()<Unary::clamp>();
+    case Unary::neg:
+      return f.template operator()<Unary::neg>();
+    case Unary::abs:
+      return f.template operator()<Unary::abs>();
+    case Unary::square:
+      return f.template operator()<Unary::square>();
+    case Unary::sign:
+      return f.template operator()<Unary::sign>();
+    case Unary::logical_not:
+      return f.template operator()<Unary::logical_not>();
+    case Unary::exp:
+      return f.template operator()<Unary::exp>();
+    case Unary::expm1:
+      return f.template operator()<Unary::expm1>();
+    case Unary::log:
+      return f.template operator()<Unary::log>();
+    case Unary::log1p:
+      return f.template operator()<Unary::log1p>();
+    case Unary::sqrt:
+      return f.template operator()<Unary::sqrt>();
+    case Unary::rsqrt:
+      return f.template operator()<Unary::rsqrt>();
+    case Unary::reciprocal:
+      return f.template operator()<Unary::reciprocal>();
+    case Unary::sin:
+      return f.template operator()<Unary::sin>();
+    case Unary::cos:
+      return f.template operator()<Unary::cos>();
+    case Unary::erf:
+      return f.template operator()<Unary::erf>();
+    case Unary::floor:
+      return f.template operator()<Unary::floor>();
+    case Unary::ceil:
+      return f.template operator()<Unary::ceil>();
+    case Unary::round:
+      return f.template operator()<Unary::round>();
+    case Unary::isnan:
+      return f.template operator()<Unary::isnan>();
+    case Unary::isfinite:
+      return f.template operator()<Unary::isfinite>();
+    case Unary::clamp:
+      return f.template operator()<Unary::clamp>();
   }
 }
 
@@ -197,9 +218,8 @@ template <Isa I>
 void unary(const UnaryArgs& args) {
   dispatch_any(args.dtype, [&]<class T>() {
     dispatch_op(args.op, [&]<Unary Op>() {
-      parallel_ranges(args.size, kGrain, [&](std::int64_t begin, std::int64_t end) {
-        forward_range<Op, T, I>(args, begin, end);
-      });
+      parallel_ranges(args.size, kGrain,
+                      [&](std::int64_t begin, std::int64_t end) { forward_range<Op, T, I>(args, begin, end); });
     });
   });
 }
@@ -209,9 +229,8 @@ void unary_backward(const UnaryArgs& args) {
   dispatch_float(args.dtype, [&]<class T>() {
     dispatch_op(args.op, [&]<Unary Op>() {
       if constexpr (kHasSlope<Op>) {
-        parallel_ranges(args.size, kGrain, [&](std::int64_t begin, std::int64_t end) {
-          backward_range<Op, T, I>(args, begin, end);
-        });
+        parallel_ranges(args.size, kGrain,
+                        [&](std::int64_t begin, std::int64_t end) { backward_range<Op, T, I>(args, begin, end); });
       }
     });
   });

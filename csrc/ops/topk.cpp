@@ -42,9 +42,15 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t axi
   Tensor values = empty(shape, x.dtype(), x.device());
   Tensor indices = empty(shape, Dtype::i64, x.device());
   if (values.numel() > 0) {
-    const TopkArgs args{.x = source.raw(), .values = values.raw(), .indices = indices.data<std::int64_t>(),
-                        .rows = values.numel() / k, .size = x.size(dim), .k = k, .largest = largest,
-                        .sorted = sorted, .dtype = x.dtype()};
+    const TopkArgs args{.x = source.raw(),
+                        .values = values.raw(),
+                        .indices = indices.data<std::int64_t>(),
+                        .rows = values.numel() / k,
+                        .size = x.size(dim),
+                        .k = k,
+                        .largest = largest,
+                        .sorted = sorted,
+                        .dtype = x.dtype()};
     dispatch_isa([&]<Isa I>() { cpu::topk<I>(args); });
   }
   return {with_last_at(values, dim), with_last_at(indices, dim)};
@@ -64,8 +70,12 @@ Tensor topk_backward(const Tensor& dy, const Tensor& indices, std::int64_t axis,
   }
   const Tensor dx = zeros(with_last_extent(gradient.shape(), size), dy.dtype(), dy.device());
   if (dy.numel() > 0) {
-    const TopkBackwardArgs args{.dy = gradient.raw(), .indices = where.data<std::int64_t>(), .dx = dx.raw(),
-                                .rows = dy.numel() / dy.size(dim), .size = size, .k = dy.size(dim),
+    const TopkBackwardArgs args{.dy = gradient.raw(),
+                                .indices = where.data<std::int64_t>(),
+                                .dx = dx.raw(),
+                                .rows = dy.numel() / dy.size(dim),
+                                .size = size,
+                                .k = dy.size(dim),
                                 .dtype = dy.dtype()};
     dispatch_isa([&]<Isa I>() { cpu::topk_backward<I>(args); });
   }
@@ -82,8 +92,12 @@ Tensor arg_extremum(const std::string& name, const Tensor& x, std::int64_t axis,
   shape.erase(dim);
   Tensor y = empty(shape, Dtype::i64, x.device());
   if (y.numel() > 0) {
-    const ArgExtremumArgs args{.x = source.raw(), .indices = y.data<std::int64_t>(), .rows = y.numel(),
-                               .size = x.size(dim), .largest = name == "argmax", .dtype = x.dtype()};
+    const ArgExtremumArgs args{.x = source.raw(),
+                               .indices = y.data<std::int64_t>(),
+                               .rows = y.numel(),
+                               .size = x.size(dim),
+                               .largest = name == "argmax",
+                               .dtype = x.dtype()};
     dispatch_isa([&]<Isa I>() { cpu::arg_extremum<I>(args); });
   }
   return keepdims ? y.unsqueeze(dim) : y;

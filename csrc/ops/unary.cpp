@@ -9,10 +9,10 @@
 namespace drupe::ops {
 namespace {
 
-constexpr const char* kNames[] = {"neg",  "abs",   "square",     "sign", "logical_not", "exp", "expm1",
-                                  "log",  "log1p", "sqrt",       "rsqrt", "reciprocal", "sin", "cos",
-                                  "erf",  "floor", "ceil",       "round", "isnan",      "isfinite"};
-constexpr Unary kWithBackward[] = {Unary::abs,  Unary::square,     Unary::expm1, Unary::log1p, Unary::sqrt,
+constexpr const char* kNames[] = {"neg", "abs",   "square", "sign",  "logical_not", "exp",     "expm1",
+                                  "log", "log1p", "sqrt",   "rsqrt", "reciprocal",  "sin",     "cos",
+                                  "erf", "floor", "ceil",   "round", "isnan",       "isfinite"};
+constexpr Unary kWithBackward[] = {Unary::abs,   Unary::square,     Unary::expm1, Unary::log1p, Unary::sqrt,
                                    Unary::rsqrt, Unary::reciprocal, Unary::sin,   Unary::cos,   Unary::erf};
 
 Unary parse(const std::string& name) {
@@ -76,8 +76,8 @@ Tensor clamp(const Tensor& x, double low, double high) {
 
 Tensor unary_backward(const std::string& name, const Tensor& dy, const Tensor& saved) {
   const Unary op = parse(name);
-  check(std::find(std::begin(kWithBackward), std::end(kWithBackward), op) != std::end(kWithBackward),
-        "unary_backward", "\"", name, "\" has no kernel");
+  check(std::find(std::begin(kWithBackward), std::end(kWithBackward), op) != std::end(kWithBackward), "unary_backward",
+        "\"", name, "\" has no kernel");
   return backward(dy, saved, {.op = op});
 }
 

@@ -18,8 +18,27 @@
 namespace drupe {
 
 enum class Unary : std::uint8_t {
-  neg, abs, square, sign, logical_not, exp, expm1, log, log1p, sqrt, rsqrt, reciprocal, sin, cos, erf, floor, ceil,
-  round, isnan, isfinite, clamp
+  neg,
+  abs,
+  square,
+  sign,
+  logical_not,
+  exp,
+  expm1,
+  log,
+  log1p,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  sin,
+  cos,
+  erf,
+  floor,
+  ceil,
+  round,
+  isnan,
+  isfinite,
+  clamp
 };
 
 struct UnaryArgs {

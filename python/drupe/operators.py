@@ -152,7 +152,7 @@ class Operators:
     # ---- shapes and dtypes
 
     @property
-    def T(self: TensorT) -> TensorT:
+    def T(self: TensorT) -> TensorT:  # noqa: N802
         """The dimensions in reverse order, as NumPy's."""
         return drupe.ops.permute(self, tuple(reversed(range(self.ndim))))  # type: ignore[attr-defined]
 

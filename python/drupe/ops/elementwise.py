@@ -34,8 +34,7 @@ def _operands(name: str, *given: Array) -> tuple[Call, list[_C.Tensor]]:
     call = Call(name, *[x if number is None else None for x, number in zip(given, numbers, strict=True)])
     dtype = next(raw.dtype for raw in call.raw if raw is not None)
     raws = [
-        raw if number is None else _C.scalar(name, number, dtype)
-        for raw, number in zip(call.raw, numbers, strict=True)
+        raw if number is None else _C.scalar(name, number, dtype) for raw, number in zip(call.raw, numbers, strict=True)
     ]
     return call, raws
 

@@ -196,9 +196,7 @@ def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
         elif hasattr(item, "__index__") and not isinstance(item, bool) and getattr(item, "shape", ()) == ():
             items.append(item.__index__())
         else:
-            raise TypeError(
-                f"[getitem] an index is {type(item).__name__}: expected integers, slices, None or Ellipsis"
-            )
+            raise TypeError(f"[getitem] an index is {type(item).__name__}: expected integers, slices, None or Ellipsis")
     key = tuple(items)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
