@@ -21,11 +21,11 @@ def _number(x: Any) -> bool | int | float | None:
     if isinstance(x, bool | int | float):
         return x
     if isinstance(x, np.generic):
-        return x.item() if x.dtype.kind in "biu" else float(x)  # type: ignore[arg-type, no-any-return]
+        return x.item() if x.dtype.kind in "biu" else float(x)
     return None
 
 
-def _operands(name: str, *given: Array) -> tuple[Call, list[_C.Tensor]]:
+def _operands(name: str, *given: Array) -> tuple[Call[Any], list[_C.Tensor]]:
     """Start a call whose scalars take the dtype of its first array; they are no inputs of the record."""
     numbers = [_number(x) for x in given]
     if all(number is not None for number in numbers):

@@ -163,13 +163,13 @@ def min(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
 def any(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
     """Whether any element is nonzero (NaN is), as bool; false over none. Arguments and errors as :func:`sum`."""
     call = Call("any", x)
-    return call.output(_C.reduce("any", call.raw[0], _axes("any", axis), keepdims))  # type: ignore[no-any-return]
+    return call.output(_C.reduce("any", call.raw[0], _axes("any", axis), keepdims))
 
 
 def all(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
     """Whether all elements are nonzero, as bool; true over none. Arguments and errors as :func:`sum`."""
     call = Call("all", x)
-    return call.output(_C.reduce("all", call.raw[0], _axes("all", axis), keepdims))  # type: ignore[no-any-return]
+    return call.output(_C.reduce("all", call.raw[0], _axes("all", axis), keepdims))
 
 
 def logsumexp(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
@@ -196,9 +196,9 @@ def _arg_extremum(name: str, x: A, axis: int | None, keepdims: bool) -> A:
     call = Call(name, x)
     (raw,) = call.raw
     if axis is not None:
-        return call.output(_C.arg_extremum(name, raw, axis, keepdims))  # type: ignore[no-any-return]
+        return call.output(_C.arg_extremum(name, raw, axis, keepdims))
     y = _C.arg_extremum(name, _C.reshape(raw, (raw.numel,)), 0, False)
-    return call.output(_C.reshape(y, (1,) * len(raw.shape)) if keepdims else y)  # type: ignore[no-any-return]
+    return call.output(_C.reshape(y, (1,) * len(raw.shape)) if keepdims else y)
 
 
 def argmax(x: A, *, axis: int | None = None, keepdims: bool = False) -> A:
@@ -250,5 +250,5 @@ def topk(x: A, k: int, *, axis: int = -1, largest: bool = True, sorted: bool = T
             return (None,)
         return (_C.topk_backward(dvalues, indices, axis, raw.shape[axis]),)
 
-    outputs: tuple[A, A] = call.outputs((values, indices), backward)  # type: ignore[assignment]
+    outputs: tuple[A, A] = call.outputs((values, indices), backward)
     return outputs

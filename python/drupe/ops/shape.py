@@ -33,7 +33,7 @@ def reshape(x: A, shape: Sequence[int]) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (_C.reshape(dy, raw.shape),)
 
-    return call.output(_C.reshape(raw, tuple(shape)), backward)  # type: ignore[no-any-return]
+    return call.output(_C.reshape(raw, tuple(shape)), backward)
 
 
 def flatten(x: A, start: int = 0, stop: int = -1) -> A:
@@ -72,7 +72,7 @@ def permute(x: A, axes: Sequence[int]) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (dy.permute(tuple(back)),)
 
-    return call.output(y, backward)  # type: ignore[no-any-return]
+    return call.output(y, backward)
 
 
 def transpose(x: A, axis0: int = -2, axis1: int = -1) -> A:
@@ -87,7 +87,7 @@ def transpose(x: A, axis0: int = -2, axis1: int = -1) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (dy.transpose(axis0, axis1),)
 
-    return call.output(y, backward)  # type: ignore[no-any-return]
+    return call.output(y, backward)
 
 
 def squeeze(x: A, axis: int | Sequence[int] | None = None) -> A:
@@ -116,7 +116,7 @@ def squeeze(x: A, axis: int | Sequence[int] | None = None) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (_C.reshape(dy, raw.shape),)
 
-    return call.output(y, backward)  # type: ignore[no-any-return]
+    return call.output(y, backward)
 
 
 def unsqueeze(x: A, axis: int) -> A:
@@ -133,7 +133,7 @@ def unsqueeze(x: A, axis: int) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (dy.squeeze(at),)
 
-    return call.output(y, backward)  # type: ignore[no-any-return]
+    return call.output(y, backward)
 
 
 def broadcast_to(x: A, shape: Sequence[int]) -> A:
@@ -148,7 +148,7 @@ def broadcast_to(x: A, shape: Sequence[int]) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (sum_to_shape(dy, raw.shape),)
 
-    return call.output(raw.broadcast_to(tuple(shape)), backward)  # type: ignore[no-any-return]
+    return call.output(raw.broadcast_to(tuple(shape)), backward)
 
 
 def _view(raw: _C.Tensor, index: tuple[Any, ...]) -> _C.Tensor:
@@ -204,7 +204,7 @@ def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
         _C.copy_into(_view(dx, key), dy)
         return (dx,)
 
-    return call.output(_view(raw, key), backward)  # type: ignore[no-any-return]
+    return call.output(_view(raw, key), backward)
 
 
 def concat(parts: Sequence[Array], axis: int = 0) -> Any:
@@ -314,7 +314,7 @@ def pad(x: A, widths: Sequence[tuple[int, int]], value: float = 0) -> A:
             dy = dy.slice(i, before[i], before[i] + extent, 1)
         return (dy,)
 
-    return call.output(y, backward)  # type: ignore[no-any-return]
+    return call.output(y, backward)
 
 
 def cast(x: A, dtype: DtypeLike) -> A:
@@ -331,7 +331,7 @@ def cast(x: A, dtype: DtypeLike) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (_C.cast(dy, raw.dtype),)
 
-    return call.output(_C.cast(raw, dtype_name(dtype)), backward)  # type: ignore[no-any-return]
+    return call.output(_C.cast(raw, dtype_name(dtype)), backward)
 
 
 def contiguous(x: A) -> A:
@@ -341,4 +341,4 @@ def contiguous(x: A) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (dy,)
 
-    return call.output(_C.contiguous(call.raw[0]), backward)  # type: ignore[no-any-return]
+    return call.output(_C.contiguous(call.raw[0]), backward)
