@@ -11,6 +11,7 @@ __all__: list[str] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
     "add_rows",
+    "arg_extremum",
     "attention",
     "attention_backward",
     "avg_pool2d",
@@ -19,7 +20,10 @@ __all__: list[str] = [
     "batch_norm_backward",
     "binary",
     "cast",
+    "clamp",
+    "clamp_backward",
     "clone",
+    "concat",
     "contiguous",
     "conv2d",
     "conv2d_backward_bias",
@@ -50,6 +54,7 @@ __all__: list[str] = [
     "memory_stats",
     "merge_rows",
     "num_threads",
+    "pad",
     "reduce",
     "reset_peak_memory",
     "reshape",
@@ -64,6 +69,10 @@ __all__: list[str] = [
     "softmax_backward",
     "sum_of_squares",
     "to_numpy",
+    "topk",
+    "topk_backward",
+    "unary",
+    "unary_backward",
     "var",
     "where",
     "zeros",
@@ -142,6 +151,7 @@ def adam(
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
 def add_rows(dense: Tensor, indices: Tensor, values: Tensor) -> None: ...
+def arg_extremum(name: str, x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, keepdims: bool) -> Tensor: ...
 def attention(
     q: Tensor,
     k: Tensor,
@@ -209,7 +219,17 @@ def batch_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]: ...
 def binary(name: str, a: Tensor, b: Tensor) -> Tensor: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
+def clamp(
+    x: Tensor, low: typing.SupportsFloat | typing.SupportsIndex, high: typing.SupportsFloat | typing.SupportsIndex
+) -> Tensor: ...
+def clamp_backward(
+    dy: Tensor,
+    x: Tensor,
+    low: typing.SupportsFloat | typing.SupportsIndex,
+    high: typing.SupportsFloat | typing.SupportsIndex,
+) -> Tensor: ...
 def clone(x: Tensor) -> Tensor: ...
+def concat(parts: collections.abc.Sequence[Tensor], axis: typing.SupportsInt | typing.SupportsIndex) -> Tensor: ...
 def contiguous(x: Tensor) -> Tensor: ...
 def conv2d(
     x: Tensor,
@@ -341,6 +361,12 @@ def merge_rows(
     indices: collections.abc.Sequence[Tensor], values: collections.abc.Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]: ...
 def num_threads() -> int: ...
+def pad(
+    x: Tensor,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+    value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
+) -> Tensor: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor: ...
@@ -402,6 +428,21 @@ def softmax_backward(
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
+def topk(
+    x: Tensor,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    largest: bool,
+    sorted: bool,
+) -> tuple[Tensor, Tensor]: ...
+def topk_backward(
+    dy: Tensor,
+    indices: Tensor,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    size: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
+def unary(name: str, x: Tensor) -> Tensor: ...
+def unary_backward(name: str, dy: Tensor, saved: Tensor) -> Tensor: ...
 def var(
     x: Tensor, axes: tuple[int, ...], ddof: typing.SupportsInt | typing.SupportsIndex, keepdims: bool
 ) -> Tensor: ...
