@@ -199,7 +199,7 @@ def test_read_only_tensors():
     t = drupe.as_tensor(array)
     assert flags(t) == READ_ONLY
     for version in (None, (0, 8)):
-        with pytest.raises(BufferError, match="read-only, which only DLPack 1.0 can say"):
+        with pytest.raises(BufferError, match="read-only, which only DLPack 1"):
             t.__dlpack__(max_version=version)
     assert flags(t, copy=True) == COPIED
     t.__dlpack__(copy=True)

@@ -359,7 +359,8 @@ def view_chains(draw):
         elif kind == "slice":
             dim = draw(st.integers(-rank, rank - 1))
             cut = draw(st.slices(extents[dim]))
-            step = ("slice", (dim, *cut.indices(extents[dim])))
+            start, stop, step = cut.indices(extents[dim])
+            step = ("slice", (dim, start, stop, max(-(2**63), min(step, 2**63 - 1))))
             array = np.moveaxis(np.moveaxis(array, dim, 0)[cut], 0, dim)
         elif kind == "select":
             choices = [d for d in range(rank) if extents[d]]
