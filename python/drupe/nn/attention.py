@@ -7,6 +7,7 @@ from typing import Any
 from drupe import ops
 from drupe.nn.linear import Linear
 from drupe.nn.module import Module
+from drupe.ops.attention import Window
 
 
 class MultiHeadAttention(Module):
@@ -19,7 +20,7 @@ class MultiHeadAttention(Module):
         kv_features: of what the keys and values are made from; D by default.
         bias: whether the projections have one.
         causal: let position i see positions up to i only.
-        window: let a position see this many positions back only.
+        window: how many positions back, and on, a position sees, or one number for both; all by default.
 
     Attributes:
         q_proj: Linear, D -> D.
@@ -41,7 +42,7 @@ class MultiHeadAttention(Module):
         kv_features: int | None = None,
         bias: bool = True,
         causal: bool = False,
-        window: int | None = None,
+        window: Window | None = None,
     ) -> None:
         kv_heads = heads if kv_heads is None else kv_heads
         kv_features = features if kv_features is None else kv_features

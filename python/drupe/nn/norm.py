@@ -11,34 +11,37 @@ from drupe.tensor import ones, zeros
 
 
 class LayerNorm(Module):
-    """``(x - mean) / sqrt(var + eps) weight + bias`` over the last dimension (:func:`drupe.ops.layer_norm`).
+    """``(h - mean) / sqrt(var + eps) weight + bias`` with ``h = x + residual`` (:func:`drupe.ops.layer_norm`).
 
     Args:
-        features: D, the size of the last dimension.
+        features: D, the size of the last dimension, or those of the last dimensions, over which mean and variance go.
         eps: keeps the root from zero.
         bias: whether there is one.
 
     Attributes:
-        weight: (D,), ones at first.
-        bias: (D,), zeros at first, or None.
+        weight: (D,) or those sizes, ones at first.
+        bias: the same, zeros at first, or None.
     """
 
-    def __init__(self, features: int, eps: float = 1e-5, *, bias: bool = True) -> None:
+    def __init__(self, features: int | tuple[int, ...], eps: float = 1e-5, *, bias: bool = True) -> None:
+        shape = (features,) if isinstance(features, int) else tuple(features)
         self.eps = eps
-        self.weight = Parameter(ones((features,)))
-        self.bias = Parameter(zeros((features,))) if bias else None
+        self.weight = Parameter(ones(shape))
+        self.bias = Parameter(zeros(shape)) if bias else None
 
-    def forward(self, x: Any) -> Any:
-        """Return the shape of ``x`` (..., D)."""
-        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+    def forward(self, x: Any, *, residual: Any = None) -> Any:
+        """Return the shape of ``x`` (..., D), and of ``residual`` if there is one."""
+        ndim = self.weight.ndim
+        return ops.layer_norm(x, self.weight, self.bias, residual=residual, eps=self.eps, ndim=ndim)
 
     def extra_repr(self) -> str:
         """Name the sizes."""
-        return f"{self.weight.size}, eps={self.eps}"
+        shape = self.weight.shape
+        return f"{shape[0] if len(shape) == 1 else shape}, eps={self.eps}"
 
 
 class RMSNorm(Module):
-    """``x / sqrt(mean(x^2) + eps) weight`` over the last dimension (:func:`drupe.ops.rms_norm`).
+    """``h / sqrt(mean(h^2) + eps) weight`` with ``h = x + residual`` (:func:`drupe.ops.rms_norm`).
 
     Args:
         features: D, the size of the last dimension.
@@ -52,9 +55,9 @@ class RMSNorm(Module):
         self.eps = eps
         self.weight = Parameter(ones((features,)))
 
-    def forward(self, x: Any) -> Any:
-        """Return the shape of ``x`` (..., D)."""
-        return ops.rms_norm(x, self.weight, eps=self.eps)
+    def forward(self, x: Any, *, residual: Any = None) -> Any:
+        """Return the shape of ``x`` (..., D), and of ``residual`` if there is one."""
+        return ops.rms_norm(x, self.weight, residual=residual, eps=self.eps)
 
     def extra_repr(self) -> str:
         """Name the sizes."""
