@@ -50,8 +50,10 @@ Tensor check_indices(const char* op, const char* name, const Tensor& indices, st
   const Tensor flat = contiguous(indices);
   FindOutsideArgs args{.indices = flat.raw(), .dtype = flat.dtype(), .size = flat.numel(), .limit = limit};
   dispatch_isa([&]<Isa I>() { cpu::find_outside<I>(args); });
-  check_index(args.position < 0, op, name, subscript(std::max<std::int64_t>(args.position, 0), indices.shape()), " is ",
-              args.position < 0 ? 0 : index_at(flat, args.position), ": the table has ", limit, " rows");
+  if (args.position >= 0) {
+    fail<std::out_of_range>(op, name, subscript(args.position, indices.shape()), " is ", index_at(flat, args.position),
+                            ": the table has ", limit, " rows");
+  }
   return flat;
 }
 

@@ -44,28 +44,14 @@ from drupe.ops.elementwise import (
     where,
 )
 from drupe.ops.embedding import embedding
+from drupe.ops.embedding_bag import embedding_bag
 from drupe.ops.gemm import gemm
 from drupe.ops.group_norm import group_norm
 from drupe.ops.layer_norm import layer_norm
-from drupe.ops.matmul import (
-    matmul,
-)
+from drupe.ops.matmul import matmul
 from drupe.ops.optimizer import adam, adamw, global_norm, rmsprop, sgd
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from drupe.ops.reduce import (
-    all,
-    any,
-    argmax,
-    argmin,
-    logsumexp,
-    max,
-    mean,
-    min,
-    prod,
-    sum,
-    topk,
-    var,
-)
+from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
 from drupe.ops.rms_norm import rms_norm
 from drupe.ops.shape import (
     broadcast_to,
@@ -108,6 +94,7 @@ __all__ = [
     "cos",
     "div",
     "embedding",
+    "embedding_bag",
     "eq",
     "erf",
     "exp",

@@ -1,0 +1,215 @@
+// Reductions over bags. A task is a range of bags; a bag's sum stays in registers, up to 8 of them for a block of
+// columns, while its rows stream by. Rows are scattered over the table, so those some 2 KiB ahead are asked for early,
+// past the ends of bags too. Bytes: the indices and the named rows once, the result once. Backward: sparse_rows.cpp.
+#include "ops/embedding_bag.h"
+
+#include <algorithm>
+
+#include "core/dispatch.h"
+#include "core/parallel.h"
+#include "cpu/row_sum.h"
+
+namespace drupe::cpu {
+namespace {
+
+constexpr std::int64_t kTaskElements = 32768;  // of the rows, read by one task
+
+// The rows that the indices name, in order (row_sum.h).
+template <Isa I, class S, class Index, bool Scaled>
+struct TableSource {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const S* weight;
+  std::int64_t row_stride;
+  const Index* indices;
+  const S* scale;
+  std::int64_t size, skip;
+  PrefetchPlan plan;
+
+  struct Row {
+    const S* data;
+    V factor;
+  };
+
+  explicit TableSource(const EmbeddingBagArgs& args)
+      : weight(static_cast<const S*>(args.weight)),
+        row_stride(args.row_stride),
+        indices(static_cast<const Index*>(args.indices)),
+        scale(static_cast<const S*>(args.scale)),
+        size(args.size),
+        skip(args.skip),
+        plan(PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))) {}
+
+  DRUPE_INLINE const S* data(std::int64_t i) const {
+    return weight + static_cast<std::int64_t>(indices[i]) * row_stride;
+  }
+  DRUPE_INLINE Row row(std::int64_t i) const {
+    const S* at = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : data(i);
+    if constexpr (Scaled) {
+      return {at, V::set(static_cast<T>(scale[i]))};
+    } else {
+      return {at, V::zero()};
+    }
+  }
+  DRUPE_INLINE V load(const Row& row, std::int64_t column) const {
+    const V x = V::load(row.data + column);
+    if constexpr (Scaled) return x * row.factor;
+    return x;
+  }
+  DRUPE_INLINE V load(const Row& row, std::int64_t column, int n) const {
+    const V x = V::load(row.data + column, n);
+    if constexpr (Scaled) return x * row.factor;
+    return x;
+  }
+  DRUPE_INLINE void prefetch(std::int64_t i) const {
+    if (i + plan.ahead < size) plan(data(i + plan.ahead));
+  }
+};
+
+DRUPE_INLINE std::int64_t bag_begin(const EmbeddingBagArgs& args, std::int64_t bag) {
+  return args.offsets ? args.offsets[bag] : bag * args.length;
+}
+
+template <Isa I, class Index>
+std::int64_t count_rows(const EmbeddingBagArgs& args, std::int64_t begin, std::int64_t end) {
+  if (args.skip < 0) return end - begin;
+  const auto* indices = static_cast<const Index*>(args.indices);
+  std::int64_t count = 0;
+  for (std::int64_t i = begin; i < end; ++i) count += static_cast<std::int64_t>(indices[i]) != args.skip;
+  return count;
+}
+
+template <Isa I, class S, class Index, bool Scaled>
+void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const TableSource<I, S, Index, Scaled> source(args);
+  const bool mean = args.mode == BagMode::mean;
+  for (std::int64_t bag = first; bag < last; ++bag) {
+    const std::int64_t begin = bag_begin(args, bag), end = bag_begin(args, bag + 1);
+    S* y = static_cast<S*>(args.y) + bag * args.width;
+    if (!mean) {
+      sum_rows_in_order<V>(source, begin, end, args.width,
+                           [&](std::int64_t column, V sum, int n) { sum.store(y + column, n); });
+      continue;
+    }
+    const std::int64_t count = std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end));
+    const V divisor = V::set(static_cast<T>(count));
+    sum_rows_in_order<V>(source, begin, end, args.width,
+                         [&](std::int64_t column, V sum, int n) { (sum / divisor).store(y + column, n); });
+  }
+}
+
+// The maximum of columns [column, column + n) over a bag, and its place.
+template <Isa I, class S, class Index>
+void max_columns(const EmbeddingBagArgs& args, const TableSource<I, S, Index, false>& source, std::int64_t bag,
+                 std::int64_t column, int n) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const std::int64_t begin = bag_begin(args, bag), end = bag_begin(args, bag + 1);
+  V best = V::zero(), place = V::set(T(-1));
+  bool any = false;
+  for (std::int64_t i = begin; i < end; ++i) {
+    if (column == 0) source.prefetch(i);
+    const auto row = source.row(i);
+    if (!row.data) continue;
+    const V x = source.load(row, column, n);
+    const V here = V::set(static_cast<T>(i - begin));
+    if (!any) {
+      best = x;
+      place = here;
+      any = true;
+      continue;
+    }
+    const auto take = ~(x <= best) & (best == best);  // greater, or the first NaN
+    best = select(take, x, best);
+    place = select(take, here, place);
+  }
+  const std::int64_t at = bag * args.width + column;
+  best.store(static_cast<S*>(args.y) + at, n);
+  if (args.argmax) place.store(static_cast<T*>(args.argmax) + at, n);
+}
+
+template <Isa I, class S, class Index>
+void max_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  constexpr int kLanes = Vec<Accumulator<S>, I>::kLanes;
+  const TableSource<I, S, Index, false> source(args);
+  for (std::int64_t bag = first; bag < last; ++bag) {
+    for (std::int64_t column = 0; column < args.width; column += kLanes) {
+      const int n = static_cast<int>(std::min<std::int64_t>(kLanes, args.width - column));
+      max_columns<I, S, Index>(args, source, bag, column, n);
+    }
+  }
+}
+
+std::int64_t bags_per_task(const EmbeddingBagArgs& args) {
+  const std::int64_t rows = std::max<std::int64_t>(1, args.size / std::max<std::int64_t>(1, args.bags));
+  return std::max<std::int64_t>(1, kTaskElements / (rows * std::max<std::int64_t>(16, args.width)));
+}
+
+}  // namespace
+
+template <Isa I>
+void embedding_bag(const EmbeddingBagArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    dispatch_index(args.index_dtype, [&]<class Index>() {
+      parallel_ranges(args.bags, bags_per_task(args), [&](std::int64_t first, std::int64_t last) {
+        if (args.mode == BagMode::max) {
+          max_bags<I, S, Index>(args, first, last);
+        } else if (args.scale) {
+          sum_bags<I, S, Index, true>(args, first, last);
+        } else {
+          sum_bags<I, S, Index, false>(args, first, last);
+        }
+      });
+    });
+  });
+}
+
+template <Isa I>
+void embedding_bag_counts(const EmbeddingBagArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    dispatch_index(args.index_dtype, [&]<class Index>() {
+      parallel_ranges(args.bags, bags_per_task(args), [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t bag = first; bag < last; ++bag) {
+          const std::int64_t count = count_rows<I, Index>(args, bag_begin(args, bag), bag_begin(args, bag + 1));
+          static_cast<T*>(args.bag_scale)[bag] = count ? T(1) / static_cast<T>(count) : T(0);
+        }
+      });
+    });
+  });
+}
+
+template <Isa I>
+void embedding_bag_backward_scale(const BagScaleArgs& args) {
+  const EmbeddingBagArgs& bags = args.bag;
+  dispatch_float(bags.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    using V = Vec<T, I>;
+    dispatch_index(bags.index_dtype, [&]<class Index>() {
+      const TableSource<I, S, Index, false> source(bags);
+      parallel_ranges(bags.bags, bags_per_task(bags), [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t bag = first; bag < last; ++bag) {
+          const S* dy = static_cast<const S*>(args.dy) + bag * bags.width;
+          for (std::int64_t i = bag_begin(bags, bag); i < bag_begin(bags, bag + 1); ++i) {
+            source.prefetch(i);
+            const auto row = source.row(i);
+            V sum = V::zero();
+            for (std::int64_t c = 0; row.data && c < bags.width; c += V::kLanes) {
+              const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, bags.width - c));
+              sum = fma(V::load(dy + c, n), source.load(row, c, n), sum);
+            }
+            static_cast<S*>(args.dscale)[i] = static_cast<S>(reduce_add(sum));
+          }
+        }
+      });
+    });
+  });
+}
+
+template void embedding_bag<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
+template void embedding_bag_counts<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
+template void embedding_bag_backward_scale<Isa::DRUPE_ISA>(const BagScaleArgs&);
+
+}  // namespace drupe::cpu

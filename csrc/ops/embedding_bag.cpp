@@ -1,0 +1,219 @@
+#include "ops/embedding_bag.h"
+
+#include "core/check.h"
+#include "ops/copy.h"
+#include "ops/embedding.h"
+#include "ops/sparse_rows.h"
+
+namespace drupe::ops {
+namespace {
+
+BagMode parse_mode(const char* op, const std::string& mode) {
+  if (mode == "sum") return BagMode::sum;
+  if (mode == "mean") return BagMode::mean;
+  if (mode == "max") return BagMode::max;
+  fail(op, "mode is \"", mode, "\": expected sum, mean or max");
+}
+
+// The bags' extents, checked; keeps what they point to.
+struct Bags {
+  Tensor indices;  // contiguous
+  Tensor offsets;  // (bags + 1,) int64, where there are offsets
+  std::int64_t count = 0;
+  std::int64_t length = 0;
+
+  Bags(const char* op, const Tensor& given, const std::optional<Tensor>& starts, std::int64_t rows)
+      : indices(check_indices(op, "indices", given, rows)) {
+    if (!starts) {
+      check(given.ndim() == 2, op, "indices is ", given.shape(), ": expected (B, L), or (N,) and offsets");
+      count = given.size(0);
+      length = given.size(1);
+      return;
+    }
+    check(given.ndim() == 1, op, "indices is ", given.shape(), ": expected (N,) beside offsets");
+    check_type(starts->dtype() == Dtype::i32 || starts->dtype() == Dtype::i64, op, "offsets is ", starts->dtype(),
+               ": expected int32 or int64");
+    check(starts->ndim() == 1, op, "offsets is ", starts->shape(), ": expected 1 dimension");
+    common_device(op, {&given, &*starts});
+    read_offsets(op, *starts);
+  }
+
+  // Fills what kernels for the forward pass read.
+  void describe(EmbeddingBagArgs& args) const {
+    args.indices = indices.raw();
+    args.index_dtype = indices.dtype();
+    args.size = indices.numel();
+    args.bags = count;
+    args.length = length;
+    args.offsets = offsets.defined() ? offsets.data<std::int64_t>() : nullptr;
+  }
+
+  std::int64_t begin(std::int64_t bag) const {
+    return offsets.defined() ? offsets.data<std::int64_t>()[bag] : bag * length;
+  }
+
+ private:
+  void read_offsets(const char* op, const Tensor& starts) {
+    count = starts.numel();
+    const std::int64_t size = indices.numel();
+    check(count > 0 || size == 0, op, "offsets is empty, but there are ", size, " indices");
+    offsets = empty({count + 1}, Dtype::i64);
+    copy_into(offsets.slice(0, 0, count, 1), starts);
+    auto* offset = offsets.data<std::int64_t>();
+    offset[count] = size;
+    check(offset[0] == 0, op, "offsets[0] is ", offset[0], ": expected 0");
+    for (std::int64_t b = 1; b <= count; ++b) {
+      if (offset[b - 1] <= offset[b]) continue;
+      check(b < count, op, "offsets[", b - 1, "] is ", offset[b - 1], ": there are only ", size, " indices");
+      fail(op, "offsets[", b, "] is ", offset[b], " after ", offset[b - 1], ": expected no decrease");
+    }
+  }
+};
+
+Tensor check_scale(const char* op, const Tensor& scale, const Tensor& indices, Dtype dtype, BagMode mode) {
+  check(mode == BagMode::sum, op, "per_sample_weights need mode sum");
+  check_type(scale.dtype() == dtype, op, "per_sample_weights is ", scale.dtype(), ": expected ", dtype);
+  check(scale.shape() == indices.shape(), op, "per_sample_weights is ", scale.shape(), ", indices is ",
+        indices.shape());
+  return contiguous(scale);
+}
+
+EmbeddingBagArgs describe_table(const char* op, const Tensor& weight, Tensor& table) {
+  check_type(is_float(weight.dtype()), op, "weight is ", weight.dtype(), ": expected a float dtype");
+  check(weight.ndim() == 2, op, "weight is ", weight.shape(), ": expected 2 dimensions");
+  table = weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : contiguous(weight);
+  return {.weight = table.raw(),
+          .row_stride = table.stride(0),
+          .dtype = table.dtype(),
+          .width = table.size(1),
+          .indices = nullptr,
+          .index_dtype = Dtype::i64,
+          .size = 0,
+          .bags = 0};
+}
+
+template <class Run>
+auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tensor>& offsets,
+              const std::optional<Tensor>& scale, const std::optional<Tensor>& argmax, std::int64_t num_rows,
+              const BagOptions& options, Run run) {
+  const char* op = "embedding_bag_backward";
+  const BagMode mode = parse_mode(op, options.mode);
+  check_type(is_float(dy.dtype()), op, "dy is ", dy.dtype(), ": expected a float dtype");
+  check(num_rows >= 0, op, "num_rows is ", num_rows);
+  common_device(op, {&dy, &indices, scale ? &*scale : nullptr, argmax ? &*argmax : nullptr});
+  const Bags bags(op, indices, offsets, num_rows);
+  check(dy.ndim() == 2 && dy.size(0) == bags.count, op, "dy is ", dy.shape(), ": expected (", bags.count, ", D)");
+  const Tensor source = contiguous(dy);
+  SumRowsArgs args{.rows = bags.indices.raw(),
+                   .row_dtype = bags.indices.dtype(),
+                   .size = bags.indices.numel(),
+                   .limit = num_rows,
+                   .skip = normalize_padding(op, options.padding_idx, num_rows),
+                   .source = source.raw(),
+                   .dtype = source.dtype(),
+                   .width = source.size(1),
+                   .bags = bags.count,
+                   .length = bags.length,
+                   .offsets = bags.offsets.defined() ? bags.offsets.data<std::int64_t>() : nullptr,
+                   .allocate = nullptr,
+                   .context = nullptr,
+                   .dense = false};
+  const Dtype accumulator = accumulator_of(dy.dtype());
+  Tensor kept;
+  if (scale) {
+    kept = check_scale(op, *scale, indices, dy.dtype(), mode);
+    args.scale = kept.raw();
+  }
+  if (mode == BagMode::mean) {
+    kept = empty({bags.count}, accumulator);
+    EmbeddingBagArgs counts{.weight = nullptr,
+                            .row_stride = 0,
+                            .dtype = dy.dtype(),
+                            .width = 0,
+                            .indices = nullptr,
+                            .index_dtype = Dtype::i64,
+                            .size = 0,
+                            .bags = 0,
+                            .skip = args.skip,
+                            .bag_scale = kept.raw()};
+    bags.describe(counts);
+    dispatch_isa([&]<Isa I>() { cpu::embedding_bag_counts<I>(counts); });
+    args.bag_scale = kept.raw();
+  }
+  if (mode == BagMode::max) {
+    check(argmax.has_value() && argmax->dtype() == accumulator && argmax->shape() == dy.shape(), op,
+          "mode max needs the argmax of the forward pass");
+    kept = contiguous(*argmax);
+    args.argmax = kept.raw();
+  }
+  return run(args);
+}
+
+}  // namespace
+
+std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indices,
+                                        const std::optional<Tensor>& offsets, const std::optional<Tensor>& scale,
+                                        const BagOptions& options, bool keep_argmax) {
+  const char* op = "embedding_bag";
+  const Device device = common_device(op, {&weight, &indices, scale ? &*scale : nullptr});
+  Tensor table, factors;
+  EmbeddingBagArgs args = describe_table(op, weight, table);
+  args.mode = parse_mode(op, options.mode);
+  const Bags bags(op, indices, offsets, weight.size(0));
+  bags.describe(args);
+  args.skip = normalize_padding(op, options.padding_idx, weight.size(0));
+  if (scale) {
+    factors = check_scale(op, *scale, indices, weight.dtype(), args.mode);
+    args.scale = factors.raw();
+  }
+  Tensor y = empty({bags.count, weight.size(1)}, weight.dtype(), device);
+  args.y = y.raw();
+  Tensor argmax;
+  if (args.mode == BagMode::max && keep_argmax) {
+    for (std::int64_t b = 0; b < bags.count; ++b) {
+      const std::int64_t length = bags.begin(b + 1) - bags.begin(b);
+      check(length <= kLongestMaxBag, op, "bag ", b, " has ", length, " indices: mode max with gradients takes ",
+            kLongestMaxBag);
+    }
+    argmax = empty(y.shape(), accumulator_of(weight.dtype()), device);
+    args.argmax = argmax.raw();
+  }
+  if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding_bag<I>(args); });
+  return {y, argmax};
+}
+
+Tensor embedding_bag_backward(const Tensor& dy, const Tensor& indices, const std::optional<Tensor>& offsets,
+                              const std::optional<Tensor>& scale, const std::optional<Tensor>& argmax,
+                              std::int64_t num_rows, const BagOptions& options) {
+  return backward(dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_dense);
+}
+
+std::pair<Tensor, Tensor> embedding_bag_backward_sparse(const Tensor& dy, const Tensor& indices,
+                                                        const std::optional<Tensor>& offsets,
+                                                        const std::optional<Tensor>& scale,
+                                                        const std::optional<Tensor>& argmax, std::int64_t num_rows,
+                                                        const BagOptions& options) {
+  return backward(dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_sparse);
+}
+
+Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, const Tensor& indices,
+                                    const std::optional<Tensor>& offsets, const BagOptions& options) {
+  const char* op = "embedding_bag_backward_scale";
+  common_device(op, {&dy, &weight, &indices});
+  Tensor table;
+  BagScaleArgs args{.bag = describe_table(op, weight, table), .dy = nullptr, .dscale = nullptr};
+  const Bags bags(op, indices, offsets, weight.size(0));
+  bags.describe(args.bag);
+  args.bag.skip = normalize_padding(op, options.padding_idx, weight.size(0));
+  check_type(dy.dtype() == weight.dtype(), op, "dy is ", dy.dtype(), ", weight is ", weight.dtype());
+  check(dy.shape() == (Dims{bags.count, weight.size(1)}), op, "dy is ", dy.shape(), ": expected (", bags.count, ", ",
+        weight.size(1), ")");
+  const Tensor gradient = contiguous(dy);
+  Tensor dscale = empty(indices.shape(), weight.dtype());
+  args.dy = gradient.raw();
+  args.dscale = dscale.raw();
+  if (dscale.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding_bag_backward_scale<I>(args); });
+  return dscale;
+}
+
+}  // namespace drupe::ops
