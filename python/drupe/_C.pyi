@@ -35,6 +35,10 @@ __all__: list[str] = [
     "embedding",
     "embedding_backward",
     "embedding_backward_sparse",
+    "embedding_bag",
+    "embedding_bag_backward",
+    "embedding_bag_backward_scale",
+    "embedding_bag_backward_sparse",
     "empty",
     "empty_cache",
     "from_dlpack",
@@ -278,6 +282,42 @@ def embedding_backward_sparse(
     indices: Tensor,
     num_rows: typing.SupportsInt | typing.SupportsIndex,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> tuple[Tensor, Tensor]: ...
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    scale: Tensor | None,
+    mode: str,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    keep_argmax: bool,
+) -> tuple[Tensor, Tensor]: ...
+def embedding_bag_backward(
+    dy: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    scale: Tensor | None,
+    argmax: Tensor | None,
+    num_rows: typing.SupportsInt | typing.SupportsIndex,
+    mode: str,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+) -> Tensor: ...
+def embedding_bag_backward_scale(
+    dy: Tensor,
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+) -> Tensor: ...
+def embedding_bag_backward_sparse(
+    dy: Tensor,
+    indices: Tensor,
+    offsets: Tensor | None,
+    scale: Tensor | None,
+    argmax: Tensor | None,
+    num_rows: typing.SupportsInt | typing.SupportsIndex,
+    mode: str,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
 ) -> tuple[Tensor, Tensor]: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
