@@ -107,6 +107,7 @@ class Case:
     bytes_written: float
     setup: Callable[[np.random.Generator], Setup]
     device: str = "cpu"
+    working_set: float | None = None  # where the bytes lie, if in more than themselves: a table that is gathered from
 
     @property
     def label(self) -> str:

@@ -115,20 +115,24 @@ class Limits:
             return "dot_bf16", dot
         return "fma_f32", fma
 
-    def bandwidth_at(self, bytes_read: float, bytes_written: float) -> tuple[str, float]:
+    def bandwidth_at(
+        self, bytes_read: float, bytes_written: float, working_set: float | None = None
+    ) -> tuple[str, float]:
         """Return the name and the rate of memory for so many bytes: ``read`` where hardly any are written."""
-        working_set = int(bytes_read + bytes_written)
+        working_set = int(working_set or bytes_read + bytes_written)
         if bytes_written * 4 < bytes_read:
             return "read", self._rate("read", working_set)
         return "copy", max(self._rate("copy", working_set), self._rate("copy_nt", working_set))
 
-    def bound(self, dtype: str, flops: float, bytes_read: float, bytes_written: float) -> tuple[str, float, float]:
+    def bound(
+        self, dtype: str, flops: float, bytes_read: float, bytes_written: float, working_set: float | None = None
+    ) -> tuple[str, float, float]:
         """Return which limit takes longest for this work: its name, its rate, and those seconds."""
         name, rate = self.peak(dtype)
         seconds = flops / rate if rate else 0.0
         total = bytes_read + bytes_written
         if total:
-            memory, speed = self.bandwidth_at(bytes_read, bytes_written)
+            memory, speed = self.bandwidth_at(bytes_read, bytes_written, working_set)
             if total / speed > seconds:
                 return memory, speed, total / speed
         return name, rate, seconds

@@ -72,6 +72,8 @@ def test_the_bound_is_what_takes_longest():
     assert some.bound("float32", 1.0, half, half) == ("copy", 10e9, (1 << 20) / 10e9)
     assert some.bound("float32", 1.0, 1 << 20, 64) == ("read", 40e9, ((1 << 20) + 64) / 40e9)
     assert some.bound("float32", 50e9, 0, 0) == ("fma_f32", 100e9, 0.5)
+    # Few bytes out of a large table come at the table's rate.
+    assert some.bound("float32", 1.0, 1000, 0, 1 << 20) == ("read", 40e9, 1000 / 40e9)
 
 
 def test_bandwidth_is_measured_once_per_working_set_and_never_beyond_main_memorys():

@@ -126,7 +126,7 @@ def _held_against(limits: machine.Limits, case: harness.Case, timings: dict[str,
     median = timings[harness.DRUPE].median_s
     if median:
         result.limit, result.limit_rate, bound_s = limits.bound(
-            case.dtype, case.flops, case.bytes_read, case.bytes_written
+            case.dtype, case.flops, case.bytes_read, case.bytes_written, case.working_set
         )
         result.fraction = bound_s / median
     return result
