@@ -123,12 +123,14 @@ class Effort:
         rounds: samples per contender.
         min_sample_s: a sample lasts at least this long, in as many calls as that takes.
         warmup_s: each contender runs at least this long before.
+        settle_s: the pause before a sample, in which the threads of the one before stop spinning.
         max_round_s: where one call of everybody takes longer than this, there are fewer rounds, three at least.
     """
 
     rounds: int = 11
     min_sample_s: float = 0.02
     warmup_s: float = 0.1
+    settle_s: float = 0.002
     max_round_s: float = 1.0
 
 
@@ -209,9 +211,15 @@ def relative_error(actual: Any, expected: Any) -> tuple[float, str]:
 
 
 def time_interleaved(
-    contenders: Mapping[str, Call], effort: Effort, clock: Clock = time.perf_counter
+    contenders: Mapping[str, Call],
+    effort: Effort,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Timing]:
-    """Time calls in rounds, one sample each per round, whose order rotates from round to round."""
+    """Time calls in rounds, one sample each per round, whose order rotates from round to round.
+
+    Before a sample of several calls comes one that is not timed: the caches hold another contender's data.
+    """
     names = list(contenders)
     timings = {name: Timing(calls=_calibrate(contenders[name], effort, clock)) for name in names}
     rounds = effort.rounds
@@ -223,7 +231,11 @@ def time_interleaved(
             start = clock()
             turn = done % len(names)
             for name in names[turn:] + names[:turn]:
-                timings[name].samples_s.append(_sample(contenders[name], timings[name].calls, clock))
+                call, calls = contenders[name], timings[name].calls
+                sleep(effort.settle_s)
+                if calls > 1:
+                    call()
+                timings[name].samples_s.append(_sample(call, calls, clock))
             done += 1
             if clock() - start > effort.max_round_s:
                 rounds = min(rounds, max(3, done))

@@ -45,7 +45,7 @@ def limits_table(limits: Limits) -> Table:
     return table
 
 
-_WIDTH_OF_CASE, _WIDTH_OF_PEER = 92, 20  # characters that the columns take, about
+_WIDTH_OF_CASE, _WIDTH_OF_PEER = 65, 20  # characters that the columns take, about
 
 
 def _peer_cell(timing: Timing | None) -> Text:
@@ -65,14 +65,14 @@ def results_table(results: Sequence[Result], width: int = 200) -> Table:
     """
     table = Table(title="Median times; in brackets drupe's as a multiple of the peer's", title_justify="left")
     table.add_column("case", overflow="fold")
-    for name in ("drupe", "±", "rate", "of limit"):
+    for name in ("drupe", "of its limit"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = dict.fromkeys(
         name for result in results for name, t in result.timings.items() if name != DRUPE and t.status != "absent"
     )
     columns = _WIDTH_OF_CASE + _WIDTH_OF_PEER * len(shown) <= width
-    for name in shown if columns else ["peers"] if shown else []:
-        table.add_column(name, justify="right", no_wrap=columns)
+    for name in shown if columns else ["the peers"] if shown else []:
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
         case, timings = result.case, result.timings
         label = Text.assemble((case.op, "bold"), f" {case.name}\n", (f"{case.shapes} {case.dtype}", "dim"))
@@ -89,15 +89,15 @@ def _own_cells(result: Result) -> list[Text]:
     timing = result.timings[DRUPE]
     median = timing.median_s
     if timing.status != "ok" or median is None or timing.spread is None:
-        return [Text(timing.status, style="bold red"), Text(""), Text(""), Text("")]
+        return [Text(timing.status, style="bold red"), Text("")]
     case = result.case
     memory = result.limit in ("read", "copy")
     rate = (case.bytes_read + case.bytes_written) / median / 1e9 if memory else case.flops / median / 1e9
+    spread = (f"± {timing.spread:.0%}", "dim" if timing.spread < 0.1 else "yellow")
+    share = f"{result.fraction:.0%} {result.limit}\n" if result.fraction is not None else ""
     return [
-        Text(seconds(median), style="bold"),
-        Text(f"{timing.spread:.0%}", style="dim" if timing.spread < 0.1 else "yellow"),
-        Text(f"{rate:.3g} {'GB/s' if memory else 'GFLOP/s'}"),
-        Text(f"{result.fraction:.0%} {result.limit}" if result.fraction is not None else ""),
+        Text.assemble((seconds(median), "bold"), "\n", spread),
+        Text.assemble(share, (f"{rate:.3g} {'GB/s' if memory else 'GFLOP/s'}", "dim")),
     ]
 
 

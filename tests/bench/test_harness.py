@@ -211,3 +211,13 @@ def test_a_torch_like_bfloat16_is_widened():
     wide = SimpleNamespace(numpy=lambda: np.ones(2), dtype="torch.float32", detach=lambda: wide)
     narrow = SimpleNamespace(dtype="torch.bfloat16", float=lambda: wide, detach=lambda: narrow)
     assert as_arrays(narrow)[0].tolist() == [1, 1]
+
+
+def test_contenders_settle_and_warm_the_caches_before_each_sample(clock):
+    pauses = []
+    contenders = {"short": clock.call("short", 0.006), "long": clock.call("long", 1.0)}
+    effort = Effort(rounds=2, min_sample_s=0.01, warmup_s=0, settle_s=0.5)
+    timings = time_interleaved(contenders, effort, clock, pauses.append)
+    assert pauses == [0.5] * 4
+    assert clock.log[4:] == ["short"] * 3 + ["long"] * 2 + ["short"] * 3
+    assert timings["short"].samples_s == pytest.approx([0.006] * 2)
