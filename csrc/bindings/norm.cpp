@@ -1,7 +1,8 @@
-// The normalisations.
+// The normalisations, and dropout.
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 #include "ops/batch_norm.h"
+#include "ops/dropout.h"
 #include "ops/group_norm.h"
 #include "ops/row_norm.h"
 
@@ -32,6 +33,7 @@ void bind_norm(py::module_& m) {
         py::arg("eps"), py::arg("layout"), Nogil());
   m.def("group_norm_backward", &ops::group_norm_backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("rstd"), py::arg("layout"), Nogil());
+  m.def("dropout", &ops::dropout, py::arg("x"), py::arg("p"), py::arg("seed"), py::arg("offset"), Nogil());
 }
 
 }  // namespace drupe::bindings

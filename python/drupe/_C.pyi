@@ -18,6 +18,8 @@ __all__: list[str] = [
     "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "bce_with_logits",
+    "bce_with_logits_backward",
     "binary",
     "cast",
     "clamp",
@@ -30,8 +32,11 @@ __all__: list[str] = [
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "copy_into",
+    "cross_entropy",
+    "cross_entropy_backward",
     "cuda_built",
     "cuda_reason",
+    "dropout",
     "embedding",
     "embedding_backward",
     "embedding_backward_sparse",
@@ -57,6 +62,8 @@ __all__: list[str] = [
     "measure_limit",
     "memory_stats",
     "merge_rows",
+    "mse",
+    "mse_backward",
     "num_threads",
     "pad",
     "reduce",
@@ -221,6 +228,18 @@ def batch_norm_backward(
     training: bool,
     layout: str,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def bce_with_logits(
+    logits: Tensor, targets: Tensor, weight: Tensor | None, pos_weight: Tensor | None, reduction: str
+) -> Tensor: ...
+def bce_with_logits_backward(
+    dloss: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: str,
+    want_dtargets: bool,
+) -> tuple[Tensor, Tensor]: ...
 def binary(name: str, a: Tensor, b: Tensor) -> Tensor: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
 def clamp(
@@ -268,6 +287,31 @@ def conv2d_backward_weight(
     groups: typing.SupportsInt | typing.SupportsIndex,
 ) -> Tensor: ...
 def copy_into(dst: Tensor, src: Tensor) -> None: ...
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    ignore_index: typing.SupportsInt | typing.SupportsIndex,
+    label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+def cross_entropy_backward(
+    dloss: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    sums: Tensor,
+    total: Tensor,
+    ignore_index: typing.SupportsInt | typing.SupportsIndex,
+    label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
+    reduction: str,
+) -> Tensor: ...
+def dropout(
+    x: Tensor,
+    p: typing.SupportsFloat | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
 ) -> Tensor: ...
@@ -399,6 +443,10 @@ def measure_limit(
 def memory_stats() -> dict[str, int]: ...
 def merge_rows(
     indices: collections.abc.Sequence[Tensor], values: collections.abc.Sequence[Tensor]
+) -> tuple[Tensor, Tensor]: ...
+def mse(a: Tensor, b: Tensor, reduction: str) -> Tensor: ...
+def mse_backward(
+    dloss: Tensor, a: Tensor, b: Tensor, reduction: str, want_da: bool, want_db: bool
 ) -> tuple[Tensor, Tensor]: ...
 def num_threads() -> int: ...
 def pad(

@@ -3,6 +3,7 @@
 from drupe import _C
 from drupe.autograd import SparseRows, enable_grad, is_grad_enabled, no_grad
 from drupe.io import load, load_metadata, save
+from drupe.random import manual_seed
 from drupe.runtime import (
     cpu_isa,
     cpu_isas,
@@ -15,7 +16,7 @@ from drupe.runtime import (
 from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
 
 # After Tensor: the ops are made of it.
-from drupe import nn, ops, optim, schedules  # isort: skip
+from drupe import nn, ops, optim, random, schedules  # isort: skip
 
 __version__ = _C.__version__
 
@@ -33,6 +34,7 @@ __all__ = [
     "is_grad_enabled",
     "load",
     "load_metadata",
+    "manual_seed",
     "memory_stats",
     "nn",
     "no_grad",
@@ -40,6 +42,7 @@ __all__ = [
     "ones",
     "ops",
     "optim",
+    "random",
     "save",
     "schedules",
     "set_cpu_isa",

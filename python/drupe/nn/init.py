@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from drupe.random import generator
 from drupe.tensor import Tensor, as_tensor
 
 T = TypeVar("T", bound=Tensor)
-
-_generator = np.random.default_rng(0)
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
@@ -29,12 +28,12 @@ def fan_in_bound(weight: Tensor) -> float:
 
 def uniform(tensor: T, low: float = 0.0, high: float = 1.0) -> T:
     """Fill with numbers uniform in [low, high)."""
-    return _fill(tensor, _generator.uniform(low, high, tensor.shape))
+    return _fill(tensor, generator().uniform(low, high, tensor.shape))
 
 
 def normal(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
     """Fill with normal numbers."""
-    return _fill(tensor, _generator.normal(mean, std, tensor.shape))
+    return _fill(tensor, generator().normal(mean, std, tensor.shape))
 
 
 def trunc_normal(tensor: T, mean: float = 0.0, std: float = 1.0, *, bound: float = 2.0) -> T:
@@ -45,9 +44,10 @@ def trunc_normal(tensor: T, mean: float = 0.0, std: float = 1.0, *, bound: float
     """
     if not bound >= 0.1:
         raise ValueError(f"[init] bound is {bound}: expected 0.1 or more")
-    z = _generator.standard_normal(tensor.shape)
+    rng = generator()
+    z = rng.standard_normal(tensor.shape)
     while (outside := np.abs(z) > bound).any():
-        z[outside] = _generator.standard_normal(np.count_nonzero(outside))
+        z[outside] = rng.standard_normal(np.count_nonzero(outside))
     return _fill(tensor, mean + std * z)
 
 

@@ -3,7 +3,10 @@
 from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
 from drupe.ops.attention import attention
 from drupe.ops.batch_norm import batch_norm
+from drupe.ops.bce_with_logits import bce_with_logits
 from drupe.ops.conv2d import conv2d
+from drupe.ops.cross_entropy import cross_entropy
+from drupe.ops.dropout import dropout
 from drupe.ops.elementwise import (
     abs,
     add,
@@ -49,6 +52,7 @@ from drupe.ops.gemm import gemm
 from drupe.ops.group_norm import group_norm
 from drupe.ops.layer_norm import layer_norm
 from drupe.ops.matmul import matmul
+from drupe.ops.mse import mse
 from drupe.ops.optimizer import adam, adamw, global_norm, rmsprop, sgd
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
@@ -84,6 +88,7 @@ __all__ = [
     "attention",
     "avg_pool2d",
     "batch_norm",
+    "bce_with_logits",
     "broadcast_to",
     "cast",
     "ceil",
@@ -92,7 +97,9 @@ __all__ = [
     "contiguous",
     "conv2d",
     "cos",
+    "cross_entropy",
     "div",
+    "dropout",
     "embedding",
     "embedding_bag",
     "eq",
@@ -127,6 +134,7 @@ __all__ = [
     "mean",
     "min",
     "minimum",
+    "mse",
     "mul",
     "ne",
     "neg",

@@ -17,8 +17,9 @@ def layer_norm(
 ) -> A:
     """Layer normalisation: ``(h - mean(h)) / sqrt(var(h) + eps) * weight + bias`` with ``h = x + residual``.
 
-    Mean and (biased) variance are taken over the trailing ``ndim`` dimensions, in float32 for float16 and bfloat16. Rows
-    whose mean is large against their spread keep full precision. The sum ``h`` is never stored: backward forms it again.
+    Mean and (biased) variance are taken over the trailing ``ndim`` dimensions, in float32 for float16 and bfloat16.
+    Rows whose mean is large against their spread keep full precision. The sum ``h`` is never stored: backward forms it
+    again.
 
     Args:
         x: (..., D…), float; copied unless it is C-contiguous, as is ``residual``.

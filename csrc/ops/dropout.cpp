@@ -1,0 +1,19 @@
+#include "ops/dropout.h"
+
+#include "core/check.h"
+#include "ops/copy.h"
+
+namespace drupe::ops {
+
+Tensor dropout(const Tensor& x, double p, std::uint64_t seed, std::uint64_t offset) {
+  check_type(is_float(x.dtype()), "dropout", "x is ", x.dtype(), ": expected float32, float64, float16 or bfloat16");
+  check(p >= 0 && p <= 1, "dropout", "p is ", p, ": expected 0 to 1");
+  const Tensor source = contiguous(x);
+  Tensor y = empty(x.shape(), x.dtype(), x.device());
+  const DropoutArgs args{
+      .x = source.raw(), .y = y.raw(), .size = x.numel(), .p = p, .seed = seed, .offset = offset, .dtype = x.dtype()};
+  dispatch_isa([&]<Isa I>() { cpu::dropout<I>(args); });
+  return y;
+}
+
+}  // namespace drupe::ops

@@ -1,0 +1,39 @@
+// Dropout by a counter-based generator: the mask is a pure function of (seed, offset, element index), so that it is
+// never stored, and is the same on every device, instruction set and number of threads.
+//
+//   y_i = x_i / (1 - p) where u_i >= p, else 0;   p = 1 gives zeros
+//   u_i = (word >> 8) 2^-24, word being word i mod 4 of philox4x32-10(counter, key)
+//   counter = (b mod 2^32, b div 2^32, offset mod 2^32, offset div 2^32), b = i div 4;  key = (seed mod 2^32, seed div
+//   2^32)
+//
+// i counts x's elements in C order of its indices, whatever their order in memory. x: any shape, float dtypes, copied
+// unless contiguous; y: as x, contiguous. A dropped infinity or NaN gives 0. Backward is the same op on dy.
+// Srivastava et al. 2014, "Dropout"; Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", section 3.3.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tensor.h"
+#include "cpu/isa.h"
+
+namespace drupe {
+
+struct DropoutArgs {
+  const void* x;
+  void* y;
+  std::int64_t size;
+  double p;
+  std::uint64_t seed, offset;
+  Dtype dtype;
+};
+
+namespace ops {
+Tensor dropout(const Tensor& x, double p, std::uint64_t seed, std::uint64_t offset);
+}  // namespace ops
+
+namespace cpu {
+template <Isa>
+void dropout(const DropoutArgs& args);
+}  // namespace cpu
+
+}  // namespace drupe
