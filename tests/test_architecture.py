@@ -109,7 +109,8 @@ def test_each_op_has_its_contract_its_kernel_and_its_binding():
         name = header.stem
         if not header.with_suffix(".cpp").exists():
             continue
-        assert (CSRC / "cpu" / f"{name}.cpp").exists(), f"{name} has no CPU kernel"
+        if "namespace cpu" in header.read_text():  # others are made of ops that have one
+            assert (CSRC / "cpu" / f"{name}.cpp").exists(), f"{name} has no CPU kernel"
         assert f'"ops/{name}.h"' in bindings, f"{name} is not bound"
 
 

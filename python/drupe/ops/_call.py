@@ -54,7 +54,10 @@ class Call(Generic[A]):
     def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
-        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in self.inputs)
+        self.raw: tuple[Any, ...] = (
+            to_raw(first, name),
+            *(None if x is None else to_raw(x, name) for x in others),
+        )
         if any(isinstance(x, Tensor) for x in self.inputs):
             self._export: Callable[[_C.Tensor], Any] = Tensor
         else:
