@@ -2,7 +2,8 @@
 
 Memory is shared wherever that is possible: a NumPy array or a DLPack object of a supported dtype, natively ordered
 and aligned, becomes a tensor without a copy, and a tensor becomes either without one. What NumPy alone can express
-(foreign byte order, misaligned data, strides of part of an element) is copied on the way in.
+(foreign byte order, misaligned data, strides of part of an element, bools whose bytes are not 0 or 1) is copied on
+the way in.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def to_raw(x: Any, op: str = "tensor") -> _C.Tensor:
             raise TypeError(f"[{op}] a masked array would lose its mask: call filled() first")
         return _from_numpy(x)
     if isinstance(x, SupportsDLPack):
-        return _C.from_dlpack(x)
+        return _from_dlpack(x)
     if isinstance(x, np.generic) or hasattr(x, "__array_interface__"):
         return _from_numpy(np.asarray(x))
     raise TypeError(
@@ -79,7 +80,22 @@ def _from_numpy(x: npt.NDArray[Any]) -> _C.Tensor:
     whole_strides = all(stride % x.itemsize == 0 for stride in x.strides)
     if not (x.flags.aligned and x.dtype.isnative and whole_strides):
         x = np.array(x, dtype=_DTYPES[name], order="C")
-    return _C.from_numpy(x, name)
+    return _C.from_numpy(_proper_bools(x) if name == "bool" else x, name)
+
+
+def _from_dlpack(x: Any) -> _C.Tensor:
+    raw = _C.from_dlpack(x)
+    if raw.dtype == "bool":
+        shared = _C.to_numpy(raw, _DTYPES["bool"])
+        proper = _proper_bools(shared)
+        return raw if proper is shared else _C.from_numpy(proper, "bool")
+    return raw
+
+
+def _proper_bools(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return ``x``, or a copy where a byte is neither 0 nor 1: NumPy takes it as true, C++ takes it as anything."""
+    distinct = x.view(np.uint8)[(..., *(slice(1) if stride == 0 else slice(None) for stride in x.strides))]
+    return x.view(np.uint8) != 0 if distinct.max(initial=0) > 1 else x
 
 
 class Tensor(Operators):
@@ -285,6 +301,12 @@ class Tensor(Operators):
         """Return the elements as nested lists of Python numbers."""
         return self.detach().numpy().tolist()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let ``copy`` and ``pickle`` take the elements and ``requires_grad``, but no gradient."""
+        if self.node is not None:
+            raise TypeError(f"[tensor] the result of {self.node.name} on the tape has a history: detach() it first")
+        return _restore, (type(self), self.detach().numpy(), self.requires_grad)
+
     def __repr__(self) -> str:
         body = np.array2string(np.asarray(self.detach().numpy()), separator=", ", prefix="Tensor(", threshold=64)
         history = f", from={self.node.name}" if self.node else ", requires_grad=True" if self.requires_grad else ""
@@ -303,6 +325,12 @@ class Tensor(Operators):
 
     def __int__(self) -> int:
         return int(self.item())
+
+
+def _restore(kind: type[Tensor], array: npt.NDArray[Any], requires_grad: bool) -> Tensor:
+    restored = kind.__new__(kind)
+    Tensor.__init__(restored, array, requires_grad=requires_grad)
+    return restored
 
 
 def tensor(x: Any, dtype: DtypeLike | None = None, *, requires_grad: bool = False) -> Tensor:
@@ -339,7 +367,7 @@ def from_dlpack(x: Any) -> Tensor:
         ValueError: a capsule that was consumed before, or another device.
         BufferError: a DLPack version other than 0.x and 1.x.
     """
-    return Tensor(_C.from_dlpack(x))
+    return Tensor(_from_dlpack(x))
 
 
 def empty(shape: Sequence[int], dtype: DtypeLike = "float32", *, device: str = "cpu") -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import ml_dtypes
@@ -266,6 +268,18 @@ def test_what_only_numpy_can_express_is_copied(view, dtype):
     np.testing.assert_array_equal(drupe.tensor(array).numpy(), array)
 
 
+@pytest.mark.parametrize("take", [drupe.tensor, drupe.as_tensor, drupe.from_dlpack])
+def test_bytes_that_are_no_bool_are_true(take):
+    numbers = np.array([[0, 1, 2, 255], [0, 0, 4, 1]], np.uint8)
+    for view in (lambda x: x, lambda x: x.T, lambda x: x[:, ::2], lambda x: x[0, 2:3].reshape(())):
+        t = take(view(numbers.view(bool)))
+        np.testing.assert_array_equal(t.numpy().view(np.uint8), view(numbers) != 0)
+        np.testing.assert_array_equal(drupe.tensor(t, "float32").numpy(), view(numbers) != 0)
+    proper = numbers[:, :2].view(bool)
+    assert np.shares_memory(take(np.broadcast_to(proper[:, 1:], (2, 1000))).numpy(), proper) or take is drupe.tensor
+    assert drupe.as_tensor(np.broadcast_to(proper[:, 1:], (2, 2**40))).shape == (2, 2**40)
+
+
 def test_read_only_arrays_stay_read_only():
     array = np.arange(6.0).reshape(2, 3)
     array.flags.writeable = False
@@ -277,6 +291,18 @@ def test_read_only_arrays_stay_read_only():
         t.copy_from(np.ones((2, 3)))
     assert drupe.tensor(array).numpy().flags.writeable
     np.testing.assert_array_equal(drupe.ops.relu(array), array)
+
+
+def test_more_elements_than_memory_holds():
+    huge = np.broadcast_to(np.float32(1), (2**40, 2**20))
+    t = drupe.as_tensor(huge)
+    assert (t.shape, t.size, t.nbytes) == (huge.shape, 2**60, 2**62)
+    assert np.shares_memory(t.numpy(), huge)
+    for use in (drupe.tensor, drupe.ops.relu, lambda x: drupe.as_tensor(x, "float16")):
+        with pytest.raises(MemoryError):
+            use(huge)
+    with pytest.raises(ValueError, match="more bytes than 63 bits can count"):
+        drupe.as_tensor(np.broadcast_to(np.float32(1), (2**40, 2**21 - 1)), "float64")
 
 
 def test_nine_dimensions_are_an_error():
@@ -307,6 +333,38 @@ def test_tensors_that_require_a_gradient_say_so():
     assert t.detach().numpy() == [1]
     with pytest.raises(TypeError, match="only float tensors can require a gradient"):
         drupe.tensor([1], requires_grad=True)
+
+
+# ---- copy and pickle
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_copies_are_independent(dtype, duplicate):
+    t = drupe.Tensor(drupe.tensor(np.arange(6).reshape(2, 3).astype(dtype)).raw.transpose(0, 1))
+    u = duplicate(t)
+    assert u.dtype == t.dtype
+    np.testing.assert_array_equal(u.numpy(), t.numpy())
+    assert not np.shares_memory(u.numpy(), t.numpy())
+    u.numpy()[...] = 0
+    assert t.numpy()[2, 1] != 0
+
+
+def test_a_shallow_copy_shares():
+    t = drupe.tensor([1.0, 2.0])
+    assert copy.copy(t).raw.data_ptr == t.raw.data_ptr
+
+
+def test_copies_of_what_requires_a_gradient():
+    x = drupe.tensor([1.0, 2.0], requires_grad=True)
+    y = drupe.ops.tanh(x)
+    y.backward(np.ones(2, np.float32))
+    twin = copy.deepcopy(x)
+    assert twin.requires_grad
+    assert twin.grad is None
+    with pytest.raises(TypeError, match="result of tanh on the tape has a history"):
+        copy.deepcopy(y)
+    assert copy.deepcopy(y.detach()).shape == (2,)
 
 
 # ---- writing

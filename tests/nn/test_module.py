@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -202,6 +205,24 @@ def test_astype_converts_floats_only_and_keeps_identity():
     assert {p.raw.dtype for p in block.parameters()} == {"bfloat16"}
     with pytest.raises(TypeError, match="not supported"):
         block.astype("complex64")
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_module_can_be_copied(duplicate):
+    block = Block()
+    block.tied = block.scale
+    block.eval()
+    twin = duplicate(block)
+    assert type(twin) is Block
+    assert twin.tied is twin.scale
+    assert not twin.rest.training
+    assert list(twin.state_dict()) == list(block.state_dict())
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in twin.parameters())
+    before = arrays(block.state_dict())
+    for tensor in twin.state_dict().values():
+        tensor.numpy()[...] = 9
+    for name, array in arrays(block.state_dict()).items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_apply_visits_children_first():
