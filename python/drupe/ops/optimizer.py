@@ -18,8 +18,16 @@ from drupe.ops._call import Array
 from drupe.tensor import Tensor, to_raw
 
 
-def _raw(arrays: Sequence[Array], op: str) -> list[_C.Tensor]:
-    return [to_raw(x, op) for x in arrays]
+def _in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
+    """Return raw tensors that share the arrays' memory."""
+    raw = [to_raw(x, op) for x in arrays]
+    for i, (x, y) in enumerate(zip(arrays, raw, strict=True)):
+        interface = None if isinstance(x, Tensor) else getattr(x, "__array_interface__", None)
+        if interface is not None and y.numel > 0 and interface["data"][0] != y.data_ptr:
+            raise ValueError(
+                f"[{op}] {name}[{i}] is misaligned, in foreign byte order or a scalar: it cannot be changed in place"
+            )
+    return raw
 
 
 def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Tensor], list[_C.Tensor | None]]:
@@ -71,10 +79,10 @@ def sgd(
     """
     values, rows = _gradients(grads, "sgd")
     _C.sgd(
-        _raw(params, "sgd"),
+        _in_place(params, "params", "sgd"),
         values,
         rows,
-        _raw(buffers, "sgd"),
+        _in_place(buffers, "buffers", "sgd"),
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
@@ -166,11 +174,11 @@ def _adam(
     op = "adamw" if decoupled else "adam"
     values, rows = _gradients(grads, op)
     _C.adam(
-        _raw(params, op),
+        _in_place(params, "params", op),
         values,
         rows,
-        _raw(exp_avgs, op),
-        _raw(exp_avg_sqs, op),
+        _in_place(exp_avgs, "exp_avgs", op),
+        _in_place(exp_avg_sqs, "exp_avg_sqs", op),
         lr=lr,
         beta1=betas[0],
         beta2=betas[1],
@@ -228,12 +236,12 @@ def rmsprop(
     """
     values, rows = _gradients(grads, "rmsprop")
     _C.rmsprop(
-        _raw(params, "rmsprop"),
+        _in_place(params, "params", "rmsprop"),
         values,
         rows,
-        _raw(square_avgs, "rmsprop"),
-        _raw(grad_avgs, "rmsprop"),
-        _raw(buffers, "rmsprop"),
+        _in_place(square_avgs, "square_avgs", "rmsprop"),
+        _in_place(grad_avgs, "grad_avgs", "rmsprop"),
+        _in_place(buffers, "buffers", "rmsprop"),
         lr=lr,
         alpha=alpha,
         eps=eps,

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import drupe
+from drupe import SparseRows, ops
+from reference import EPSILON, FLOATS, dtype, f64
+
+# Below, at and above the registers and the places of the sweep; one that crosses its chunks; nothing, and one number.
+SHAPES = [(3,), (64,), (5, 13), (0,), (), (33000,), (7, 5000)]
+STEPS = 4
+
+
+def penalized(p, g, o):
+    return o.get("grad_scale", 1) * g + o.get("l1", 0) * np.sign(p) + o.get("weight_decay", 0) * p
+
+
+def sgd_step(p, g, s, step, o):
+    g = penalized(p, g, o)
+    if o.get("momentum"):
+        s[0] = o["momentum"] * s[0] + g
+        g = g + o["momentum"] * s[0] if o.get("nesterov") else s[0]
+    return p - o["lr"] * g
+
+
+def adam_step(p, g, s, step, o, decoupled=False):
+    b1, b2 = o.get("betas", (0.9, 0.999))
+    decay = o.get("weight_decay", 1e-2 if decoupled else 0)
+    g = penalized(p, g, {**o, "weight_decay": 0 if decoupled else decay})
+    if decoupled:
+        p = p * (1 - o["lr"] * decay)
+    s[0] = b1 * s[0] + (1 - b1) * g
+    s[1] = b2 * s[1] + (1 - b2) * g * g
+    return p - o["lr"] * (s[0] / (1 - b1**step)) / (np.sqrt(s[1] / (1 - b2**step)) + o.get("eps", 1e-8))
+
+
+def adamw_step(p, g, s, step, o):
+    return adam_step(p, g, s, step, o, decoupled=True)
+
+
+def rmsprop_step(p, g, s, step, o):
+    a = o.get("alpha", 0.99)
+    g = penalized(p, g, o)
+    s[0] = a * s[0] + (1 - a) * g * g
+    square = s[0]
+    if o.get("centered"):
+        s[1] = a * s[1] + (1 - a) * g
+        square = square - s[1] ** 2
+    update = g / (np.sqrt(square) + o.get("eps", 1e-8))
+    if o.get("momentum"):
+        s[-1] = o["momentum"] * s[-1] + update
+        update = s[-1]
+    return p - o["lr"] * update
+
+
+CASES = {
+    "sgd": (ops.sgd, sgd_step, 0, {"lr": 0.1}),
+    "sgd-all": (ops.sgd, sgd_step, 0, {"lr": 0.1, "weight_decay": 0.3, "l1": 0.2, "grad_scale": 0.5}),
+    "sgd-momentum": (ops.sgd, sgd_step, 1, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}),
+    "sgd-nesterov": (ops.sgd, sgd_step, 1, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "adam": (ops.adam, adam_step, 2, {"lr": 0.1}),
+    "adam-all": (
+        ops.adam,
+        adam_step,
+        2,
+        {"lr": 0.1, "betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.3, "l1": 0.1, "grad_scale": 2.0},
+    ),
+    "adamw": (ops.adamw, adamw_step, 2, {"lr": 0.1}),
+    "adamw-all": (
+        ops.adamw,
+        adamw_step,
+        2,
+        {"lr": 0.1, "betas": (0.0, 0.9), "eps": 1e-3, "weight_decay": 0.5, "l1": 0.1, "grad_scale": 0.25},
+    ),
+    "rmsprop": (ops.rmsprop, rmsprop_step, 1, {"lr": 0.1}),
+    "rmsprop-centered": (ops.rmsprop, rmsprop_step, 2, {"lr": 0.1, "centered": True, "eps": 0.1, "alpha": 0.9}),
+    "rmsprop-momentum": (ops.rmsprop, rmsprop_step, 2, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1, "eps": 0.01}),
+    "rmsprop-all": (
+        ops.rmsprop,
+        rmsprop_step,
+        3,
+        {"lr": 0.1, "momentum": 0.5, "centered": True, "eps": 0.1, "l1": 0.1, "grad_scale": 3.0},
+    ),
+}
+
+
+def call(case, params, grads, states, step, **changes):
+    """Run an op on lists; `states` holds one list for each state."""
+    op, _, _, options = CASES[case]
+    options = {**options, **changes}
+    if op in (ops.adam, ops.adamw):
+        options["step"] = step
+    if op is ops.rmsprop and not options.get("centered") and options.get("momentum"):
+        states = [states[0], [], states[1]]
+    op(params, grads, *states, **options)
+
+
+def draw(rng, shape, name):
+    return np.asarray(rng.standard_normal(shape)).astype(dtype(name))
+
+
+def new_states(case, params):
+    kind = [np.float64 if p.dtype == np.float64 else np.float32 for p in params]
+    return [[np.zeros(p.shape, k) for p, k in zip(params, kind, strict=True)] for _ in range(CASES[case][2])]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", CASES)
+def test_follows_the_formula_for_several_steps(isa, rng, case, name):
+    _, formula, _, options = CASES[case]
+    params = [draw(rng, shape, name) for shape in SHAPES]
+    states = new_states(case, params)
+    expected = [f64(p) for p in params]
+    wanted = [[f64(s) for s in state] for state in zip(*states, strict=True)] or [[] for _ in params]
+    half = name in ("float16", "bfloat16")
+    for step in range(1, STEPS + 1):
+        grads = [draw(rng, shape, name) for shape in SHAPES]
+        call(case, params, grads, states, step)
+        for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+            expected[i] = formula(expected[i], f64(g), wanted[i], step, options)
+            assert p.dtype == dtype(name)
+            # States are float32 even for 16-bit parameters; what those round, the next step starts from.
+            close = 3e-11 if name == "float64" else 3e-4
+            rounding = 2 * EPSILON[name] if half else 0
+            np.testing.assert_allclose(f64(p), expected[i], rtol=close + rounding, atol=close + rounding / 64)
+            for k, state in enumerate(states):
+                np.testing.assert_allclose(state[i], wanted[i][k], rtol=close, atol=close)
+            if half:
+                expected[i] = f64(p)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lists_may_mix_dtypes(isa, rng, case):
+    params = [draw(rng, (40,), name) for name in FLOATS]
+    grads = [draw(rng, (40,), name) for name in FLOATS]
+    together = [p.copy() for p in params]
+    call(case, together, grads, new_states(case, params), 1)
+    for p, g, mixed in zip(params, grads, together, strict=True):
+        call(case, [p], [g], new_states(case, [p]), 1)
+        np.testing.assert_array_equal(p, mixed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_places_in_the_list_leave_no_trace(isa, rng, case):
+    # The same numbers in one tensor, or cut into many, or on other threads.
+    whole, grad = draw(rng, 100_000, "float32"), draw(rng, 100_000, "float32")
+    cuts = [1, 20, 5000, 70001]
+    results = []
+    before = drupe.num_threads()
+    for threads, parts in ((1, []), (2, []), (5, cuts), (1, cuts)):
+        drupe.set_num_threads(threads)
+        params, grads = [x.copy() for x in np.split(whole, parts)], np.split(grad, parts)
+        states = new_states(case, params)
+        for step in (1, 2):
+            call(case, params, grads, states, step)
+        results.append(np.concatenate(params))
+    drupe.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_strided_arrays(isa, rng, case):
+    def layouts(make):
+        # Sliced, reversed, and transposed: dense, but in another order.
+        return [make((12, 16))[::2, ::2], make((6, 8))[::-1], make((8, 6)).T, make((8, 6)).T, make((6, 8))]
+
+    def fresh(shape):
+        return draw(rng, shape, "float32")
+
+    params, grads = layouts(fresh), layouts(fresh)
+    grads[2], grads[4] = fresh((6, 8)), np.broadcast_to(fresh((8,)), (6, 8))
+    plain = [p.copy(order="C") for p in params]
+    plain_states = new_states(case, params)
+    states = [layouts(lambda shape: np.zeros(shape, np.float32)) for _ in plain_states]
+    for step in (1, 2):
+        call(case, params, grads, states, step)
+        call(case, plain, [g.copy(order="C") for g in grads], plain_states, step)
+    for one, other in zip([params, *states], [plain, *plain_states], strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(isa, rng):
+    buffer = np.zeros(9 * 4 + 1, np.uint8)
+    misaligned = buffer[1:].view(np.float32)
+    misaligned[...] = rng.standard_normal(9)
+    param = np.ones(9, np.float32)
+    ops.sgd([param], [misaligned], lr=1)
+    np.testing.assert_array_equal(param, 1 - misaligned)
+    for array in (misaligned, np.ones(9, ">f4"), np.float32(1)):
+        with pytest.raises(ValueError, match=r"\[sgd\] params\[1\] is misaligned, in foreign byte order or a scalar"):
+            ops.sgd([param, array], [param, np.asarray(array)], lr=1)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("width", [1, 16, 37])
+def test_sparse_gradients_touch_their_rows_alone(isa, rng, case, name, width):
+    rows = np.array([0, 3, 4, 199], np.int64)
+    table = draw(rng, (200, width), name)
+    other = draw(rng, (50,), name)
+    params, states = [table.copy(), other.copy()], None
+    states = new_states(case, params)
+    for state in states:
+        state[0][...] = np.abs(draw(rng, (200, width), "float32")) + 1
+    dense = [table[rows].copy(), other.copy()]
+    dense_states = [[state[0][rows].copy(), state[1].copy()] for state in states]
+    kept = [state[0].copy() for state in states]
+    for step in (1, 2):
+        values, grad = draw(rng, (4, width), name), draw(rng, (50,), name)
+        sparse = SparseRows(drupe.tensor(rows).raw, drupe.tensor(values).raw, table.shape)
+        call(case, params, [sparse, grad], states, step)
+        call(case, dense, [values, grad], dense_states, step)
+    untouched = np.setdiff1d(np.arange(200), rows)
+    np.testing.assert_array_equal(params[0][rows], dense[0])
+    np.testing.assert_array_equal(params[0][untouched], table[untouched])
+    np.testing.assert_array_equal(params[1], dense[1])
+    for state, dense_state, before in zip(states, dense_states, kept, strict=True):
+        np.testing.assert_array_equal(state[0][rows], dense_state[0])
+        np.testing.assert_array_equal(state[0][untouched], before[untouched])
+
+
+def test_sparse_sgd_is_the_dense_step(isa, rng):
+    table, values = draw(rng, (30, 8), "float32"), draw(rng, (3, 8), "float32")
+    grad = SparseRows(drupe.tensor(np.array([2, 7, 29])).raw, drupe.tensor(values).raw, (30, 8))
+    sparse, dense = table.copy(), table.copy()
+    ops.sgd([sparse], [grad], lr=0.1)
+    ops.sgd([dense], [grad.to_dense()], lr=0.1)
+    np.testing.assert_array_equal(sparse, dense)
+
+
+def test_nan_and_infinity_stay_with_their_elements(isa):
+    for case in CASES:
+        params = [np.ones(40, np.float32)]
+        grad = np.zeros(40, np.float32)
+        grad[3], grad[17] = np.nan, np.inf
+        call(case, params, [grad], new_states(case, params), 1)
+        assert np.isnan(params[0][3])
+        assert not np.isfinite(params[0][17])
+        assert np.isfinite(np.delete(params[0], [3, 17])).all()
+
+
+def test_tensors_know_that_they_were_written():
+    p = drupe.tensor(np.ones((3, 2), np.float32), requires_grad=True)
+    y = ops.embedding(p, np.array([0]))
+    ops.sgd([p], [drupe.ones((3, 2))], lr=0.1)
+    assert p.version == 1
+    with pytest.raises(RuntimeError, match="changed in place"):
+        y.backward(np.ones((1, 2), np.float32))
+
+
+def test_gradient_that_is_the_parameter_itself(isa):
+    p = np.arange(5, dtype=np.float32)
+    ops.sgd([p], [p], lr=0.5)
+    np.testing.assert_array_equal(p, np.arange(5) / 2)
+    q = np.arange(6, dtype=np.float32)
+    ops.sgd([q[:5]], [q[1:]], lr=1)
+    np.testing.assert_array_equal(q, [-1, -1, -1, -1, -1, 5])
+
+
+def test_no_parameters_is_no_work():
+    for case in CASES:
+        call(case, [], [], [[] for _ in range(CASES[case][2])], 1)
+
+
+ONE = np.ones(4, np.float32)
+LOCKED = ONE.copy()
+LOCKED.flags.writeable = False
+
+
+@pytest.mark.parametrize(
+    ("lists", "options", "error", "message"),
+    [
+        (([ONE], []), {}, ValueError, r"\[sgd\] 1 params and 0 grads"),
+        (([ONE.copy(), ONE], [ONE, np.ones(5, "f")]), {}, ValueError, r"params\[1\] is \(4,\), grads\[1\] is \(5,\)"),
+        (([ONE], [np.ones(4)]), {}, TypeError, r"params\[0\] is float32, grads\[0\] is float64"),
+        (([np.ones(4, int)], [np.ones(4, int)]), {}, TypeError, r"params\[0\] is int64: expected a float dtype"),
+        (([LOCKED], [ONE]), {}, ValueError, r"params\[0\] is read-only"),
+        (([ONE, ONE], [ONE, ONE]), {}, ValueError, r"params\[0\] and params\[1\] overlap"),
+        (([ONE[:3], ONE[2:]], [ONE[:3], ONE[2:]]), {}, ValueError, r"params\[0\] and params\[1\] overlap"),
+        (([ONE], [ONE]), {"momentum": 0.9}, ValueError, r"1 params and 0 buffers"),
+        (([ONE], [ONE], [ONE]), {"momentum": 0.9}, ValueError, r"params\[0\] and buffers\[0\] overlap"),
+        (([ONE], [ONE], [np.ones(4)]), {"momentum": 0.9}, TypeError, r"buffers\[0\] is float64: expected float32"),
+        (([ONE], [ONE], [np.ones(5, "f")]), {"momentum": 0.9}, ValueError, r"buffers\[0\] is \(5,\)"),
+        (([ONE], [ONE], [LOCKED]), {"momentum": 0.9}, ValueError, r"buffers\[0\] is read-only"),
+        (([ONE], [ONE]), {"nesterov": True}, ValueError, r"nesterov needs a momentum"),
+        (([ONE], [ONE]), {"lr": math.nan}, ValueError, r"lr is nan: expected a finite number of at least 0"),
+        (([ONE], [ONE]), {"lr": -1.0}, ValueError, r"lr is -1"),
+        (([ONE], [ONE]), {"momentum": math.inf}, ValueError, r"momentum is inf"),
+        (([ONE], [ONE]), {"weight_decay": math.nan}, ValueError, r"weight_decay is nan"),
+        (([ONE], [ONE]), {"l1": -0.5}, ValueError, r"l1 is -0.5"),
+        (([ONE], [ONE]), {"grad_scale": math.inf}, ValueError, r"grad_scale is inf"),
+        (([[1.0]], [ONE]), {}, TypeError, r"\[sgd\] expected an array"),
+    ],
+)
+def test_errors_name_what_is_wrong(lists, options, error, message):
+    with pytest.raises(error, match=message):
+        ops.sgd(*lists, **{"lr": 0.1, **options})
+    np.testing.assert_array_equal(ONE, np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("adam", {"lr": math.inf}, r"\[adam\] lr is inf"),
+        ("adam", {"betas": (1.0, 0.9)}, r"beta1 is 1: expected a number in \[0, 1\)"),
+        ("adam", {"betas": (0.9, -0.1)}, r"beta2 is -0.1"),
+        ("adamw", {"eps": math.nan}, r"\[adamw\] eps is nan"),
+        ("adamw", {"weight_decay": -1.0}, r"weight_decay is -1"),
+        ("rmsprop", {"alpha": 1.0}, r"\[rmsprop\] alpha is 1: expected a number in \[0, 1\)"),
+        ("rmsprop", {"eps": -1.0}, r"eps is -1"),
+        ("rmsprop", {"grad_scale": math.nan}, r"grad_scale is nan"),
+    ],
+)
+def test_hyperparameter_errors(case, changes, message):
+    params = [ONE.copy()]
+    with pytest.raises(ValueError, match=message):
+        call(case, params, [ONE], new_states(case, params), 1, **changes)
+
+
+def test_steps_count_from_one():
+    with pytest.raises(ValueError, match=r"step is 0: expected at least 1"):
+        call("adam", [ONE.copy()], [ONE], new_states("adam", [ONE]), 0)
+
+
+@pytest.mark.parametrize(
+    ("param", "rows", "values", "error", "message"),
+    [
+        ((5, 2), [0, 5], (2, 2), IndexError, r"rows\[0\]\[1\] is 5: the table has 5 rows"),
+        ((5, 2), [3, 1], (2, 2), ValueError, r"rows\[0\]\[1\] is 1 after 3: expected ascending"),
+        ((5, 2), [1, 3], (2, 3), ValueError, r"params\[0\] is \(5, 2\), the 2 rows of grads\[0\] are \(2, 3\)"),
+        ((5,), [1, 3], (2, 1), ValueError, r"params\[0\] is \(5,\): a gradient of rows needs 2 dimensions"),
+    ],
+)
+def test_errors_of_sparse_gradients(param, rows, values, error, message):
+    grad = SparseRows(drupe.tensor(np.array(rows)).raw, drupe.tensor(np.ones(values, "f")).raw, (5, 2))
+    with pytest.raises(error, match=message):
+        ops.sgd([np.ones(param, np.float32)], [grad], lr=0.1)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_global_norm(isa, rng, name):
+    arrays = [draw(rng, shape, name) for shape in [(3, 5), (), (0,), (40000,), (70, 9)]]
+    arrays.append(draw(rng, (30, 8), name)[::2, ::3])
+    expected = math.sqrt(sum(float((f64(x) ** 2).sum()) for x in arrays))
+    assert ops.global_norm(arrays) == pytest.approx(expected, rel=1e-5)
+    assert ops.global_norm([]) == 0
+
+
+def test_global_norm_reaches_beyond_float32(isa):
+    assert ops.global_norm([np.full(100, 3e30, np.float32)]) == pytest.approx(3e31, rel=1e-6)
+    assert ops.global_norm([np.full(100, 3e-30, np.float32)]) == pytest.approx(3e-29, rel=1e-6)
+    assert ops.global_norm([np.array([1.0, np.inf], np.float32)]) == np.inf
+    assert math.isnan(ops.global_norm([np.array([1.0, np.nan], np.float32)]))
