@@ -59,6 +59,7 @@ def memory_bytes() -> dict[str, int]:
 def describe() -> dict[str, Any]:
     """Return the machine as the JSON reports it."""
     return {
+        "name": slug(),
         "cpu": cpu_model(),
         "cpus": cpu_count(),
         "caches_bytes": caches(),

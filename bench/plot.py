@@ -181,7 +181,7 @@ def _draw_points(axes: Any, cases: Sequence[Mapping[str, Any]], colours: Mapping
             color="white",
             fontweight="bold",
             zorder=4,
-            bbox={"boxstyle": "circle,pad=0.35", "facecolor": colour, "edgecolor": "white"},
+            bbox={"boxstyle": f"circle,pad={0.5 if number < 10 else 0.3}", "facecolor": colour, "edgecolor": "white"},
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1} if offset.any() else None,
         )
 
@@ -224,7 +224,7 @@ def _draw_shares(axes: Any, cases: Sequence[Mapping[str, Any]], colours: Mapping
         style = _MARKERS[peers.index(name) % len(_MARKERS)]
         axes.scatter([], [], marker=style, s=34, facecolor="white", edgecolor=_INK, linewidth=1, label=name)
     if shown:
-        axes.legend(loc="lower right", fontsize=9, frameon=True, edgecolor=_GRID)
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.06), ncols=5, fontsize=8.5, frameon=False)
 
 
 def _note(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:

@@ -42,6 +42,7 @@ def _case_to_json(result: Result) -> dict[str, Any]:
         "flops": case.flops,
         "bytes_read": case.bytes_read,
         "bytes_written": case.bytes_written,
+        "working_set": case.working_set,
         "ok": result.ok,
         "limit": {"name": result.limit, "rate": result.limit_rate, "fraction": result.fraction},
         "timings": {name: _timing_to_json(timing) for name, timing in result.timings.items()},

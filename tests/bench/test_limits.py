@@ -110,6 +110,7 @@ def test_caches_are_read_from_sysfs(tmp_path):
 def test_the_machine_is_described():
     described = machine.describe()
     assert described["cpu"]
+    assert described["name"] == machine.slug()
     assert described["cpus"] == len(os.sched_getaffinity(0))
     assert described["memory_bytes"] > 1 << 28
     assert all(c in "abcdefghijklmnopqrstuvwxyz0123456789.-" for c in machine.slug())
