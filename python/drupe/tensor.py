@@ -94,8 +94,8 @@ def _from_dlpack(x: Any) -> _C.Tensor:
 
 def _proper_bools(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return ``x``, or a copy where a byte is neither 0 nor 1: NumPy takes it as true, C++ takes it as anything."""
-    once = tuple(slice(1) if stride == 0 else slice(None) for stride in x.strides)
-    improper = x.view(np.uint8)[(Ellipsis, *once)].max(initial=0) > 1
+    once = (..., *(slice(1) if stride == 0 else slice(None) for stride in x.strides))
+    improper = x.view(np.uint8)[once].max(initial=0) > 1
     return np.asarray(x.view(np.uint8) != 0) if improper else x
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from drupe.random import generator
+from drupe import random
 from drupe.tensor import Tensor, as_tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -27,13 +27,13 @@ def fan_in_bound(weight: Tensor) -> float:
 
 
 def uniform(tensor: T, low: float = 0.0, high: float = 1.0) -> T:
-    """Fill with numbers uniform in [low, high)."""
-    return _fill(tensor, generator().uniform(low, high, tensor.shape))
+    """Fill with numbers uniform in [low, high); a float dtype."""
+    return _fill(tensor, random.uniform(tensor.shape, low=low, high=high, dtype=tensor.dtype))
 
 
 def normal(tensor: T, mean: float = 0.0, std: float = 1.0) -> T:
-    """Fill with normal numbers."""
-    return _fill(tensor, generator().normal(mean, std, tensor.shape))
+    """Fill with normal numbers; a float dtype."""
+    return _fill(tensor, random.normal(tensor.shape, mean=mean, std=std, dtype=tensor.dtype))
 
 
 def trunc_normal(tensor: T, mean: float = 0.0, std: float = 1.0, *, bound: float = 2.0) -> T:
@@ -44,7 +44,7 @@ def trunc_normal(tensor: T, mean: float = 0.0, std: float = 1.0, *, bound: float
     """
     if not bound >= 0.1:
         raise ValueError(f"[init] bound is {bound}: expected 0.1 or more")
-    rng = generator()
+    rng = random.generator()
     z = rng.standard_normal(tensor.shape)
     while (outside := np.abs(z) > bound).any():
         z[outside] = rng.standard_normal(np.count_nonzero(outside))
