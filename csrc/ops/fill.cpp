@@ -1,19 +1,15 @@
 #include "ops/fill.h"
 
-#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
-#include <string>
 #include <type_traits>
 
 #include "core/check.h"
 #include "core/dispatch.h"
-#include "core/parallel.h"
 
 namespace drupe::ops {
 namespace {
-
-constexpr std::int64_t kGrain = 65536;  // elements a task
 
 template <class T>
 T convert(Scalar value, const char* op) {
@@ -41,10 +37,11 @@ T convert(Scalar value, const char* op) {
 Tensor full(const Dims& shape, Scalar value, Dtype dtype) {
   Tensor y = empty(shape, dtype);
   dispatch_any(dtype, [&]<class T>() {
-    const T element = convert<T>(value, "full");
-    T* data = y.data<T>();
-    parallel_ranges(y.numel(), kGrain,
-                    [&](std::int64_t begin, std::int64_t end) { std::fill(data + begin, data + end, element); });
+    const T value_as_stored = convert<T>(value, "full");
+    FillArgs args{
+        .y = y.raw(), .bytes = static_cast<std::int64_t>(y.nbytes()), .element = {}, .element_bytes = sizeof(T)};
+    std::memcpy(args.element, &value_as_stored, sizeof(T));
+    dispatch_isa([&]<Isa I>() { cpu::fill<I>(args); });
   });
   return y;
 }

@@ -1,14 +1,23 @@
 // Tensors of one value.
 #pragma once
 
+#include <string>
 #include <variant>
 
 #include "core/tensor.h"
+#include "cpu/isa.h"
 
 namespace drupe {
 
 // A Python number.
 using Scalar = std::variant<bool, std::int64_t, double>;
+
+struct FillArgs {
+  void* y;
+  std::int64_t bytes;
+  unsigned char element[8];  // the value, as y's dtype stores it
+  std::int64_t element_bytes;
+};
 
 namespace ops {
 
@@ -21,4 +30,10 @@ Tensor full(const Dims& shape, Scalar value, Dtype dtype);
 Tensor scalar(const std::string& op, Scalar value, Dtype dtype);
 
 }  // namespace ops
+
+namespace cpu {
+template <Isa>
+void fill(const FillArgs& args);
+}  // namespace cpu
+
 }  // namespace drupe

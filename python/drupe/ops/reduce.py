@@ -250,5 +250,5 @@ def topk(x: A, k: int, *, axis: int = -1, largest: bool = True, sorted: bool = T
             return (None,)
         return (_C.topk_backward(dvalues, indices, axis, raw.shape[axis]),)
 
-    outputs: tuple[A, A] = call.outputs((values, indices), backward)
-    return outputs
+    best, places = call.outputs((values, indices), backward)
+    return best, places
