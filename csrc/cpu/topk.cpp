@@ -68,13 +68,29 @@ void sort_heap(Entry<K>* heap, std::int64_t size, const Before& before) {
   }
 }
 
-template <class T, bool kLargest>
+// Whether one of the next elements might beat `worst`; a vector at a time, as few do.
+template <bool kLargest, class K, class T, Isa I>
+DRUPE_INLINE bool any_better(const T* x, K worst) {
+  using V = Vec<K, I>;
+  const V v = V::load(x), limit = V::set(worst);
+  if constexpr (kLargest) return (~(v <= limit)).any() && worst == worst;
+  return (v < limit).any() || worst != worst;
+}
+
+template <class T, bool kLargest, Isa I>
 void topk_row(const TopkArgs& args, const T* x, std::int64_t row, Entry<Key<T>>* heap) {
   using K = Key<T>;
   const auto before = [](const Entry<K>& a, const Entry<K>& b) { return better<kLargest>(a, b); };
   for (std::int64_t i = 0; i < args.k; ++i) heap[i] = {static_cast<K>(x[i]), i};
   make_heap(heap, args.k, before);
+  constexpr std::int64_t L = Vec<K, I>::kLanes;
+  std::int64_t checked = args.k;  // up to here there may be better ones
   for (std::int64_t i = args.k; i < args.size; ++i) {
+    if (i == checked) {
+      while (i + L <= args.size && !any_better<kLargest, K, T, I>(x + i, heap[0].key)) i += L;
+      if (i == args.size) break;
+      checked = std::min(args.size, i + L);
+    }
     const Entry<K> entry{static_cast<K>(x[i]), i};
     if (!before(entry, heap[0])) continue;
     heap[0] = entry;
@@ -141,9 +157,9 @@ void topk(const TopkArgs& args) {
                       for (std::int64_t row = begin; row < end; ++row) {
                         const T* x = static_cast<const T*>(args.x) + row * args.size;
                         if (args.largest) {
-                          topk_row<T, true>(args, x, row, heap.data());
+                          topk_row<T, true, I>(args, x, row, heap.data());
                         } else {
-                          topk_row<T, false>(args, x, row, heap.data());
+                          topk_row<T, false, I>(args, x, row, heap.data());
                         }
                       }
                     });
