@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, basic_indices
 
 import drupe
 from drupe import _C
@@ -473,6 +474,28 @@ def test_chains_of_views(chain):
     np.testing.assert_array_equal(drupe.Tensor(dense).numpy(), expected)
     halves = _C.cast(raw, "float16")
     np.testing.assert_array_equal(drupe.Tensor(halves).numpy(), expected)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_indexing_is_numpy_s(data):
+    shape = data.draw(array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    index = data.draw(basic_indices(shape, allow_newaxis=True, max_dims=4))
+    array = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    expected = array[index]
+    t = drupe.as_tensor(array)[index]
+    assert t.shape == np.shape(expected)
+    np.testing.assert_array_equal(t.numpy(), expected)
+
+
+def test_indices_beyond_64_bits():
+    t = drupe.tensor([1.0, 2.0, 3.0])
+    for far in (2**63, -(2**63) - 1, 2**70, 3, -4):
+        with pytest.raises(IndexError, match=rf"index {far} is out of range for dimension 0 of shape \(3,\)"):
+            t[far]
+    assert t[:: 2**63].tolist() == [1]
+    assert t[:: -(2**70)].tolist() == [3]
+    assert t[-(2**70) : 2**70].tolist() == [1, 2, 3]
 
 
 def test_reshape_copies_only_where_it_must():

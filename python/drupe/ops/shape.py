@@ -169,9 +169,14 @@ def _view(raw: _C.Tensor, index: tuple[Any, ...]) -> _C.Tensor:
             raw = raw.unsqueeze(dim)
             dim += 1
         elif isinstance(item, slice):
-            raw = raw.slice(dim, *item.indices(raw.shape[dim]))
+            extent = raw.shape[dim]
+            start, stop, step = item.indices(extent)
+            step = max(-extent - 1, min(step, extent + 1))  # any larger one takes one element, too
+            raw = raw.slice(dim, start, stop, step)
             dim += 1
         else:
+            if not -raw.shape[dim] <= item < raw.shape[dim]:
+                raise IndexError(f"[getitem] index {item} is out of range for dimension {dim} of shape {raw.shape}")
             raw = raw.select(dim, item)
     return raw
 
