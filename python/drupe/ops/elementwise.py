@@ -10,6 +10,7 @@ log 1, log1p 2.5, sin and cos 1, erf 2.7, rsqrt 1.5; arithmetic, sqrt and recipr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,42 @@ def _number(x: Any) -> bool | int | float | None:
     return None
 
 
-def _operands(name: str, *given: Array) -> tuple[Call[Any], list[_C.Tensor]]:
-    """Start a call whose scalars take the dtype of its first array; they are no inputs of the record."""
-    numbers = [_number(x) for x in given]
-    if all(number is not None for number in numbers):
-        call = Call(name, *given)
-        return call, list(call.raw)
-    call = Call(name, *[x if number is None else None for x, number in zip(given, numbers, strict=True)])
-    dtype = next(raw.dtype for raw in call.raw if raw is not None)
-    raws = [
-        raw if number is None else _C.scalar(name, number, dtype) for raw, number in zip(call.raw, numbers, strict=True)
-    ]
-    return call, raws
+class _Operands:
+    """One call with scalars among its operands: they take the dtype of the first array, and are not recorded.
+
+    Attributes:
+        raw: all operands.
+        arrays: the positions of those that are no scalars.
+        call: the call with the arrays alone.
+    """
+
+    __slots__ = ("arrays", "call", "raw")
+
+    def __init__(self, name: str, *given: Array) -> None:
+        numbers = [_number(x) for x in given]
+        arrays = [i for i, number in enumerate(numbers) if number is None] or list(range(len(given)))
+        self.arrays = arrays
+        self.call: Call[Any] = Call(name, *[given[i] for i in arrays])
+        dtype = self.call.raw[0].dtype
+        raws: list[Any] = [None if number is None else _C.scalar(name, number, dtype) for number in numbers]
+        for i, raw in zip(arrays, self.call.raw, strict=True):
+            raws[i] = raw
+        self.raw: list[_C.Tensor] = raws
+
+    def needs_grad(self, position: int) -> bool:
+        """Return whether this operand wants a gradient."""
+        return position in self.arrays and self.call.needs_grad(self.arrays.index(position))
+
+    def of_arrays(self, gradients: Sequence[_C.Tensor | None]) -> list[_C.Tensor | None]:
+        """Leave out what belongs to scalars."""
+        return [gradients[i] for i in self.arrays]
+
+    def output(self, y: _C.Tensor, backward: Callable[[_C.Tensor], Sequence[_C.Tensor | None]] | None = None) -> Any:
+        """Wrap the result; ``backward`` gives one gradient or None per operand."""
+        if backward is None:
+            return self.call.output(y)
+        rule = backward
+        return self.call.output(y, lambda dy: self.of_arrays(rule(dy)))
 
 
 def add(a: Array, b: Array) -> Any:
@@ -56,28 +81,34 @@ def add(a: Array, b: Array) -> Any:
         TypeError: two dtypes; bool; a float scalar with an integer array.
         ValueError: shapes that do not broadcast, or a scalar that the dtype cannot hold.
     """
-    call, (ra, rb) = _operands("add", a, b)
+    call = _Operands("add", a, b)
+    ra, rb = call.raw
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor]:
-        return sum_to_shape(dy, ra.shape), sum_to_shape(dy, rb.shape)
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+        return sum_to_shape(dy, ra.shape) if need_a else None, sum_to_shape(dy, rb.shape) if need_b else None
 
     return call.output(_C.binary("add", ra, rb), backward)
 
 
 def sub(a: Array, b: Array) -> Any:
     """Difference, ``a - b``; arguments, returns and errors as :func:`add`."""
-    call, (ra, rb) = _operands("sub", a, b)
-    need_b = call.needs_grad(1)
+    call = _Operands("sub", a, b)
+    ra, rb = call.raw
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor | None]:
-        return sum_to_shape(dy, ra.shape), _C.unary("neg", sum_to_shape(dy, rb.shape)) if need_b else None
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+        da = sum_to_shape(dy, ra.shape) if need_a else None
+        db = _C.unary("neg", sum_to_shape(dy, rb.shape)) if need_b else None
+        return da, db
 
     return call.output(_C.binary("sub", ra, rb), backward)
 
 
 def mul(a: Array, b: Array) -> Any:
     """Product, ``a * b``; arguments, returns and errors as :func:`add`."""
-    call, (ra, rb) = _operands("mul", a, b)
+    call = _Operands("mul", a, b)
+    ra, rb = call.raw
     need_a, need_b = call.needs_grad(0), call.needs_grad(1)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
@@ -97,7 +128,8 @@ def div(a: Array, b: Array) -> Any:
         TypeError: as :func:`add`.
         ValueError: as :func:`add`, and division of integers by zero.
     """
-    call, (ra, rb) = _operands("div", a, b)
+    call = _Operands("div", a, b)
+    ra, rb = call.raw
     need_a, need_b = call.needs_grad(0), call.needs_grad(1)
     y = _C.binary("div", ra, rb)
 
@@ -121,7 +153,8 @@ def pow(a: Array, b: Array) -> Any:
     """
     if _number(a) is None and _number(b) == 2:
         return square(a)
-    call, (ra, rb) = _operands("pow", a, b)
+    call = _Operands("pow", a, b)
+    ra, rb = call.raw
     need_a, need_b = call.needs_grad(0), call.needs_grad(1)
     y = _C.binary("pow", ra, rb)
 
@@ -142,13 +175,16 @@ def pow(a: Array, b: Array) -> Any:
 
 
 def _extremum(name: str, a: Array, b: Array) -> Any:
-    call, (ra, rb) = _operands(name, a, b)
+    call = _Operands(name, a, b)
+    ra, rb = call.raw
+    need_a, need_b = call.needs_grad(0), call.needs_grad(1)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor, _C.Tensor]:
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
         half = _C.binary("mul", dy, _C.scalar(name, 0.5, dy.dtype))
         shared = _C.where(_C.binary("eq", ra, rb), half, _C.scalar(name, 0, dy.dtype))
         da = _C.where(_C.binary("gt" if name == "maximum" else "lt", ra, rb), dy, shared)
-        return sum_to_shape(da, ra.shape), sum_to_shape(_C.binary("sub", dy, da), rb.shape)
+        db = sum_to_shape(_C.binary("sub", dy, da), rb.shape) if need_b else None
+        return sum_to_shape(da, ra.shape) if need_a else None, db
 
     return call.output(_C.binary(name, ra, rb), backward)
 
@@ -167,7 +203,8 @@ def minimum(a: Array, b: Array) -> Any:
 
 
 def _compare(name: str, a: Array, b: Array) -> Any:
-    call, (ra, rb) = _operands(name, a, b)
+    call = _Operands(name, a, b)
+    ra, rb = call.raw
     return call.output(_C.binary(name, ra, rb))
 
 
@@ -223,16 +260,17 @@ def where(condition: Array, a: Array, b: Array) -> Any:
         TypeError: a condition that is not bool, or two dtypes.
         ValueError: shapes that do not broadcast.
     """
-    chooser = Call("where", condition)
-    (mask,) = chooser.raw
-    picked, (ra, rb) = _operands("where", a, b)
-    call = Call("where", condition, *picked.inputs)
+    chosen = _Operands("where", a, b)
+    ra, rb = chosen.raw
+    call: Call[Any] = Call("where", condition, *chosen.call.inputs)
+    mask = call.raw[0]
+    need_a, need_b = chosen.needs_grad(0), chosen.needs_grad(1)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
+    def backward(dy: _C.Tensor) -> list[_C.Tensor | None]:
         zero = _C.scalar("where", 0, dy.dtype)
-        da = sum_to_shape(_C.where(mask, dy, zero), ra.shape)
-        db = sum_to_shape(_C.where(mask, zero, dy), rb.shape)
-        return None, da, db
+        da = sum_to_shape(_C.where(mask, dy, zero), ra.shape) if need_a else None
+        db = sum_to_shape(_C.where(mask, zero, dy), rb.shape) if need_b else None
+        return [None, *chosen.of_arrays([da, db])]
 
     return call.output(_C.where(mask, ra, rb), backward)
 
