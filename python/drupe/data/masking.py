@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from drupe.data.wordpiece import Encoded, WordPiece
+from drupe.data.wordpiece import SPECIAL_TOKENS, Encoded, WordPiece
 
 IGNORE_INDEX = -100
 
@@ -54,9 +54,7 @@ def mask_tokens(
     labels = np.where(used, np.take_along_axis(ids, positions, axis=1), IGNORE_INDEX)
 
     fate = rng.random(positions.shape)
-    ordinary = np.array(
-        [i for i, t in enumerate(tokenizer.vocabulary) if not (t[0] == "[" and t[-1] == "]" and len(t) > 2)]
-    )
+    ordinary = np.array([i for i, token in enumerate(tokenizer.vocabulary) if token not in SPECIAL_TOKENS])
     replacement = np.where(fate < 0.8, tokenizer.mask_id, rng.choice(ordinary, positions.shape))
     rows, columns = np.nonzero(used & (fate < 0.9))
     ids[rows, positions[rows, columns]] = replacement[rows, columns]

@@ -1,0 +1,21 @@
+"""Networks: each a file of its own, with its configuration on top, under the parameter names of the original."""
+
+from drupe.models.bert import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+)
+from drupe.models.resnet import ResNet, ResNetConfig
+from drupe.models.wide_deep import WideDeep, WideDeepConfig
+
+__all__ = [
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForSequenceClassification",
+    "BertModel",
+    "ResNet",
+    "ResNetConfig",
+    "WideDeep",
+    "WideDeepConfig",
+]
