@@ -100,16 +100,13 @@ def bench(
 @app.command(epilog=_EXIT_CODES)
 def demo(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the checkpoints and the picture of the loss curves go.")
+        Path, typer.Option(metavar="DIR", help="Where the checkpoints, the picture of the losses and the numbers go.")
     ] = Path("drupe-demo"),
-    seed: Annotated[int, typer.Option(help="Of everything random: the same seed gives the same numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random: the same seed gives the same numbers.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Few epochs: a smoke test.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on standard output.")] = False,
 ) -> None:
     """Check the ops against NumPy, then train three networks on real data, and use them."""
-    try:
-        from drupe.cli.demo import demo as run_demo
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "drupe":
-            raise
-        typer.echo(f'drupe demo needs {error.name}, which is not installed: pip install "drupe[demo]"', err=True)
-        raise typer.Exit(2) from None
-    raise typer.Exit(run_demo(out=out, seed=seed))
+    from drupe.cli.demo import demo as run
+
+    raise typer.Exit(run(out, seed=seed, quick=quick, as_json=as_json))
