@@ -27,16 +27,19 @@ void depthwise_pixels(const Gather<I, S>& gather, const S* image, const Accumula
   for (std::int64_t c = 0; c < C; c += V::kLanes) {
     const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
     V sum[kPixels];
-    for (V& v : sum) v = V::zero();
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) sum[p] = V::zero();
     for (std::int64_t tap_h = r.first; tap_h < r.last; ++tap_h) {
       const S* line = image + tap_h * gather.h.spread * gather.w.source * C + c;
       const T* filter = weight + tap_h * gather.w.taps * C + c;
       for (std::int64_t tap_w = s.first; tap_w < s.last; ++tap_w) {
         const V f = V::load(filter + tap_w * C, n);
         const S* x = line + tap_w * gather.w.spread * C;
+#pragma GCC unroll 4
         for (int p = 0; p < kPixels; ++p) sum[p] = fma(V::load(x + p * next_pixel, n), f, sum[p]);
       }
     }
+#pragma GCC unroll 4
     for (int p = 0; p < kPixels; ++p) sum[p].store(out + p * C + c, n);
   }
 }

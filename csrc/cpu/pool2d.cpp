@@ -43,87 +43,136 @@ DRUPE_INLINE std::int64_t hits_of_element(const WindowAxis& axis, std::int64_t i
   return count;
 }
 
-template <Isa I, class S, class Index, bool kKeepTaps>
-void max_rows(const MaxPoolArgs& args) {
+// Numbers of taps as vectors of the accumulator type.
+template <class V, class Index>
+DRUPE_INLINE V load_taps(const Index* from, int n) {
+  if constexpr (std::is_same_v<Index, std::uint8_t> && std::is_same_v<decltype(reduce_add(V::zero())), float>) {
+    return V::load(from, n);
+  } else {
+    decltype(reduce_add(V::zero())) lanes[V::kLanes] = {};
+    for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<decltype(reduce_add(V::zero()))>(from[lane]);
+    return V::load(lanes);
+  }
+}
+template <class V, class Index>
+DRUPE_INLINE void store_taps(V taps, Index* to, int n) {
+  if constexpr (std::is_same_v<Index, std::uint8_t> && std::is_same_v<decltype(reduce_add(V::zero())), float>) {
+    taps.store(to, n);
+  } else {
+    decltype(reduce_add(V::zero())) lanes[V::kLanes];
+    taps.store(lanes);
+    for (int lane = 0; lane < n; ++lane) to[lane] = static_cast<Index>(lanes[lane]);
+  }
+}
+
+constexpr int kBlock = 4;  // vectors of channels that share one walk over a window
+
+// Calls f.operator()<kVectors>(c, n) for blocks of channels: kBlock whole vectors, then single ones of n channels.
+template <class V, class F>
+DRUPE_INLINE void for_channels(std::int64_t C, F&& f) {
+  std::int64_t c = 0;
+  for (; c + kBlock * V::kLanes <= C; c += kBlock * V::kLanes) f.template operator()<kBlock>(c, V::kLanes);
+  for (; c < C; c += V::kLanes) {
+    f.template operator()<1>(c, static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c)));
+  }
+}
+
+// The rows and columns of one window, or of the windows of one element.
+struct Hits {
+  const Hit *rows, *cols;
+  std::int64_t row_count, col_count, width;  // width: of the kernel
+};
+
+template <Isa I, class S, class Index, bool kKeepTaps, int kVectors>
+DRUPE_INLINE void maximum(const S* image, std::int64_t line, std::int64_t C, const Hits& hits, S* y, Index* taps,
+                          int n) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  V best[kVectors], tap[kVectors];
+  const bool any = hits.row_count > 0 && hits.col_count > 0;
+  const V first = V::set(any ? static_cast<T>(hits.rows[0].tap * hits.width + hits.cols[0].tap) : T(0));
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) best[v] = V::set(-std::numeric_limits<T>::infinity()), tap[v] = first;
+  for (std::int64_t i = 0; i < hits.row_count; ++i) {
+    for (std::int64_t j = 0; j < hits.col_count; ++j) {
+      const S* pixel = image + hits.rows[i].at * line + hits.cols[j].at * C;
+      const V number = V::set(static_cast<T>(hits.rows[i].tap * hits.width + hits.cols[j].tap));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const V value = V::load(pixel + v * V::kLanes, n);
+        const auto better = (best[v] < value) | ~(value == value);
+        best[v] = select(better, value, best[v]);
+        if constexpr (kKeepTaps) tap[v] = select(better, number, tap[v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    best[v].store(y + v * V::kLanes, n);
+    if constexpr (kKeepTaps) store_taps(tap[v], taps + v * V::kLanes, n);
+  }
+}
+
+template <Isa I, class S, class Index, bool kKeepTaps>
+void max_rows(const MaxPoolArgs& args) {
+  using V = Vec<Accumulator<S>, I>;
   const std::int64_t C = args.C, P = args.h.out, Q = args.w.out;
-  const auto* x = static_cast<const S*>(args.x);
   parallel_for(args.N * P, [&](std::int64_t row) {
     const Scratch<Hit> rows(static_cast<std::size_t>(std::min(args.h.kernel, args.h.in)));
     const Scratch<Hit> cols(static_cast<std::size_t>(std::min(args.w.kernel, args.w.in)));
-    const std::int64_t row_count = hits_of_window(args.h, row % P, rows.data());
-    const S* image = x + row / P * args.h.in * args.w.in * C;
+    Hits hits{rows.data(), cols.data(), hits_of_window(args.h, row % P, rows.data()), 0, args.w.kernel};
+    const std::int64_t line = args.w.in * C;
+    const S* image = static_cast<const S*>(args.x) + row / P * args.h.in * line;
     for (std::int64_t q = 0; q < Q; ++q) {
-      const std::int64_t col_count = hits_of_window(args.w, q, cols.data());
-      const std::int64_t to = (row * Q + q) * C;
-      for (std::int64_t c = 0; c < C; c += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
-        V best = V::set(-std::numeric_limits<T>::infinity());
-        V tap = V::zero();
-        if (kKeepTaps && row_count > 0 && col_count > 0) {
-          tap = V::set(static_cast<T>(rows[0].tap * args.w.kernel + cols[0].tap));
-        }
-        for (std::int64_t i = 0; i < row_count; ++i) {
-          const S* line = image + rows.data()[i].at * args.w.in * C + c;
-          for (std::int64_t j = 0; j < col_count; ++j) {
-            const V value = V::load(line + cols.data()[j].at * C, n);
-            const auto better = (best < value) | ~(value == value);
-            best = select(better, value, best);
-            if constexpr (kKeepTaps) {
-              const auto number = rows.data()[i].tap * args.w.kernel + cols.data()[j].tap;
-              tap = select(better, V::set(static_cast<T>(number)), tap);
-            }
-          }
-        }
-        best.store(static_cast<S*>(args.out) + to + c, n);
-        if constexpr (kKeepTaps) {
-          T lanes[V::kLanes];
-          tap.store(lanes);
-          Index* taps = static_cast<Index*>(args.taps) + to + c;
-          if (n == V::kLanes) {
-            for (int lane = 0; lane < V::kLanes; ++lane) taps[lane] = static_cast<Index>(lanes[lane]);
-          } else {
-            for (int lane = 0; lane < n; ++lane) taps[lane] = static_cast<Index>(lanes[lane]);
-          }
-        }
-      }
+      hits.col_count = hits_of_window(args.w, q, cols.data());
+      S* y = static_cast<S*>(args.out) + (row * Q + q) * C;
+      Index* taps = kKeepTaps ? static_cast<Index*>(args.taps) + (row * Q + q) * C : nullptr;
+      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+        maximum<I, S, Index, kKeepTaps, kVectors>(image + c, line, C, hits, y + c, kKeepTaps ? taps + c : nullptr, n);
+      });
     }
   });
 }
 
-template <Isa I, class S, class Index>
-void max_rows_backward(const MaxPoolArgs& args) {
+template <Isa I, class S, class Index, int kVectors>
+DRUPE_INLINE void gather_maxima(const S* dy, const Index* taps, std::int64_t line, std::int64_t C, const Hits& hits,
+                                S* dx, int n) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  V sum[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
+  for (std::int64_t i = 0; i < hits.row_count; ++i) {
+    for (std::int64_t j = 0; j < hits.col_count; ++j) {
+      const std::int64_t from = hits.rows[i].at * line + hits.cols[j].at * C;
+      const V number = V::set(static_cast<T>(hits.rows[i].tap * hits.width + hits.cols[j].tap));
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const V tap = load_taps<V>(taps + from + v * V::kLanes, n);
+        sum[v] = sum[v] + select(tap == number, V::load(dy + from + v * V::kLanes, n), V::zero());
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v].store(dx + v * V::kLanes, n);
+}
+
+template <Isa I, class S, class Index>
+void max_rows_backward(const MaxPoolArgs& args) {
+  using V = Vec<Accumulator<S>, I>;
   const std::int64_t C = args.C, P = args.h.out, Q = args.w.out, H = args.h.in, W = args.w.in;
   parallel_for(args.N * H, [&](std::int64_t row) {
     const Scratch<Hit> rows(static_cast<std::size_t>(std::min(args.h.kernel, P)));
     const Scratch<Hit> cols(static_cast<std::size_t>(std::min(args.w.kernel, Q)));
-    const std::int64_t row_count = hits_of_element(args.h, row % H, rows.data());
+    Hits hits{rows.data(), cols.data(), hits_of_element(args.h, row % H, rows.data()), 0, args.w.kernel};
     const S* dy = static_cast<const S*>(args.dy) + row / H * P * Q * C;
     const Index* taps = static_cast<const Index*>(args.taps) + row / H * P * Q * C;
-    S* dx = static_cast<S*>(args.out) + row * W * C;
     for (std::int64_t w = 0; w < W; ++w) {
-      const std::int64_t col_count = hits_of_element(args.w, w, cols.data());
-      for (std::int64_t c = 0; c < C; c += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
-        V sum = V::zero();
-        for (std::int64_t i = 0; i < row_count; ++i) {
-          for (std::int64_t j = 0; j < col_count; ++j) {
-            const std::int64_t from = (rows.data()[i].at * Q + cols.data()[j].at) * C + c;
-            const auto tap = static_cast<T>(rows.data()[i].tap * args.w.kernel + cols.data()[j].tap);
-            T lanes[V::kLanes] = {};
-            if (n == V::kLanes) {
-              for (int lane = 0; lane < V::kLanes; ++lane) lanes[lane] = static_cast<T>(taps[from + lane]);
-            } else {
-              for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<T>(taps[from + lane]);
-            }
-            sum = sum + select(V::load(lanes) == V::set(tap), V::load(dy + from, n), V::zero());
-          }
-        }
-        sum.store(dx + w * C + c, n);
-      }
+      hits.col_count = hits_of_element(args.w, w, cols.data());
+      S* dx = static_cast<S*>(args.out) + (row * W + w) * C;
+      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+        gather_maxima<I, S, Index, kVectors>(dy + c, taps + c, Q * C, C, hits, dx + c, n);
+      });
     }
   });
 }
@@ -134,13 +183,16 @@ DRUPE_INLINE void mean(const S* image, std::int64_t width, std::int64_t C, std::
                        std::int64_t w0, std::int64_t w1, Accumulator<S> scale, S* to, int n) {
   using V = Vec<Accumulator<S>, I>;
   V sum[kVectors];
-  for (V& v : sum) v = V::zero();
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
   for (std::int64_t h = h0; h < h1; ++h) {
     for (std::int64_t w = w0; w < w1; ++w) {
       const S* pixel = image + (h * width + w) * C;
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) sum[v] = sum[v] + V::load(pixel + v * V::kLanes, n);
     }
   }
+#pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) (V::set(scale) * sum[v]).store(to + v * V::kLanes, n);
 }
 
@@ -148,7 +200,6 @@ template <Isa I, class S>
 void average_rows(const AveragePoolArgs& args) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  constexpr int kVectors = 4;
   const AveragePoolAxis &h = args.h, &w = args.w;
   const std::int64_t C = args.C;
   parallel_for(args.N * h.out, [&](std::int64_t row) {
@@ -157,14 +208,9 @@ void average_rows(const AveragePoolArgs& args) {
     S* to = static_cast<S*>(args.to) + row * w.out * C;
     for (std::int64_t q = 0; q < w.out; ++q, to += C) {
       const T scale = T(1) / static_cast<T>(h.count[p] * w.count[q]);
-      std::int64_t c = 0;
-      for (; c + kVectors * V::kLanes <= C; c += kVectors * V::kLanes) {
-        mean<I, S, kVectors>(image + c, w.in, C, h.begin[p], h.end[p], w.begin[q], w.end[q], scale, to + c, V::kLanes);
-      }
-      for (; c < C; c += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
-        mean<I, S, 1>(image + c, w.in, C, h.begin[p], h.end[p], w.begin[q], w.end[q], scale, to + c, n);
-      }
+      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+        mean<I, S, kVectors>(image + c, w.in, C, h.begin[p], h.end[p], w.begin[q], w.end[q], scale, to + c, n);
+      });
     }
   });
 }
@@ -180,17 +226,21 @@ void average_rows_backward(const AveragePoolArgs& args) {
     const S* dy = static_cast<const S*>(args.from) + row / h.in * h.out * w.out * C;
     S* to = static_cast<S*>(args.to) + row * w.in * C;
     for (std::int64_t j = 0; j < w.in; ++j, to += C) {
-      for (std::int64_t c = 0; c < C; c += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
-        V sum = V::zero();
+      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+        V sum[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
         for (std::int64_t p = h.first[i]; p < h.last[i]; ++p) {
           for (std::int64_t q = w.first[j]; q < w.last[j]; ++q) {
             const V scale = V::set(T(1) / static_cast<T>(h.count[p] * w.count[q]));
-            sum = fma(scale, V::load(dy + (p * w.out + q) * C + c, n), sum);
+            const S* from = dy + (p * w.out + q) * C + c;
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) sum[v] = fma(scale, V::load(from + v * V::kLanes, n), sum[v]);
           }
         }
-        sum.store(to + c, n);
-      }
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[v].store(to + c + v * V::kLanes, n);
+      });
     }
   });
 }

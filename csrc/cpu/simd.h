@@ -40,7 +40,8 @@ struct Vec {
 
   DRUPE_INLINE static Vec zero() { return {T(0)}; }
   DRUPE_INLINE static Vec set(T x) { return {x}; }
-  // From S in {T, Float16, BFloat16}; the second form reads the first n of kLanes, and the rest are zero.
+  // From S in {T, Float16, BFloat16}, for floats also uint8; the second form reads the first n of kLanes, and the
+  // rest are zero.
   template <class S>
   DRUPE_INLINE static Vec load(const S* p) {
     return {static_cast<T>(*p)};
@@ -49,7 +50,7 @@ struct Vec {
   DRUPE_INLINE static Vec load(const S* p, int n) {
     return {n > 0 ? static_cast<T>(*p) : T(0)};
   }
-  // To S, rounded to nearest even; the second form writes the first n lanes only.
+  // To S, rounded to nearest even (to uint8 only what it can hold); the second form writes the first n lanes only.
   template <class S>
   DRUPE_INLINE void store(S* p) const {
     *p = static_cast<S>(v);

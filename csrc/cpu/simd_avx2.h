@@ -43,6 +43,9 @@ struct Vec<float, Isa::avx2> {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
   }
+  DRUPE_INLINE static Vec load(const std::uint8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+  }
   DRUPE_INLINE static Vec load(const float* p, int n) { return {_mm256_maskload_ps(p, first(n))}; }
   template <class S>
   DRUPE_INLINE static Vec load(const S* p, int n) {
@@ -52,6 +55,11 @@ struct Vec<float, Isa::avx2> {
   }
 
   DRUPE_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
+  DRUPE_INLINE void store(std::uint8_t* p) const {
+    const __m256i word = _mm256_cvtps_epi32(v);
+    const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(word), _mm256_extracti128_si256(word, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(half, half));
+  }
   DRUPE_INLINE void store(Float16* p) const {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
   }

@@ -40,7 +40,20 @@ struct Vec<float, Isa::avx512> {
   }
   DRUPE_INLINE static Vec load(const BFloat16* p, int n) { return widen(_mm256_maskz_loadu_epi16(first(n), p)); }
 
+  DRUPE_INLINE static Vec load(const std::uint8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
+  DRUPE_INLINE static Vec load(const std::uint8_t* p, int n) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)))};
+  }
+
   DRUPE_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  DRUPE_INLINE void store(std::uint8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
+  DRUPE_INLINE void store(std::uint8_t* p, int n) const {
+    _mm_mask_storeu_epi8(p, first(n), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v)));
+  }
   DRUPE_INLINE void store(Float16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half()); }
   DRUPE_INLINE void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), brain()); }
   DRUPE_INLINE void stream(float* p) const { _mm512_stream_ps(p, v); }
