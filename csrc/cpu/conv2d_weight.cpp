@@ -41,8 +41,8 @@ struct WeightBlocks {
 
 // One block of one group's sums over one stretch of pixels, into `sums` (rows x padded_cols of the whole group).
 template <Isa I, class S>
-void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const StridedMatrix<I, S>& dy, const Gather<I, S>& image,
-               std::int64_t task, Accumulator<S>* sums) {
+void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const S* dy, std::int64_t dy_row,
+               const Gather<I, S>& image, std::int64_t task, Accumulator<S>* sums) {
   using T = Accumulator<S>;
   using Tile = GemmTile<I, T>;
   using Blocks = WeightBlocks<I, T>;
@@ -60,8 +60,11 @@ void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const StridedMatri
   for (std::int64_t k0 = begin; k0 == begin || k0 < end; k0 += Blocks::kDepth) {
     const std::int64_t depth = std::min(Blocks::kDepth, end - k0);
     for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
-      dy.pack_rows(a.data() + m * Tile::kPanelStride, row0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0,
-                   depth);
+      T* panel = a.data() + m * Tile::kPanelStride;
+      const std::int64_t height = std::min<std::int64_t>(Tile::kRows, rows - m);
+      for (std::int64_t k = 0; k < depth; ++k) {
+        copy_run<I>(panel + k * Tile::kRows, dy + (k0 + k) * dy_row + row0 + m, height);
+      }
     }
     image.locate(positions, k0, depth);
     for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
@@ -70,8 +73,8 @@ void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const StridedMatri
       if (width < Tile::kCols) zero_run(panel, depth * Tile::kCols);
       image.copy(panel, Tile::kCols, positions, depth, col0 + n, width);
     }
-    gemm_block<I>(rows, cols, depth, a.data(), b.data(), Tile::kCols * Blocks::kDepth, to, blocks.padded_cols,
-                  k0 > begin, [](auto...) {});
+    gemm_block<I, true>(rows, cols, depth, a.data(), b.data(), Tile::kCols * Blocks::kDepth, to, blocks.padded_cols,
+                        k0 > begin, [](auto...) {});
   }
 }
 
@@ -109,8 +112,8 @@ void backward_weight(const Conv2dArgs& args) {
     const std::int64_t split = index / blocks.col_blocks / blocks.row_blocks;
     Gather<I, S> image = gather;
     image.source += group * C;
-    const StridedMatrix<I, S> dy{static_cast<const S*>(args.dy) + group * K, 1, args.K};
-    sum_block<I, S>(blocks, dy, image, index, partials.data() + group * group_size + split * blocks.partial_size());
+    sum_block<I, S>(blocks, static_cast<const S*>(args.dy) + group * K, args.K, image, index,
+                    partials.data() + group * group_size + split * blocks.partial_size());
   });
   parallel_ranges(args.K, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t k = begin; k < end; ++k) {

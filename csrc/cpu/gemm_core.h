@@ -34,7 +34,8 @@ struct GemmTile {
 };
 
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
-template <Isa I, class T, int kRows>
+// The panel of A is rows by default, columns of Tile::kRows elements one after the other with kByDepth.
+template <Isa I, class T, int kRows, bool kByDepth>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
                                         bool accumulate) {
   using Tile = GemmTile<I, T>;
@@ -55,7 +56,7 @@ template <Isa I, class T, int kRows>
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(a[i * Tile::kPanelStride + k]);
+      const V left = V::set(kByDepth ? a[k * Tile::kRows + i] : a[i * Tile::kPanelStride + k]);
 #pragma GCC unroll 4
       for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
     }
@@ -68,18 +69,18 @@ template <Isa I, class T, int kRows>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, int kRows = GemmTile<I, T>::kRows>
+template <Isa I, class T, bool kByDepth = false, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows>(depth, a, b, c, c_row, accumulate);
+    gemm_microkernel<I, T, kRows, kByDepth>(depth, a, b, c, c_row, accumulate);
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+    gemm_tile<I, T, kByDepth, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
   }
 }
 
 // C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
 // Calls done(row, col, height, width, tile) after each tile.
-template <Isa I, class T, class Done>
+template <Isa I, bool kByDepth = false, class T, class Done>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
                 T* c, std::int64_t c_row, bool accumulate, const Done& done) {
   using Tile = GemmTile<I, T>;
@@ -93,12 +94,12 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c + m * c_row + n;
       if (width == Tile::kCols) {
-        gemm_tile<I, T>(height, depth, left, right, tile, c_row, accumulate);
+        gemm_tile<I, T, kByDepth>(height, depth, left, right, tile, c_row, accumulate);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        gemm_tile<I, T, kByDepth>(height, depth, left, right, edge, Tile::kCols, accumulate);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);
