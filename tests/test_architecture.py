@@ -107,11 +107,11 @@ def test_each_op_has_its_contract_its_kernel_and_its_binding():
     bindings = "".join(p.read_text() for p in sources(CSRC / "bindings", ".cpp"))
     for header in sources(CSRC / "ops", ".h"):
         name = header.stem
-        if not header.with_suffix(".cpp").exists():
-            continue
-        if "namespace cpu" in header.read_text():  # others are made of ops that have one
+        text = header.read_text()
+        if "namespace cpu" in text:  # others are made of ops that have a kernel
             assert (CSRC / "cpu" / f"{name}.cpp").exists(), f"{name} has no CPU kernel"
-        assert f'"ops/{name}.h"' in bindings, f"{name} is not bound"
+        if "namespace ops" in text:
+            assert f'"ops/{name}.h"' in bindings, f"{name} is not bound"
 
 
 @pytest.mark.parametrize("layer", sorted(LAYERS))

@@ -54,14 +54,14 @@ class Call(Generic[A]):
     def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
-        self.raw: tuple[Any, ...] = (
-            to_raw(first, name),
-            *(None if x is None else to_raw(x, name) for x in others),
-        )
-        if any(isinstance(x, Tensor) for x in self.inputs):
+        given = [x for x in self.inputs if x is not None]
+        if not given:
+            to_raw(None, name)  # raises, as for anything else that is no array
+        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in self.inputs)
+        if any(isinstance(x, Tensor) for x in given):
             self._export: Callable[[_C.Tensor], Any] = Tensor
         else:
-            self._export = _exporter(first)
+            self._export = _exporter(given[0])
 
     def needs_grad(self, *positions: int) -> bool:
         """Return whether an input (one at these positions, if given) wants a gradient."""

@@ -63,11 +63,14 @@ def attention(
     """
     call = Call("attention", q, k, v, bias, lengths, query_lengths)
     left, right = _bounds(window, causal)
-    options = (*call.raw[3:], left, right, scale)
-    y, lse = _C.attention(*call.raw[:3], *options)
+    rq, rk, rv, rbias, key_counts, query_counts = call.raw
+    y, lse = _C.attention(rq, rk, rv, rbias, key_counts, query_counts, left, right, scale)
     wanted = [call.needs_grad(i) for i in range(4)]
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
-        return (*_C.attention_backward(dy, y, lse, *call.raw[:3], *options, wanted), None, None)
+        grads = _C.attention_backward(
+            dy, y, lse, rq, rk, rv, rbias, key_counts, query_counts, left, right, scale, wanted
+        )
+        return (*grads, None, None)
 
     return call.output(y, backward)

@@ -35,9 +35,7 @@ def bce_with_logits(
     """
     call = Call("bce_with_logits", logits, targets, weight, pos_weight)
     if call.needs_grad(2, 3):
-        raise ValueError(
-            "[bce_with_logits] weight or pos_weight requires a gradient, which neither gets: detach() it"
-        )
+        raise ValueError("[bce_with_logits] weight or pos_weight requires a gradient, which neither gets: detach() it")
     rlogits, rtargets, rweight, rpos = call.raw
     loss = _C.bce_with_logits(rlogits, rtargets, rweight, rpos, reduction)
     wanted = call.needs_grad(1)
