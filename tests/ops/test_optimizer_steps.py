@@ -257,9 +257,9 @@ def test_gradient_that_is_the_parameter_itself(isa):
     p = np.arange(5, dtype=np.float32)
     ops.sgd([p], [p], lr=0.5)
     np.testing.assert_array_equal(p, np.arange(5) / 2)
-    q = np.arange(6, dtype=np.float32)
-    ops.sgd([q[:5]], [q[1:]], lr=1)
-    np.testing.assert_array_equal(q, [-1, -1, -1, -1, -1, 5])
+    q = np.arange(200, dtype=np.float32)
+    ops.sgd([q[1:]], [q[:-1]], lr=1)  # each element's gradient is its neighbour before the step
+    np.testing.assert_array_equal(q, np.r_[0.0, np.ones(199)])
 
 
 def test_no_parameters_is_no_work():
