@@ -16,13 +16,18 @@ from typing import Any
 import numpy as np
 
 from drupe import _C
-from drupe.ops._call import A, Array, Call
+from drupe.ops._call import A, Array, Call, Scalar
 from drupe.ops._shape import sum_to_shape
+from drupe.tensor import Tensor
+
+_ARRAYS = (Tensor, np.ndarray)
 
 
 def _number(x: Any) -> bool | int | float | None:
     """Return a scalar as a Python number, None for anything else."""
-    if isinstance(x, bool | int | float):
+    if isinstance(x, _ARRAYS):
+        return None
+    if isinstance(x, Scalar):
         return x
     if isinstance(x, np.generic):
         return x.item() if x.dtype.kind in "biu" else float(x)
@@ -30,26 +35,30 @@ def _number(x: Any) -> bool | int | float | None:
 
 
 class _Operands:
-    """One call with scalars among its operands: they take the dtype of the first array, and are not recorded.
+    """One call on two operands, of which one may be a scalar: it takes the array's dtype, and is not recorded.
 
     Attributes:
-        raw: all operands.
+        raw: both operands.
         arrays: the positions of those that are no scalars.
         call: the call with the arrays alone.
     """
 
     __slots__ = ("arrays", "call", "raw")
 
-    def __init__(self, name: str, *given: Array) -> None:
-        numbers = [_number(x) for x in given]
-        arrays = [i for i, number in enumerate(numbers) if number is None] or list(range(len(given)))
-        self.arrays = arrays
-        self.call: Call[Any] = Call(name, *[given[i] for i in arrays])
-        dtype = self.call.raw[0].dtype
-        raws: list[Any] = [None if number is None else _C.scalar(name, number, dtype) for number in numbers]
-        for i, raw in zip(arrays, self.call.raw, strict=True):
-            raws[i] = raw
-        self.raw: list[_C.Tensor] = raws
+    def __init__(self, name: str, a: Array, b: Array) -> None:
+        left, right = _number(a), _number(b)
+        self.arrays: tuple[int, ...] = (0, 1)
+        if (left is None) == (right is None):
+            self.call: Call[Any] = Call(name, a, b)
+            self.raw: tuple[_C.Tensor, ...] = self.call.raw
+        elif right is not None:
+            self.arrays, self.call = (0,), Call(name, a)
+            (raw,) = self.call.raw
+            self.raw = (raw, _C.scalar(name, right, raw.dtype))
+        elif left is not None:
+            self.arrays, self.call = (1,), Call(name, b)
+            (raw,) = self.call.raw
+            self.raw = (_C.scalar(name, left, raw.dtype), raw)
 
     def needs_grad(self, position: int) -> bool:
         """Return whether this operand wants a gradient."""
@@ -61,8 +70,8 @@ class _Operands:
 
     def output(self, y: _C.Tensor, backward: Callable[[_C.Tensor], Sequence[_C.Tensor | None]] | None = None) -> Any:
         """Wrap the result; ``backward`` gives one gradient or None per operand."""
-        if backward is None:
-            return self.call.output(y)
+        if backward is None or len(self.arrays) == 2:
+            return self.call.output(y, backward)
         rule = backward
         return self.call.output(y, lambda dy: self.of_arrays(rule(dy)))
 
