@@ -98,7 +98,7 @@ def with_view(
 def torch_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> Any:
     """Return the array as a torch tensor of the same dtype, bfloat16 included."""
     torch = importlib.import_module("torch")
-    array = np.ascontiguousarray(array)
+    array = np.array(array, order="C")
     if array.dtype.name == "bfloat16":
         tensor = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     else:
@@ -196,9 +196,10 @@ def jax_backward(
     jax = jax_module()
     of_floats, inputs = _of_floats(jax, function, arrays)
     _, pullback = jax.vjp(of_floats, *inputs)
-    run = jax.jit(pullback)
+    # What the forward pass saved is an argument: a constant would be folded at compile time.
+    run = jax.jit(lambda pullback, dy: pullback(dy))
     dy = jax.numpy.asarray(gradient)
-    return Prepared(lambda: jax.block_until_ready(run(dy)))
+    return Prepared(lambda: jax.block_until_ready(run(pullback, dy)))
 
 
 def jax_training(
