@@ -100,9 +100,9 @@ def torch_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) ->
     torch = importlib.import_module("torch")
     array = np.array(array, order="C")
     if array.dtype.name == "bfloat16":
-        tensor = torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     else:
-        tensor = torch.from_numpy(array.copy())
+        tensor = torch.from_numpy(array)
     return tensor.requires_grad_() if requires_grad else tensor
 
 

@@ -198,3 +198,16 @@ def test_missing_extras_are_named(missing):
     assert 'pip install "drupe[cli]"' in done.stderr
     assert missing in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_demo_passes_its_options_and_its_exit_code_on(run, monkeypatch, tmp_path):
+    seen = {}
+
+    def fake(out, **options):
+        seen.update(out=out, **options)
+        return 1
+
+    monkeypatch.setattr("drupe.cli.demo.demo", fake)
+    result = run("demo", "--out", str(tmp_path), "--seed", "7", "--quick", "--json")
+    assert result.exit_code == 1
+    assert seen == {"out": tmp_path, "seed": 7, "quick": True, "as_json": True}
