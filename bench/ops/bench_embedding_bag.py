@@ -1,5 +1,4 @@
 """Bags of embeddings as recommenders look them up: 26 features of a million rows each, in one table."""
-"""Bags over large tables: the forward pass, and the gradient as rows."""
 
 from __future__ import annotations
 
@@ -36,27 +35,6 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_written=written,
             working_set=4 * table * width,
             setup=partial(forward, table, width, bags, length),
-from drupe.bench.harness import Case, Setup
-
-
-def cases(quick: bool) -> Iterator[Case]:
-    """V rows of D, B bags of L; (V, D, B, L) as 26 merged tables of 16 columns and 4 of 128 have them."""
-    sizes = (
-        [(5000, 16, 64, 10)] if quick else [(8 << 20, 16, 53248, 1), (8 << 20, 16, 53248, 10), (4 << 20, 128, 8192, 10)]
-    )
-    for V, D, B, L in sizes:
-        described: dict[str, Any] = {
-            "op": "embedding_bag",
-            "shapes": f"V{V} D{D} B{B} L{L}",
-            "dtype": "float32",
-            "flops": B * L * D,
-            "working_set": 4 * V * D,
-        }
-        yield Case(
-            name="sum",
-            bytes_read=(4 * D + 8) * B * L,
-            bytes_written=4 * D * B,
-            setup=partial(forward, V, D, B, L),
             **described,
         )
         yield Case(
@@ -64,9 +42,6 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_read=written + 8 * length * bags,
             bytes_written=read,
             setup=partial(backward, table, width, bags, length),
-            bytes_read=4 * D * B + 8 * B * L,
-            bytes_written=(4 * D + 8) * B * L,
-            setup=partial(backward, V, D, B, L),
             **described,
         )
 
@@ -98,30 +73,6 @@ def forward(table: int, width: int, bags: int, length: int, rng: np.random.Gener
             "numpy": lambda: lambda: weight[indices].reshape(bags, length, width).sum(1),
             "torch": lambda: peers.torch_call(torch_bag, indices, offsets),
             "jax": lambda: peers.jax_call(_jax_sum(bags), weight, indices),
-def _table(V: int, D: int, rng: np.random.Generator) -> Any:
-    """A large table for little time: the rows repeat after a while."""
-    block = rng.standard_normal((min(V, 4096), D), dtype=np.float32)
-    return np.resize(block, (V, D))
-
-
-def _draw(V: int, B: int, L: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    return rng.integers(0, V, B * L), np.arange(0, B * L, L)
-
-
-def forward(V: int, D: int, B: int, L: int, rng: np.random.Generator) -> Setup:
-    """The sums of bags of L rows."""
-    table, (indices, offsets) = _table(V, D, rng), _draw(V, B, L, rng)
-
-    def torch_bag(torch: Any, table: Any, indices: Any, offsets: Any) -> Any:
-        return torch.nn.functional.embedding_bag(indices, table, offsets, mode="sum")
-
-    return Setup(
-        drupe=lambda: ops.embedding_bag(table, indices, offsets),
-        reference=lambda: table[indices].astype(np.float64).reshape(B, L, D).sum(1),
-        tolerance=1e-5,
-        peers={
-            "numpy": lambda: lambda: np.add.reduceat(table[indices], offsets, axis=0),
-            "torch": lambda: peers.torch_call(torch_bag, table, indices, offsets),
         },
     )
 
@@ -158,42 +109,4 @@ def backward(table: int, width: int, bags: int, length: int, rng: np.random.Gene
         reference=reference,
         tolerance=1e-5,
         peers={"torch": torch_peer},
-def backward(V: int, D: int, B: int, L: int, rng: np.random.Generator) -> Setup:
-    """The gradient of the table as (unique rows, sums)."""
-    indices, offsets = _draw(V, B, L, rng)
-    dy = rng.standard_normal((B, D), dtype=np.float32)
-    leaf = drupe.zeros((V, D), requires_grad=True)
-    # One pass forward, of which every call runs the backward again.
-    y = ops.embedding_bag(leaf, indices, offsets, sparse=True)
-    gradient = drupe.as_tensor(dy)
-
-    def call() -> Any:
-        leaf.grad = None
-        y.backward(gradient, retain_graph=True)
-        return leaf.grad
-
-    def numpy_call() -> Any:
-        rows, inverse = np.unique(indices, return_inverse=True)
-        values = np.zeros((rows.size, D))
-        np.add.at(values, inverse, dy[np.arange(B * L) // L])
-        return [rows, values]
-
-    def torch_call() -> Any:
-        torch = peers.torch_module()
-        table = torch.zeros((V, D), requires_grad=True)
-        out = torch.nn.functional.embedding_bag(
-            peers.torch_tensor(indices), table, peers.torch_tensor(offsets), mode="sum", sparse=True
-        )
-        gradient = peers.torch_tensor(dy)
-
-        def run() -> Any:
-            table.grad = None
-            out.backward(gradient, retain_graph=True)
-            summed = table.grad.coalesce()
-            return [summed.indices()[0], summed.values()]
-
-        return run
-
-    return Setup(
-        drupe=call, reference=numpy_call, tolerance=1e-5, peers={"numpy": lambda: numpy_call, "torch": torch_call}
     )
