@@ -143,39 +143,85 @@ void row_backward(const S* y, const S* dy, S* dx, std::int64_t size) {
   }
 }
 
-// `cols` neighbouring columns, kUnroll vectors at most; a row follows after `stride` elements.
-template <class S, Isa I, bool kLog>
-void columns(const S* x, S* y, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+// kVectors vectors of neighbouring columns, the last with n lanes; a row follows after `stride` elements.
+template <class S, Isa I, bool kLog, int kVectors>
+void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, int n) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  for (std::int64_t c = 0; c < cols; c += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c));
-    V top = V::set(kLowest<T>), sum = V::zero();
-    for (std::int64_t i = 0; i < size; ++i) top = max(top, V::load(x + i * stride + c, n));
-    for (std::int64_t i = 0; i < size; ++i) sum = sum + exp(V::load(x + i * stride + c, n) - top);
-    const V by = kLog ? log(sum) : V::set(1) / sum;
-    for (std::int64_t i = 0; i < size; ++i) {
-      const V v = V::load(x + i * stride + c, n) - top;
-      (kLog ? v - by : exp(v) * by).store(y + i * stride + c, n);
+  constexpr bool kKeep = !kLog && std::is_same_v<S, T>;
+  const auto lanes = [&](int v) { return v < kVectors - 1 ? V::kLanes : n; };
+  V top[kVectors], sum[kVectors], by[kVectors];
+  for (int v = 0; v < kVectors; ++v) top[v] = V::set(kLowest<T>), sum[v] = V::zero();
+  for (std::int64_t i = 0; i < size; ++i) {
+    const S* from = x + i * stride;
+    for (int v = 0; v < kVectors; ++v) top[v] = max(top[v], V::load(from + v * V::kLanes, lanes(v)));
+  }
+  for (std::int64_t i = 0; i < size; ++i) {
+    const S* from = x + i * stride;
+    for (int v = 0; v < kVectors; ++v) {
+      const V e = exp(V::load(from + v * V::kLanes, lanes(v)) - top[v]);
+      sum[v] = sum[v] + e;
+      if constexpr (kKeep) e.store(y + i * stride + v * V::kLanes, lanes(v));
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) by[v] = kLog ? log(sum[v]) : V::set(1) / sum[v];
+  for (std::int64_t i = 0; i < size; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      const std::int64_t at = i * stride + v * V::kLanes;
+      if constexpr (kKeep) {
+        (V::load(y + at, lanes(v)) * by[v]).store(y + at, lanes(v));
+      } else {
+        const V shifted = V::load(x + at, lanes(v)) - top[v];
+        (kLog ? shifted - by[v] : exp(shifted) * by[v]).store(y + at, lanes(v));
+      }
     }
   }
 }
 
-template <class S, Isa I, bool kLog>
-void columns_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+template <class S, Isa I, bool kLog, int kVectors>
+void column_vectors_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, int n) {
   using V = Vec<Accumulator<S>, I>;
-  for (std::int64_t c = 0; c < cols; c += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c));
-    V sum = V::zero();
-    for (std::int64_t i = 0; i < size; ++i) {
-      const V g = V::load(dy + i * stride + c, n);
-      sum = kLog ? sum + g : fma(g, V::load(y + i * stride + c, n), sum);
-    }
-    for (std::int64_t i = 0; i < size; ++i) {
-      const V g = V::load(dy + i * stride + c, n), p = V::load(y + i * stride + c, n);
-      (kLog ? g - exp(p) * sum : p * (g - sum)).store(dx + i * stride + c, n);
+  const auto lanes = [&](int v) { return v < kVectors - 1 ? V::kLanes : n; };
+  V sum[kVectors];
+  for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
+  for (std::int64_t i = 0; i < size; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      const std::int64_t at = i * stride + v * V::kLanes;
+      const V g = V::load(dy + at, lanes(v));
+      sum[v] = kLog ? sum[v] + g : fma(g, V::load(y + at, lanes(v)), sum[v]);
     }
   }
+  for (std::int64_t i = 0; i < size; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      const std::int64_t at = i * stride + v * V::kLanes;
+      const V g = V::load(dy + at, lanes(v)), p = V::load(y + at, lanes(v));
+      (kLog ? g - exp(p) * sum[v] : p * (g - sum[v])).store(dx + at, lanes(v));
+    }
+  }
+}
+
+// Calls f.operator()<kVectors>(column, lanes of the last vector) over `cols` columns.
+template <class V, class F>
+DRUPE_INLINE void for_columns(std::int64_t cols, const F& f) {
+  std::int64_t c = 0;
+  for (; c + kUnroll * V::kLanes <= cols; c += kUnroll * V::kLanes) f.template operator()<kUnroll>(c, V::kLanes);
+  for (; c < cols; c += V::kLanes) {
+    f.template operator()<1>(c, static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c)));
+  }
+}
+
+template <class S, Isa I, bool kLog>
+void columns(const S* x, S* y, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+  for_columns<Vec<Accumulator<S>, I>>(cols, [&]<int kVectors>(std::int64_t c, int n) {
+    column_vectors<S, I, kLog, kVectors>(x + c, y + c, size, stride, n);
+  });
+}
+
+template <class S, Isa I, bool kLog>
+void columns_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, std::int64_t cols) {
+  for_columns<Vec<Accumulator<S>, I>>(cols, [&]<int kVectors>(std::int64_t c, int n) {
+    column_vectors_backward<S, I, kLog, kVectors>(y + c, dy + c, dx + c, size, stride, n);
+  });
 }
 
 // Calls along_row(offset) for each row, or along_columns(offset, cols) for each group of columns.

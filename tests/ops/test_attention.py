@@ -93,7 +93,8 @@ def operands(rng, B, Hq, Hkv, Sq, Skv, D, Dv, name="float64"):
 
 
 # Tiny; the register tile of every ISA and one beyond; D and Dv that differ, and that fill no vector; D beyond a slice
-# of the left operand; one block of queries and one beyond; one block of keys and one beyond.
+# of the left operand; one block of queries and one beyond; one block of keys and one beyond; keys of one head in
+# several tasks; many heads, which pack for themselves.
 SHAPES = [
     (1, 1, 1, 1, 1, 1, 1),
     (2, 2, 2, 3, 5, 7, 4),
@@ -105,6 +106,8 @@ SHAPES = [
     (1, 1, 1, 150, 130, 5, 33),
     (2, 6, 2, 1, 70, 24, 24),
     (40, 1, 1, 3, 9, 4, 4),
+    (1, 2, 1, 70, 1100, 8, 8),
+    (17, 4, 2, 30, 300, 8, 32),
 ]
 
 
@@ -156,8 +159,9 @@ def test_strided_bias(isa, rng, name):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_views_of_a_fused_projection(isa, rng, name):
-    B, S, H, D = 2, 17, 3, 8
+@pytest.mark.parametrize("D", [8, 32])
+def test_views_of_a_fused_projection(isa, rng, name, D):
+    B, S, H = 2, 17, 3
     qkv = draw(rng, (B, S, 3, H, D), name)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
     y = ops.attention(q, k, v, causal=True)
