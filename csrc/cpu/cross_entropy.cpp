@@ -22,6 +22,7 @@ struct RowSums {
   using V = Vec<T, I>;
   static constexpr T kLowest = std::numeric_limits<T>::lowest();
   static constexpr int kChunk = 16;
+  static constexpr int kAhead = 2 * kChunk * V::kLanes;  // elements to prefetch ahead
 
   V maximum = V::set(kLowest), sum = V::zero(), weighted = V::zero();
   const T* weight;
@@ -46,7 +47,11 @@ struct RowSums {
 
   DRUPE_INLINE void add_vectors(const S* z, std::int64_t c, int count) {
     V top = maximum;
-    for (int k = 0; k < count; ++k) top = max(top, V::load(z + c + k * V::kLanes));
+    for (int k = 0; k < count; ++k) {
+      const S* p = z + c + k * V::kLanes;
+      __builtin_prefetch(p + kAhead);
+      top = max(top, V::load(p));
+    }
     raise(top);
     for (int k = 0; k < count; ++k) {
       const V value = V::load(z + c + k * V::kLanes);
@@ -56,11 +61,10 @@ struct RowSums {
   }
 
   DRUPE_INLINE void add_rest(const S* z, std::int64_t c, int count) {
-    T lanes[V::kLanes];
-    for (int k = 0; k < V::kLanes; ++k) {
-      lanes[k] = k < count ? static_cast<T>(z[c + k]) : -std::numeric_limits<T>::infinity();
-    }
-    const V value = V::load(lanes);
+    T position[V::kLanes];
+    for (int k = 0; k < V::kLanes; ++k) position[k] = static_cast<T>(k);
+    const auto counts = V::load(position) < V::set(static_cast<T>(count));
+    const V value = select(counts, V::load(z + c, count), V::set(-std::numeric_limits<T>::infinity()));
     raise(max(maximum, value));
     sum = sum + exp(value - maximum);
     if constexpr (kSmooth) add_weighted(V::load(z + c, count), c, FirstLanes{count});
@@ -158,11 +162,12 @@ void backward_row(const CrossEntropyArgs& args, std::int64_t row, std::int64_t l
   const V scale = V::set(dloss * (own + spread * static_cast<T>(args.weight_sum)) / sums[1]);
   const V uniform = V::set(dloss * spread);
   const auto gradient = [&](std::int64_t c, auto lanes) {
+    __builtin_prefetch(z + c + RowSums<I, S, kSmooth>::kAhead);
     const V p = exp(load<V>(z + c, lanes) - maximum);
     if constexpr (!kSmooth) return p * scale;
     return p * scale - (weight ? uniform * load<V>(weight + c, lanes) : uniform);
   };
-  for_vectors<I, T>(args.C, [&](std::int64_t c, auto lanes) { store(gradient(c, lanes), dz + c, lanes); });
+  write_vectors<I>(dz, args.C, gradient, passes_caches<S>(args.rows * args.C));
   const V at_label = gradient(label, FirstLanes{1}) - V::set(dloss * own);
   at_label.store(dz + label, 1);
 }
@@ -184,6 +189,7 @@ void backward(const CrossEntropyArgs& args) {
       const T outer = dloss[args.reduction == Reduction::none ? row : 0];
       backward_row<I, S, kSmooth>(args, row, label, static_cast<T>(static_cast<double>(outer) * share));
     }
+    if (passes_caches<S>(args.rows * args.C)) stream_fence<I>();
   });
 }
 

@@ -50,6 +50,34 @@ DRUPE_INLINE void for_vectors(std::int64_t size, Body&& body) {
   if (i < size) body(i, FirstLanes{static_cast<int>(size - i)});
 }
 
+// Whether a result of `size` elements is too large to be found in cache by whoever reads it next, and had better go
+// past it. Only full registers of T itself can.
+template <class S>
+DRUPE_INLINE bool passes_caches(std::int64_t size) {
+  constexpr std::int64_t kBytes = std::int64_t{32} << 20;
+  return std::is_same_v<S, Accumulator<S>> && size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
+}
+
+// out[i] = value(i, lanes) for i in [0, size). With `stream`, past the caches: then the caller owes a stream_fence.
+template <Isa I, class S, class Value>
+DRUPE_INLINE void write_vectors(S* out, std::int64_t size, const Value& value, bool stream) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  std::int64_t begin = 0;
+  if constexpr (std::is_same_v<S, T>) {
+    if (stream) {
+      constexpr std::int64_t kBytes = V::kLanes * sizeof(T);
+      const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(out) % kBytes);
+      const std::int64_t head = std::min(size, (kBytes - past) % kBytes / static_cast<std::int64_t>(sizeof(T)));
+      const FirstLanes lanes{static_cast<int>(head)};
+      if (head > 0) store(value(0, lanes), out, lanes);
+      for (begin = head; begin + V::kLanes <= size; begin += V::kLanes) value(begin, AllLanes{}).stream(out + begin);
+    }
+  }
+  for_vectors<I, T>(size - begin,
+                    [&](std::int64_t i, auto lanes) { store(value(begin + i, lanes), out + begin + i, lanes); });
+}
+
 // sums[t] = the sum over [0, size) of what body(i, lanes, partial) adds to the vector partial[t]. Four partial vectors
 // a term hide the latency of the addition; no lane adds up more than 64 terms before the sum goes on elsewhere, which
 // bounds the error.

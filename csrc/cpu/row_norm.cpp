@@ -16,7 +16,9 @@ namespace {
 constexpr std::int64_t kGrainElements = 16384;  // of a task
 constexpr std::int64_t kMaxBlocks = 64;         // of rows, in backward
 constexpr std::int64_t kMinBlockRows = 16;
-constexpr int kRowsAtOnce = 4;  // in backward
+constexpr int kRowsAtOnce = 4;            // in backward
+constexpr int kToL1 = 3, kToL2 = 2;       // __builtin_prefetch's localities
+constexpr std::int64_t kMaxAhead = 2048;  // elements to prefetch ahead: the next row, if it is that near
 
 // The parameters of a call, with ones and zeros where there are none.
 template <class T>
@@ -47,6 +49,13 @@ struct InputRow {
       : x(static_cast<const S*>(args.x) + row * args.size),
         residual(kResidual ? static_cast<const S*>(args.residual) + row * args.size : nullptr) {}
 
+  // Asks for what lies `ahead` elements on.
+  template <int kLocality>
+  DRUPE_INLINE void prefetch(std::int64_t i, std::int64_t ahead) const {
+    __builtin_prefetch(x + i + ahead, 0, kLocality);
+    if constexpr (kResidual) __builtin_prefetch(residual + i + ahead, 0, kLocality);
+  }
+
   template <class Lanes>
   DRUPE_INLINE V operator()(std::int64_t i, Lanes lanes) const {
     V h = load<V>(x + i, lanes);
@@ -65,17 +74,21 @@ template <Isa I, bool kCentered, class T, class Row>
 RowStatistics<T> row_statistics(const Row& h, std::int64_t size, T eps) {
   using V = Vec<T, I>;
   const T n = static_cast<T>(size);
+  const std::int64_t ahead = std::min(size, kMaxAhead);
   if constexpr (!kCentered) {
     T squares[1];
     sum_vectors<I>(size, squares, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
+      h.template prefetch<kToL1>(i, ahead);
       const V value = h(i, lanes);
       partial[0] = fma(value, value, partial[0]);
     });
     return {T(0), T(0), T(1) / std::sqrt(squares[0] / n + eps)};
   } else {
     T sum[1];
-    sum_vectors<I>(size, sum,
-                   [&](std::int64_t i, auto lanes, V(&partial)[1]) { partial[0] = partial[0] + h(i, lanes); });
+    sum_vectors<I>(size, sum, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
+      h.template prefetch<kToL1>(i, ahead);
+      partial[0] = partial[0] + h(i, lanes);
+    });
     const T mean = sum[0] / n;
     const V center = V::set(mean);
     T moments[2];
@@ -95,6 +108,7 @@ void forward(const RowNormArgs& args) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   const Parameters<T> parameters(args);
+  const bool stream = passes_caches<S>(args.rows * args.size);
   const std::int64_t grain = std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, args.size));
   parallel_ranges(args.rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
@@ -104,16 +118,15 @@ void forward(const RowNormArgs& args) {
       static_cast<T*>(args.rstd)[row] = s.rstd;
       S* y = static_cast<S*>(args.y) + row * args.size;
       const V mean = V::set(s.mean), rstd = V::set(s.rstd), shift = V::set(-s.correction * s.rstd);
-      for_vectors<I, T>(args.size, [&](std::int64_t i, auto lanes) {
+      const auto normalized = [&](std::int64_t i, auto lanes) {
         const V weight = load<V>(parameters.weight + i, lanes);
-        if constexpr (kCentered) {
-          const V xhat = fma(h(i, lanes) - mean, rstd, shift);
-          store(fma(xhat, weight, load<V>(parameters.bias + i, lanes)), y + i, lanes);
-        } else {
-          store(h(i, lanes) * rstd * weight, y + i, lanes);
-        }
-      });
+        if constexpr (!kCentered) return h(i, lanes) * rstd * weight;
+        const V xhat = fma(h(i, lanes) - mean, rstd, shift);
+        return fma(xhat, weight, load<V>(parameters.bias + i, lanes));
+      };
+      write_vectors<I>(y, args.size, normalized, stream);
     }
+    if (stream) stream_fence<I>();
   });
 }
 
@@ -162,12 +175,15 @@ void backward_rows(const RowNormArgs& args, std::int64_t row, const Accumulator<
     const V shift = V::set(-rstd[r] * (reduce_add(sum_g[r]) / n));
     const V center = V::set(mean[r]), scale = V::set(rstd[r]);
     const Row h(args, row + r);
-    for_vectors<I, T>(args.size, [&](std::int64_t i, auto lanes) {
+    const auto gradient = [&](std::int64_t i, auto lanes) {
+      h.template prefetch<kToL2>(i, kRows * args.size);
+      __builtin_prefetch(dy + (r + kRows) * args.size + i, 0, kToL2);
       const V g = load<V>(dy + r * args.size + i, lanes) * load<V>(weight + i, lanes);
       V centered = h(i, lanes);
       if constexpr (kCentered) centered = centered - center;
-      store(fma(g, scale, fma(centered, slope, shift)), dx + r * args.size + i, lanes);
-    });
+      return fma(g, scale, fma(centered, slope, shift));
+    };
+    write_vectors<I>(dx + r * args.size, args.size, gradient, passes_caches<S>(args.rows * args.size));
   }
 }
 
@@ -194,6 +210,7 @@ void backward(const RowNormArgs& args) {
     for (; row < end; ++row) {
       backward_rows<I, S, kCentered, kResidual, 1>(args, row, parameters.weight, dweight, dweight + args.size);
     }
+    if (passes_caches<S>(args.rows * args.size)) stream_fence<I>();
   });
   T* const gradients[2] = {static_cast<T*>(args.dweight), static_cast<T*>(args.dbias)};
   parallel_ranges(args.size, 4096, [&](std::int64_t begin, std::int64_t end) {
