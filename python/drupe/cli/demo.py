@@ -98,16 +98,17 @@ def _check_ops(console: Console, seed: int, quick: bool) -> list[Check]:
         for case in demo_ops.cases():
             status.update(f"checking {case.name}")
             checks.append(demo_ops.check(case, rng, rounds=1 if quick else 7))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("op")
-    table.add_column("shapes", style="dim")
-    for name in ("error", "gradient", "drupe ms", "NumPy ms", "NumPy / drupe"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("op", no_wrap=True)
+    table.add_column("shapes", style="dim", no_wrap=True, overflow="ellipsis")
+    for name in ("error", "gradient", "drupe ms", "NumPy ms", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
     for check in checks:
         ratio = check.numpy_ms / check.drupe_ms
         colour = "green" if ratio >= 1 else "yellow"
         table.add_row(
+            "[green]✓[/green]" if check.passed else "[bold red]✗[/bold red]",
             check.case.name,
             check.case.shapes,
             f"{check.error:.0e}",
@@ -115,9 +116,8 @@ def _check_ops(console: Console, seed: int, quick: bool) -> list[Check]:
             f"{check.drupe_ms:.2f}",
             f"{check.numpy_ms:.2f}",
             f"[{colour}]{ratio:.1f}×[/{colour}]",
-            "[green]✓[/green]" if check.passed else "[bold red]wrong[/bold red]",
         )
-    console.print(Padding(table, (0, 0, 0, 2)))
+    console.print(table)
     return checks
 
 
@@ -125,33 +125,22 @@ def _train(console: Console, name: str, out: Path, seed: int, quick: bool) -> Ou
     def progress(label: str) -> Callback:
         return ProgressBar(label, console)
 
-    return demo_tasks.train(name, out, seed, quick, progress)
+    outcome = demo_tasks.train(name, out, seed, quick, progress)
+    sizes = f"{outcome.train_rows} to learn from, {outcome.held_rows} held out, {outcome.parameters:,} parameters"
+    console.print(f"  [dim]{outcome.task}: {sizes}, {outcome.seconds:.0f} s[/dim]")
+    return outcome
 
 
 def _summary(outcomes: Sequence[Outcome]) -> Padding:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("network")
-    table.add_column("task", style="dim")
-    for name in ("parameters", "trained on", "held out", "accuracy"):
-        table.add_column(name, justify="right")
-    table.add_column("scikit-learn", justify="right")
-    table.add_column("", style="dim")
-    for name in ("most frequent", "seconds", "fingerprint"):
-        table.add_column(name, justify="right", style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("held-out accuracy", no_wrap=True)
+    table.add_column("drupe", justify="right", no_wrap=True, style="bold")
+    table.add_column("scikit-learn", no_wrap=True)
+    table.add_column("most frequent", justify="right", no_wrap=True, style="dim")
+    table.add_column("fingerprint", no_wrap=True, style="dim")
     for o in outcomes:
-        table.add_row(
-            o.name,
-            o.task,
-            f"{o.parameters:,}",
-            f"{o.train_rows}",
-            f"{o.held_rows}",
-            f"[bold]{o.accuracy:.1%}[/bold]",
-            f"{o.baseline_accuracy:.1%}",
-            o.baseline,
-            f"{o.majority:.1%}",
-            f"{o.seconds:.0f}",
-            o.fingerprint,
-        )
+        baseline = f"{o.baseline_accuracy:.1%} {o.baseline}"
+        table.add_row(o.name, f"{o.accuracy:.1%}", baseline, f"{o.majority:.1%}", o.fingerprint)
     return Padding(table, (0, 0, 1, 2))
 
 

@@ -8,7 +8,7 @@ from drupe.train.callbacks import Callback, StepInfo
 
 
 class ProgressBar(Callback):
-    """A bar with the epoch, the smoothed loss, and the time that is left, drawn by rich.
+    """A bar with the smoothed loss, the held-out metric, and the time that is left, drawn by rich.
 
     Args:
         label: in front of the bar.
@@ -30,12 +30,10 @@ class ProgressBar(Callback):
         self.task: Any = None
         columns = rich.progress
         self.progress = columns.Progress(
-            columns.TextColumn("{task.description:<22}"),
-            columns.BarColumn(bar_width=32),
+            columns.TextColumn("{task.description:<21}"),
+            columns.BarColumn(bar_width=14),
             columns.TextColumn("{task.percentage:>3.0f}%"),
-            columns.TimeElapsedColumn(),
-            columns.TextColumn("[dim]left[/dim]"),
-            columns.TimeRemainingColumn(),
+            columns.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             columns.TextColumn("{task.fields[state]}"),
             console=console or rich.console.Console(stderr=True),
             refresh_per_second=4,
@@ -49,13 +47,13 @@ class ProgressBar(Callback):
     def on_step(self, info: StepInfo) -> None:
         """Move the bar."""
         self.loss = info.loss if self.loss is None else 0.9 * self.loss + 0.1 * info.loss
-        state = f"epoch {info.epoch + 1}/{info.epochs}  loss {self.loss:.3f}{self.metrics}"
+        state = f"loss {self.loss:.3f}{self.metrics}"
         self.progress.update(self.task, completed=info.epoch * info.steps + info.step + 1, state=state)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Remember the held-out numbers, to show them beside the next epoch's loss."""
         shown = [(name.removeprefix("val_"), value) for name, value in logs.items() if name.startswith("val_")]
-        self.metrics = "".join(f"  held-out {name} {value:.3f}" for name, value in shown if name != "loss")
+        self.metrics = "".join(f"  held out {value:.3f}" for name, value in shown if name != "loss")
         if self.loss is not None:
             state = f"loss {self.loss:.3f}{self.metrics}"
             self.progress.update(self.task, state=state)
