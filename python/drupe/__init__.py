@@ -16,7 +16,7 @@ from drupe.runtime import (
 from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
 
 # After Tensor: the ops are made of it.
-from drupe import nn, ops, optim, random, schedules  # isort: skip
+from drupe import data, nn, ops, optim, random, schedules  # isort: skip
 
 __version__ = _C.__version__
 
@@ -26,6 +26,7 @@ __all__ = [
     "as_tensor",
     "cpu_isa",
     "cpu_isas",
+    "data",
     "empty",
     "empty_cache",
     "enable_grad",

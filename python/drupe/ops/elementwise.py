@@ -361,7 +361,7 @@ def sign(x: A) -> A:
 
 
 def exp(x: A) -> A:
-    """Exponential, ``e^x``.
+    """Exponential, ``e^x``; in float32 arithmetic 0 below x = -87.33, where it would be subnormal.
 
     Args:
         x: any shape, a float dtype.
