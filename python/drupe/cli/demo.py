@@ -133,10 +133,10 @@ def _train(console: Console, name: str, out: Path, seed: int, quick: bool) -> Ou
 
 def _summary(outcomes: Sequence[Outcome]) -> Padding:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("held-out accuracy", no_wrap=True)
+    table.add_column("held out", no_wrap=True)
     table.add_column("drupe", justify="right", no_wrap=True, style="bold")
     table.add_column("scikit-learn", no_wrap=True)
-    table.add_column("most frequent", justify="right", no_wrap=True, style="dim")
+    table.add_column("majority", justify="right", no_wrap=True, style="dim")
     table.add_column("fingerprint", no_wrap=True, style="dim")
     for o in outcomes:
         baseline = f"{o.baseline_accuracy:.1%} {o.baseline}"
