@@ -274,3 +274,9 @@ def test_without_the_package(monkeypatch, path):
         drupe.save(path, {"a": np.ones(2)})
     with pytest.raises(ImportError, match=r'pip install "drupe\[io\]"'):
         drupe.load(path)
+
+
+def test_a_checkpoint_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "any").touch()
+    drupe.save(tmp_path / "x.safetensors", {"x": np.ones(3)})
+    assert (tmp_path / "x.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode

@@ -78,7 +78,10 @@ def save(path: PathLike, tensors: Mapping[str, Any], metadata: Mapping[str, str]
         raise FileNotFoundError(f"[save] {path}: there is no directory {target.parent}")
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
+        with open(temporary, "xb"):  # takes the permissions that new files have here; safetensors gives its own
+            mode = os.stat(temporary).st_mode
         safetensors.numpy.save_file(arrays, temporary, metadata=texts or None)
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
