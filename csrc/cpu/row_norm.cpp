@@ -17,7 +17,6 @@ constexpr std::int64_t kGrainElements = 16384;  // of a task
 constexpr std::int64_t kMaxBlocks = 64;         // of rows, in backward
 constexpr std::int64_t kMinBlockRows = 16;
 constexpr int kRowsAtOnce = 4;            // in backward
-constexpr int kToL1 = 3, kToL2 = 2;       // __builtin_prefetch's localities
 constexpr std::int64_t kMaxAhead = 2048;  // elements to prefetch ahead: the next row, if it is that near
 
 // The parameters of a call, with ones and zeros where there are none.
@@ -50,10 +49,9 @@ struct InputRow {
         residual(kResidual ? static_cast<const S*>(args.residual) + row * args.size : nullptr) {}
 
   // Asks for what lies `ahead` elements on.
-  template <int kLocality>
   DRUPE_INLINE void prefetch(std::int64_t i, std::int64_t ahead) const {
-    __builtin_prefetch(x + i + ahead, 0, kLocality);
-    if constexpr (kResidual) __builtin_prefetch(residual + i + ahead, 0, kLocality);
+    __builtin_prefetch(x + i + ahead);
+    if constexpr (kResidual) __builtin_prefetch(residual + i + ahead);
   }
 
   template <class Lanes>
@@ -78,7 +76,7 @@ RowStatistics<T> row_statistics(const Row& h, std::int64_t size, T eps) {
   if constexpr (!kCentered) {
     T squares[1];
     sum_vectors<I>(size, squares, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
-      h.template prefetch<kToL1>(i, ahead);
+      h.prefetch(i, ahead);
       const V value = h(i, lanes);
       partial[0] = fma(value, value, partial[0]);
     });
@@ -86,7 +84,7 @@ RowStatistics<T> row_statistics(const Row& h, std::int64_t size, T eps) {
   } else {
     T sum[1];
     sum_vectors<I>(size, sum, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
-      h.template prefetch<kToL1>(i, ahead);
+      h.prefetch(i, ahead);
       partial[0] = partial[0] + h(i, lanes);
     });
     const T mean = sum[0] / n;
@@ -176,8 +174,6 @@ void backward_rows(const RowNormArgs& args, std::int64_t row, const Accumulator<
     const V center = V::set(mean[r]), scale = V::set(rstd[r]);
     const Row h(args, row + r);
     const auto gradient = [&](std::int64_t i, auto lanes) {
-      h.template prefetch<kToL2>(i, kRows * args.size);
-      __builtin_prefetch(dy + (r + kRows) * args.size + i, 0, kToL2);
       const V g = load<V>(dy + r * args.size + i, lanes) * load<V>(weight + i, lanes);
       V centered = h(i, lanes);
       if constexpr (kCentered) centered = centered - center;

@@ -209,3 +209,19 @@ def test_dtype_errors():
         ops.layer_norm(np.ones((2, 2)), np.ones(2, np.float32))
     with pytest.raises(TypeError, match=r"x is float16, bias is float64: expected float16 or float32"):
         ops.layer_norm(np.ones((2, 2), np.float16), None, np.ones(2))
+
+
+def test_results_that_pass_the_caches_are_those_that_do_not(isa, rng):
+    """Above 32 MiB they are written past the caches, where rows begin anywhere in a register; half of them is not."""
+    x, dy = rng.standard_normal((2, 8600, 1001), np.float32)
+
+    def run(part):
+        leaf = drupe.tensor(x[part], requires_grad=True)
+        y = ops.layer_norm(leaf)
+        y.backward(dy[part])
+        return y.detach().numpy(), leaf.grad.numpy()
+
+    halves = zip(run(slice(None, 4300)), run(slice(4300, None)), strict=True)
+    for whole, (top, bottom) in zip(run(slice(None)), halves, strict=True):
+        np.testing.assert_array_equal(whole[:4300], top)
+        np.testing.assert_array_equal(whole[4300:], bottom)
