@@ -1,5 +1,5 @@
 // Batch normalisation by the sweeps of channel_norm.h. Bytes: training reads x twice and writes y; inference reads x
-// once and writes y; backward reads x and dy twice and writes dx. Worklog: bench/worklog/batch_norm.md.
+// once and writes y; backward reads x and dy twice and writes dx.
 #include "ops/batch_norm.h"
 
 #include "core/dispatch.h"

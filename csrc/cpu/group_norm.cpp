@@ -1,5 +1,5 @@
 // Group normalisation by the sweeps of channel_norm.h. Bytes: forward reads x twice and writes y; backward reads x and
-// dy twice and writes dx. Worklog: bench/worklog/group_norm.md.
+// dy twice and writes dx.
 #include "ops/group_norm.h"
 
 #include "core/dispatch.h"
