@@ -10,12 +10,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from drupe import Tensor, no_grad, ops, tensor
+from drupe.bench.ops.bench_dropout import uniforms
 
 Array = npt.NDArray[Any]
 
@@ -115,35 +118,33 @@ def _bce(x: Array, y: Array) -> Array:
     return np.asarray(np.mean(np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))))
 
 
-def _adamw(p: Array, g: Array, m: Array, v: Array) -> Array:
+def _dropout(x: Array) -> Array:
+    return np.asarray(np.where(uniforms(x.size, 1).reshape(x.shape) >= 0.1, x / 0.9, 0))
+
+
+def _adam(p: Array, g: Array, m: Array, v: Array, *, decoupled: bool) -> Array:
+    if decoupled:
+        p = p * (1 - 1e-3 * 0.01)
+    else:
+        g = g + 0.01 * p
     m = 0.9 * m + 0.1 * g
     v = 0.999 * v + 0.001 * g * g
-    step = (m / (1 - 0.9**3)) / (np.sqrt(v / (1 - 0.999**3)) + 1e-8)
-    return np.asarray(p * (1 - 1e-3 * 0.01) - 1e-3 * step)
+    return np.asarray(p - 1e-3 * (m / (1 - 0.9**3)) / (np.sqrt(v / (1 - 0.999**3)) + 1e-8))
 
 
-def _adamw_drupe(p: Any, g: Any, m: Any, v: Any) -> Any:
-    p, m, v = p.copy(), m.copy(), v.copy()
-    ops.adamw([p], [g], [m], [v], step=3, lr=1e-3, weight_decay=0.01)
-    return p
+def _rmsprop(p: Array, g: Array, v: Array) -> Array:
+    return np.asarray(p - 0.01 * g / (np.sqrt(0.99 * v + 0.01 * g * g) + 1e-8))
 
 
-def _causal(q: Any, k: Any, v: Any) -> Any:
-    return ops.attention(q, k, v, causal=True)
+def _stepped(op: Callable[..., None], **options: Any) -> Callable[..., Any]:
+    """Return an optimizer's step as a function: a parameter, its gradient and states -> the new parameter."""
 
+    def run(p: Any, g: Any, *states: Any) -> Any:
+        p = p.copy()
+        op([p], [g], *([state.copy()] for state in states), **options)
+        return p
 
-def _max_pool(x: Any) -> Any:
-    return ops.max_pool2d(x, 2)
-
-
-def _avg_pool(x: Any) -> Any:
-    return ops.avg_pool2d(x, 2)
-
-
-def _sgd_drupe(p: Any, g: Any, b: Any) -> Any:
-    p, b = p.copy(), b.copy()
-    ops.sgd([p], [g], [b], lr=0.1, momentum=0.9)
-    return p
+    return run
 
 
 # ---- the cases
@@ -178,9 +179,16 @@ def _moments(rng: np.random.Generator, scale: int) -> list[Array]:
     return [p, g, m, v * v]
 
 
+def _squares(rng: np.random.Generator, scale: int) -> list[Array]:
+    p, g, _, v = _moments(rng, scale)
+    return [p, g, v]
+
+
 def _matrix_cases() -> Iterator[Case]:
     square = _normal((768, 768), (768, 768), small=((3, 5), (5, 4)))
     yield Case("gemm", "768×768 · 768×768", square, ops.gemm, np.matmul)
+    batch = _normal((8, 128, 128), (8, 128, 128), small=((2, 3, 5), (2, 5, 4)))
+    yield Case("matmul", "8×128×128 · 8×128×128", batch, ops.matmul, np.matmul)
     linear = _normal((512, 256), (1024, 256), (1024,), small=((3, 5), (4, 5), (4,)))
     yield Case(
         "gemm + bias + gelu",
@@ -258,12 +266,33 @@ def _pointwise_cases() -> Iterator[Case]:
         lambda x: ops.avg_pool2d(x, 2),
         lambda x: _windows(x, 2, 2).mean((4, 5)),
     )
+    yield Case(
+        "adaptive_avg_pool2d",
+        "16×64×28×28 to 7×7",
+        _normal((16, 64, 28, 28), small=((2, 3, 14, 7),)),
+        lambda x: ops.adaptive_avg_pool2d(x, 7),
+        lambda x: x.reshape(*x.shape[:2], 7, x.shape[2] // 7, 7, x.shape[3] // 7).mean((3, 5)),
+    )
     wide = _normal((1024, 1024), (1024,), small=((3, 4), (4,)))
     yield Case("add, broadcast", "1024×1024 + 1024", wide, ops.add, np.add)
     square = _normal((1024, 1024), small=((3, 4),))
     yield Case("exp", "1024×1024", square, ops.exp, np.exp)
     yield Case("gelu (tanh)", "1024×1024", square, lambda x: ops.gelu(x, approximate=True), _gelu_tanh)
+    yield Case("dropout", "1024×1024, a tenth", square, lambda x: ops.dropout(x, 0.1, seed=1), _dropout)
+    pair = _normal((1024, 1024), (1024, 1024), small=((3, 4), (3, 4)))
+    yield Case(
+        "gt, where",
+        "1024×1024",
+        pair,
+        lambda a, b: ops.where(ops.gt(a, b), a, b),
+        lambda a, b: np.where(a > b, a, b),
+    )
+
+
+def _reduction_cases() -> Iterator[Case]:
+    square = _normal((1024, 1024), small=((3, 4),))
     yield Case("sum of rows", "1024×1024", square, lambda x: ops.sum(x, axis=1), lambda x: x.sum(axis=1))
+    yield Case("var of columns", "1024×1024", square, lambda x: ops.var(x, axis=0), lambda x: x.var(axis=0))
     yield Case("argmax", "1024×1024", square, lambda x: ops.argmax(x, axis=1), lambda x: x.argmax(axis=1), 0.0, False)
     yield Case(
         "topk",
@@ -274,14 +303,68 @@ def _pointwise_cases() -> Iterator[Case]:
         0.0,
         False,
     )
-    yield Case("adamw", "2 000 000", _moments, _adamw_drupe, _adamw, 1e-6, False)
+
+
+def _copy_cases() -> Iterator[Case]:
+    square = _normal((1024, 1024), small=((3, 4),))
+    yield Case(
+        "permute, contiguous",
+        "32×128×12×64",
+        _normal((32, 128, 12, 64), small=((2, 3, 4, 5),)),
+        lambda x: ops.contiguous(ops.permute(x, (0, 2, 1, 3))),
+        lambda x: np.ascontiguousarray(x.transpose(0, 2, 1, 3)),
+        0.0,
+    )
+    yield Case(
+        "concat",
+        "1024×1024, 1024×512",
+        _normal((1024, 1024), (1024, 512), small=((3, 4), (3, 2))),
+        lambda *parts: ops.concat(parts, axis=1),
+        lambda *parts: np.concatenate(parts, axis=1),
+        0.0,
+    )
+    yield Case("pad", "1024×1024 by 1", square, lambda x: ops.pad(x, [(1, 1)] * 2), lambda x: np.pad(x, 1), 0.0)
+    yield Case(
+        "cast",
+        "1024×1024 to bfloat16",
+        square,
+        lambda x: ops.cast(x, "bfloat16"),
+        lambda x: x.astype(ml_dtypes.bfloat16),
+        0.0,
+        False,
+    )
+
+
+def _optimizer_cases() -> Iterator[Case]:
+    adam = {"step": 3, "lr": 1e-3, "weight_decay": 0.01}
+    for name, op in (("adam", ops.adam), ("adamw", ops.adamw)):
+        formula = partial(_adam, decoupled=name == "adamw")
+        yield Case(name, "2 000 000", _moments, _stepped(op, **adam), formula, 1e-6, False)
+    yield Case("rmsprop", "2 000 000", _squares, _stepped(ops.rmsprop, lr=0.01), _rmsprop, 1e-6, False)
     moments = _normal(*[(2_000_000,)] * 3, small=())
-    yield Case("sgd", "2 000 000", moments, _sgd_drupe, lambda p, g, b: p - 0.1 * (0.9 * b + g), 1e-6, False)
+    sgd = _stepped(ops.sgd, lr=0.1, momentum=0.9)
+    yield Case("sgd", "2 000 000", moments, sgd, lambda p, g, b: p - 0.1 * (0.9 * b + g), 1e-6, False)
+    yield Case(
+        "global_norm",
+        "2 000 000, three",
+        moments,
+        lambda *arrays: ops.global_norm(arrays),
+        lambda *arrays: np.sqrt(sum(np.vdot(x, x) for x in arrays)),
+        gradient=False,
+    )
 
 
 def cases() -> list[Case]:
     """Return the cases."""
-    return [*_matrix_cases(), *_row_cases(), *_loss_cases(), *_pointwise_cases()]
+    return [
+        *_matrix_cases(),
+        *_row_cases(),
+        *_loss_cases(),
+        *_pointwise_cases(),
+        *_reduction_cases(),
+        *_copy_cases(),
+        *_optimizer_cases(),
+    ]
 
 
 # ---- checking
