@@ -18,6 +18,7 @@ INCLUDES = {
     "core": ("core/",),
     "ops": ("core/", "ops/", "cpu/isa.h"),
     "cpu": ("core/", "ops/", "cpu/"),
+    "cuda": ("core/", "ops/", "cuda/"),
     "bindings": ("core/", "ops/", "bindings/", "cpu/isa.h"),
 }
 # What kernels compiled per ISA must leave to the layers above: std's containers and streams, and the checks.
@@ -25,6 +26,10 @@ FORBIDDEN_IN_KERNELS = re.compile(
     r"std::(vector|string|map|function|unique_ptr|shared_ptr|optional|ostringstream)\b|core/check\.h"
 )
 MACROS = {"DRUPE_INLINE"}
+# CUDA's own keywords and indices, which the emulated platform must spell.
+PLATFORM_MACROS = {"__global__", "__device__", "__host__", "__forceinline__", "__launch_bounds__"}
+PLATFORM_MACROS |= {"threadIdx", "blockIdx", "blockDim", "gridDim"}
+NATIVE = (".h", ".cpp", ".cu", ".cuh")
 
 # Python layer -> the layers of drupe that it must not import.
 LAYERS = {
@@ -64,7 +69,7 @@ def imports(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("folder", sorted(INCLUDES))
 def test_native_layers_include_only_what_lies_below(folder):
-    files = sources(CSRC / folder, ".h", ".cpp")
+    files = sources(CSRC / folder, *NATIVE)
     assert files
     for path in files:
         for header in quoted_includes(path):
@@ -76,7 +81,7 @@ def test_no_native_folder_is_left_out():
 
 
 def test_only_the_bindings_know_python():
-    for path in sources(CSRC, ".h", ".cpp"):
+    for path in sources(CSRC, *NATIVE):
         if path.parent.name != "bindings":
             text = path.read_text()
             assert "pybind11" not in text, path
@@ -98,9 +103,27 @@ def test_vector_intrinsics_stay_in_the_simd_headers():
 
 
 def test_macros_are_few():
-    for path in sources(CSRC, ".h", ".cpp"):
+    for path in sources(CSRC, *NATIVE):
+        allowed = PLATFORM_MACROS if path == CSRC / "cuda/emu/platform/device.cuh" else MACROS
         defined = set(re.findall(r"^\s*#define\s+(\w+)", path.read_text(), re.MULTILINE))
-        assert defined <= MACROS, f"{path.relative_to(ROOT)} defines {defined - MACROS}"
+        assert defined <= allowed, f"{path.relative_to(ROOT)} defines {defined - MACROS}"
+
+
+def test_kernels_reach_cuda_through_the_platform_alone():
+    kernels = sources(CSRC / "cuda" / "tile", ".cuh") + sorted((CSRC / "cuda").glob("*.cu*"))
+    assert kernels
+    for path in kernels:
+        text = path.read_text()
+        raw = re.search(r"\basm\b|<<<|#\s*include\s*<cuda|__shared__|#\s*if", text)
+        assert raw is None, f"{path.relative_to(ROOT)}: {raw.group()}"
+
+
+@pytest.mark.parametrize(("here", "other"), [("hw", "emu"), ("emu", "hw")])
+def test_the_platform_has_two_twins_that_do_not_know_each_other(here, other):
+    twin, sibling = (CSRC / "cuda" / side / "platform" for side in (here, other))
+    assert {p.name for p in twin.iterdir()} == {p.name for p in sibling.iterdir()}
+    for path in sources(CSRC / "cuda" / here, *NATIVE):
+        assert f"cuda/{other}" not in path.read_text(), path
 
 
 def test_each_op_has_its_contract_its_kernel_and_its_binding():
@@ -151,6 +174,6 @@ def test_optional_packages_are_imported_where_they_are_used():
 
 
 def test_files_stay_readable():
-    for path in sources(CSRC, ".h", ".cpp") + sources(PYTHON, ".py"):
+    for path in sources(CSRC, *NATIVE) + sources(PYTHON, ".py"):
         lines = len(path.read_text().splitlines())
         assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines: is it one thing?"

@@ -1,4 +1,4 @@
-// How core's value types look from Python: Dims is a tuple of ints, Dtype a NumPy dtype name, Device "cpu".
+// How core's value types look from Python: Dims is a tuple of ints, Dtype a NumPy dtype name, Device "cpu" or "cuda:0".
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -66,9 +66,16 @@ struct type_caster<drupe::Device> {
     if (!isinstance<str>(source)) return false;
     const auto name = source.cast<std::string>();
     if (name == "cpu") return true;
-    if (name.rfind("cuda", 0) == 0)
-      throw std::runtime_error("[device] " + name + ": this build has no CUDA backend (`drupe info` says why)");
-    throw value_error("[device] \"" + name + "\": expected \"cpu\" or \"cuda\"");
+    if (name == "cuda") {
+      value = {drupe::DeviceType::cuda, 0};
+      return true;
+    }
+    if (name.size() >= 6 && name.size() <= 8 && name.rfind("cuda:", 0) == 0 &&
+        name.find_first_not_of("0123456789", 5) == name.npos) {
+      value = {drupe::DeviceType::cuda, std::stoi(name.substr(5))};
+      return true;
+    }
+    throw value_error("[device] \"" + name + "\": expected \"cpu\", \"cuda\" or \"cuda:<index>\"");
   }
   static handle cast(drupe::Device device, return_value_policy, handle) {
     std::ostringstream out;

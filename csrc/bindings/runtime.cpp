@@ -1,6 +1,7 @@
 // Threads, memory, instruction sets, and how this module was built.
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
+#include "core/cuda.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/isa.h"
@@ -10,7 +11,10 @@ namespace drupe::bindings {
 void bind_runtime(py::module_& m) {
   m.attr("__version__") = DRUPE_VERSION;
   m.attr("cuda_built") = DRUPE_CUDA_BUILT;
-  m.attr("cuda_reason") = DRUPE_CUDA_REASON;
+  m.def("cuda_status", [] {
+    const cuda::Status status = cuda::status();
+    return std::make_tuple(status.available, status.reason, status.devices);
+  });
 
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("count"), Nogil());

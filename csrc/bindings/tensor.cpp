@@ -35,8 +35,9 @@ Tensor from_numpy(const py::array& array, Dtype dtype) {
   return Tensor(own(array, data), data, shape, strides, dtype, {}, !array.writeable());
 }
 
-// Shares the tensor's memory, which the array's base keeps alive.
-py::array to_numpy(const Tensor& tensor, const py::dtype& dtype) {
+// Shares the tensor's memory, which the array's base keeps alive; of a device's, that of a copy.
+py::array to_numpy(const Tensor& source, const py::dtype& dtype) {
+  const Tensor tensor = ops::to_device(source, Device{});
   const auto itemsize = static_cast<py::ssize_t>(size_of(tensor.dtype()));
   std::vector<py::ssize_t> shape(tensor.shape().begin(), tensor.shape().end());
   std::vector<py::ssize_t> strides;
@@ -165,6 +166,7 @@ void bind_tensor(py::module_& m) {
   m.def("zeros", &zeros, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
   m.def("contiguous", &ops::contiguous, py::arg("x"), Nogil());
   m.def("clone", &ops::clone, py::arg("x"), Nogil());
+  m.def("to_device", &ops::to_device, py::arg("x"), py::arg("device"), Nogil());
   m.def("cast", &ops::cast, py::arg("x"), py::arg("dtype"), Nogil());
   m.def("reshape", &ops::reshape, py::arg("x"), py::arg("shape"), Nogil());
   m.def("copy_into", &ops::copy_into, py::arg("dst"), py::arg("src"), Nogil());

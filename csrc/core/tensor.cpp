@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/cuda.h"
 #include "core/memory.h"
 
 namespace drupe {
@@ -183,15 +184,19 @@ Tensor empty(const Dims& shape, Dtype dtype, Device device) {
   std::int64_t bytes = 0;
   check(!__builtin_mul_overflow(count, static_cast<std::int64_t>(size_of(dtype)), &bytes), "empty", "shape is ", shape,
         ": more bytes than 63 bits can count");
-  check(device.type == DeviceType::cpu, "empty", "device is ", device, ": this build has no CUDA backend");
-  std::shared_ptr<void> block = allocate(static_cast<std::size_t>(bytes));
+  const auto size = static_cast<std::size_t>(bytes);
+  std::shared_ptr<void> block = device.type == DeviceType::cpu ? allocate(size) : cuda::allocate(size, device);
   void* data = block.get();
   return Tensor(std::move(block), data, shape, contiguous_strides(shape), dtype, device);
 }
 
 Tensor zeros(const Dims& shape, Dtype dtype, Device device) {
   Tensor tensor = empty(shape, dtype, device);
-  std::memset(tensor.raw(), 0, tensor.nbytes());
+  if (device.type == DeviceType::cpu) {
+    std::memset(tensor.raw(), 0, tensor.nbytes());
+  } else {
+    cuda::zero_bytes(tensor.raw(), tensor.nbytes(), device);
+  }
   return tensor;
 }
 

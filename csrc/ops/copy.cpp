@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "core/loops.h"
+#include "ops/backend.h"
 
 namespace drupe::ops {
 namespace {
@@ -38,7 +39,7 @@ bool overlaps(const Tensor& dst, const Tensor& src) {
 
 void copy_into(const Tensor& dst, const Tensor& src) {
   check_writable(dst, "copy", "the destination");
-  common_device("copy", {&dst, &src});
+  const Device device = common_device("copy", {&dst, &src});
   if (dst.numel() == 0) return;
   const Tensor from = (overlaps(dst, src) ? clone(src) : src).broadcast_to(dst.shape());
   const Loops loops = collapse({&dst, &from});
@@ -49,7 +50,8 @@ void copy_into(const Tensor& dst, const Tensor& src) {
                       .dst_strides = loops.strides[0],
                       .src_dtype = src.dtype(),
                       .dst_dtype = dst.dtype()};
-  dispatch_isa([&]<Isa I>() { cpu::copy<I>(args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::copy<I>(args); }, [&](auto stream) { cuda::copy(args, stream); });
 }
 
 Tensor clone(const Tensor& x) {
@@ -66,6 +68,15 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   if (x.dtype() == dtype) return x;
   Tensor y = empty_like(x, dtype);
   copy_into(y, x);
+  return y;
+}
+
+Tensor to_device(const Tensor& x, Device device) {
+  if (x.device() == device) return x;
+  if (device.type == DeviceType::cuda) cuda::check_available(device);
+  const Tensor source = contiguous(x);
+  Tensor y = empty(x.shape(), x.dtype(), device);
+  cuda::copy_bytes(y.raw(), device, source.raw(), x.device(), x.nbytes());
   return y;
 }
 

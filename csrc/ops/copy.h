@@ -1,6 +1,7 @@
 // Copies: between any two layouts and dtypes of one shape.
 #pragma once
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -27,6 +28,8 @@ Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
 // x itself where the dtype is already that one.
 Tensor cast(const Tensor& x, Dtype dtype);
+// x itself where it lies on that device; a contiguous copy there otherwise.
+Tensor to_device(const Tensor& x, Device device);
 // Writes src, broadcast to dst's shape, into dst. They may overlap.
 void copy_into(const Tensor& dst, const Tensor& src);
 // A view where possible, a copy otherwise. One extent may be -1.
@@ -38,5 +41,9 @@ namespace cpu {
 template <Isa>
 void copy(const CopyArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void copy(const CopyArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

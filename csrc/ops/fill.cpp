@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/dispatch.h"
+#include "ops/backend.h"
 
 namespace drupe::ops {
 namespace {
@@ -34,19 +35,20 @@ T convert(Scalar value, const char* op) {
 
 }  // namespace
 
-Tensor full(const Dims& shape, Scalar value, Dtype dtype) {
-  Tensor y = empty(shape, dtype);
+Tensor full(const Dims& shape, Scalar value, Dtype dtype, Device device) {
+  Tensor y = empty(shape, dtype, device);
   dispatch_any(dtype, [&]<class T>() {
     const T value_as_stored = convert<T>(value, "full");
     FillArgs args{
         .y = y.raw(), .bytes = static_cast<std::int64_t>(y.nbytes()), .element = {}, .element_bytes = sizeof(T)};
     std::memcpy(args.element, &value_as_stored, sizeof(T));
-    dispatch_isa([&]<Isa I>() { cpu::fill<I>(args); });
+    dispatch(
+        device, [&]<Isa I>() { cpu::fill<I>(args); }, [&](auto stream) { cuda::fill(args, stream); });
   });
   return y;
 }
 
-Tensor scalar(const std::string& op, Scalar value, Dtype dtype) {
+Tensor scalar(const std::string& op, Scalar value, Dtype dtype, Device device) {
   const char* name = op.c_str();
   if (const auto* number = std::get_if<double>(&value)) {
     check_type(is_float(dtype), name, "the float ", *number, " does not combine with a tensor of ", dtype);
@@ -55,9 +57,8 @@ Tensor scalar(const std::string& op, Scalar value, Dtype dtype) {
     check_type(dtype != Dtype::boolean, name, "the integer ", std::get<std::int64_t>(value),
                " does not combine with a tensor of ", dtype);
   }
-  Tensor y = empty({}, dtype);
-  dispatch_any(dtype, [&]<class T>() { *y.data<T>() = convert<T>(value, name); });
-  return y;
+  dispatch_any(dtype, [&]<class T>() { convert<T>(value, name); });  // an error names this op
+  return full({}, value, dtype, device);
 }
 
 }  // namespace drupe::ops

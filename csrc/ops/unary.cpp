@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -32,12 +33,14 @@ Tensor forward(const Tensor& x, UnaryArgs args, Dtype y_dtype) {
   args.y = y.raw();
   args.size = x.numel();
   args.dtype = x.dtype();
-  dispatch_isa([&]<Isa I>() { cpu::unary<I>(args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::unary<I>(args); }, [&](auto stream) { cuda::unary(args, stream); });
   return y;
 }
 
 Tensor backward(const Tensor& dy, const Tensor& saved, UnaryArgs args) {
   const char* op = "unary_backward";
+  const Device device = common_device(op, {&dy, &saved});
   check_type(is_float(dy.dtype()) && dy.dtype() == saved.dtype(), op, "dy is ", dy.dtype(), ", saved is ",
              saved.dtype(), ": expected one float dtype");
   check(dy.shape() == saved.shape(), op, "dy is ", dy.shape(), ", saved is ", saved.shape());
@@ -50,7 +53,9 @@ Tensor backward(const Tensor& dy, const Tensor& saved, UnaryArgs args) {
   args.y = dx.raw();
   args.size = x.numel();
   args.dtype = x.dtype();
-  dispatch_isa([&]<Isa I>() { cpu::unary_backward<I>(args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::unary_backward<I>(args); },
+      [&](auto stream) { cuda::unary_backward(args, stream); });
   return dx;
 }
 

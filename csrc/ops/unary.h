@@ -12,6 +12,7 @@
 
 #include <string>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -71,5 +72,10 @@ void unary(const UnaryArgs& args);
 template <Isa>
 void unary_backward(const UnaryArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void unary(const UnaryArgs& args, Stream stream);
+void unary_backward(const UnaryArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -7,13 +7,25 @@ from drupe.random import manual_seed
 from drupe.runtime import (
     cpu_isa,
     cpu_isas,
+    cuda_status,
     empty_cache,
     memory_stats,
     num_threads,
     set_cpu_isa,
     set_num_threads,
 )
-from drupe.tensor import Tensor, as_tensor, empty, from_dlpack, full, ones, tensor, zeros
+from drupe.tensor import (
+    Tensor,
+    as_tensor,
+    default_device,
+    empty,
+    from_dlpack,
+    full,
+    ones,
+    set_default_device,
+    tensor,
+    zeros,
+)
 
 # After Tensor: the ops are made of it.
 from drupe import data, nn, ops, optim, random, schedules  # isort: skip
@@ -26,7 +38,9 @@ __all__ = [
     "as_tensor",
     "cpu_isa",
     "cpu_isas",
+    "cuda_status",
     "data",
+    "default_device",
     "empty",
     "empty_cache",
     "enable_grad",
@@ -47,6 +61,7 @@ __all__ = [
     "save",
     "schedules",
     "set_cpu_isa",
+    "set_default_device",
     "set_num_threads",
     "tensor",
     "zeros",

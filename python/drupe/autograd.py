@@ -40,7 +40,7 @@ class SparseRows:
         """Return the whole gradient, zeros included: (V, D)."""
         from drupe.tensor import Tensor  # the tape lies below the tensor
 
-        dense = _C.zeros(self.shape, self.values.dtype)
+        dense = _C.zeros(self.shape, self.values.dtype, self.values.device)
         _C.add_rows(dense, self.indices, self.values)
         return Tensor(dense)
 

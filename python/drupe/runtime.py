@@ -66,11 +66,12 @@ class CudaStatus(TypedDict):
 
 def cuda_status() -> CudaStatus:
     """Return the state of the CUDA backend."""
+    available, reason, _ = _C.cuda_status()
     return {
         "built": _C.cuda_built == "ON",
         "emulated": _C.cuda_built == "EMULATE",
-        "available": False,
-        "reason": _C.cuda_reason,
+        "available": available,
+        "reason": reason,
     }
 
 

@@ -8,7 +8,8 @@ the way in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
@@ -53,8 +54,49 @@ def dtype_name(dtype: DtypeLike) -> str:
     return name
 
 
+_default_device = "cpu"
+
+
+def set_default_device(device: str) -> None:
+    """Make a device the one that arrays of the host, and new tensors, go to: ops on NumPy arrays then run there.
+
+    What an op writes in place stays where it lies.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+
+    Raises:
+        ValueError: no device has that name.
+        RuntimeError: there is no such device here, and why.
+    """
+    global _default_device
+    _default_device = _C.empty((0,), "uint8", device).device
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    """Be :func:`set_default_device` for the length of a ``with`` block."""
+    before = _default_device
+    set_default_device(device)
+    try:
+        yield
+    finally:
+        set_default_device(before)
+
+
 def to_raw(x: Any, op: str = "tensor") -> _C.Tensor:
-    """Return the raw tensor of any array, sharing its memory where possible (see the module's docstring).
+    """Return the raw tensor of any array: of a tensor its own, of anything on the host on the default device.
+
+    Memory is shared where possible (see the module's docstring). Errors as :func:`share`.
+    """
+    raw = share(x, op)
+    if _default_device == "cpu" or raw.device != "cpu" or isinstance(x, Tensor):
+        return raw
+    return _C.to_device(raw, _default_device)
+
+
+def share(x: Any, op: str = "tensor") -> _C.Tensor:
+    """Return the raw tensor of any array, where it lies.
 
     Raises:
         TypeError: ``x`` is no array, or its dtype is not supported.
@@ -156,18 +198,21 @@ class Tensor(Operators):
 
     @property
     def device(self) -> str:
-        """Where the memory lies: ``"cpu"``."""
+        """Where the memory lies: ``"cpu"`` or ``"cuda:<index>"``."""
         return self.raw.device
 
     def to(self, device: str) -> Tensor:
-        """Return the tensor on a device; itself if it is there already.
+        """Return the tensor on a device: itself if it is there already, else a copy, outside the tape.
+
+        Args:
+            device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
 
         Raises:
-            RuntimeError: there is no such device, and why.
+            ValueError: no device has that name.
+            RuntimeError: there is no such device here, and why.
         """
-        if device == "cpu":
-            return self
-        return Tensor(_C.empty(self.shape, self.raw.dtype, device))
+        moved = _C.to_device(self.raw, device)
+        return self if moved.device == self.raw.device else Tensor(moved, requires_grad=self.requires_grad)
 
     # ---- gradients
 
@@ -216,7 +261,7 @@ class Tensor(Operators):
         if gradient is None:
             if self.size != 1:
                 raise ValueError(f"[backward] a tensor of shape {self.shape} needs an explicit gradient")
-            raw = _C.full(self.shape, 1.0, self.raw.dtype)
+            raw = _C.full(self.shape, 1.0, self.raw.dtype, self.raw.device)
         else:
             raw = to_raw(gradient, "backward")
             if raw.shape != self.shape or raw.dtype != self.raw.dtype:
@@ -249,14 +294,14 @@ class Tensor(Operators):
         raw = to_raw(source, "copy_from")
         if raw.shape != self.shape:
             raise ValueError(f"[copy_from] the source is {raw.shape}: expected {self.shape}")
-        _C.copy_into(self.raw, raw)
+        _C.copy_into(self.raw, _C.to_device(raw, self.raw.device))
         self.version += 1
         return self
 
     # ---- ways out
 
     def numpy(self) -> npt.NDArray[Any]:
-        """Return a NumPy array that shares the memory.
+        """Return a NumPy array that shares the memory; of a tensor on a device, a copy.
 
         Raises:
             RuntimeError: the tensor requires a gradient, which NumPy would lose: call ``detach()`` first.
@@ -371,24 +416,24 @@ def from_dlpack(x: Any) -> Tensor:
     return Tensor(_from_dlpack(x))
 
 
-def empty(shape: Sequence[int], dtype: DtypeLike = "float32", *, device: str = "cpu") -> Tensor:
-    """Return an uninitialised tensor.
+def empty(shape: Sequence[int], dtype: DtypeLike = "float32", *, device: str | None = None) -> Tensor:
+    """Return an uninitialised tensor, on the default device unless one is named.
 
     Raises:
         ValueError: a negative extent, or more bytes than 63 bits can count.
         MemoryError: more than the system has.
     """
-    return Tensor(_C.empty(tuple(shape), dtype_name(dtype), device))
+    return Tensor(_C.empty(tuple(shape), dtype_name(dtype), device or _default_device))
 
 
 def zeros(shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:
     """Return a tensor of zeros; errors as :func:`empty`."""
-    return Tensor(_C.zeros(tuple(shape), dtype_name(dtype)), requires_grad=requires_grad)
+    return Tensor(_C.zeros(tuple(shape), dtype_name(dtype), _default_device), requires_grad=requires_grad)
 
 
 def full(shape: Sequence[int], value: float, dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:
     """Return a tensor of one value; errors as :func:`empty`."""
-    return Tensor(_C.full(tuple(shape), value, dtype_name(dtype)), requires_grad=requires_grad)
+    return Tensor(_C.full(tuple(shape), value, dtype_name(dtype), _default_device), requires_grad=requires_grad)
 
 
 def ones(shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:

@@ -113,7 +113,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_matches_numpy(isa, rng, name, shape):
+def test_matches_numpy(backend, rng, name, shape):
     compare(*operands(rng, *shape, name), name, rng=rng)
 
 
@@ -121,7 +121,7 @@ def test_matches_numpy(isa, rng, name, shape):
 @pytest.mark.parametrize("window", [None, 0, 3, (5, None), (None, 2), (40, 20)], ids=str)
 @pytest.mark.parametrize("masked", [(), ("lengths",), ("query_lengths",), ("lengths", "query_lengths")], ids=str)
 @pytest.mark.parametrize("sizes", [(9, 9), (4, 50), (50, 4), (140, 150)], ids=str)
-def test_masks(isa, rng, causal, window, masked, sizes):
+def test_masks(backend, rng, causal, window, masked, sizes):
     Sq, Skv = sizes
     q, k, v = operands(rng, 3, 4, 2, Sq, Skv, 6, 5)
     options = {"causal": causal, "window": window}
@@ -135,7 +135,7 @@ def test_masks(isa, rng, causal, window, masked, sizes):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("extents", list(itertools.product([1, 0], repeat=4)), ids=str)
-def test_bias_of_any_broadcast_shape(isa, rng, causal, extents):
+def test_bias_of_any_broadcast_shape(backend, rng, causal, extents):
     full = (2, 4, 19, 37)
     shape = tuple(n if keep else 1 for n, keep in zip(full, extents, strict=True))
     q, k, v = operands(rng, 2, 4, 2, 19, 37, 8, 8)
@@ -143,14 +143,14 @@ def test_bias_of_any_broadcast_shape(isa, rng, causal, extents):
 
 
 @pytest.mark.parametrize("shape", [(), (37,), (19, 1), (4, 1, 37), (1, 1, 130, 140), (130, 140)], ids=str)
-def test_bias_of_few_dimensions_and_several_blocks(isa, rng, shape):
+def test_bias_of_few_dimensions_and_several_blocks(backend, rng, shape):
     Sq, Skv = (130, 140) if 140 in shape else (19, 37)
     q, k, v = operands(rng, 2, 4, 2, Sq, Skv, 8, 8)
     compare(q, k, v, "float64", bias=draw(rng, shape), rng=rng)
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_strided_bias(isa, rng, name):
+def test_strided_bias(backend, rng, name):
     q, k, v = operands(rng, 2, 2, 2, 18, 21, 8, 8, name)
     whole = draw(rng, (2, 2, 42, 18), name)
     for bias in (whole[:, :, ::2].swapaxes(-1, -2), whole[:, :, :18, ::-1][:, :, :, :1], whole[0, 0, :21, 0][None]):
@@ -160,7 +160,7 @@ def test_strided_bias(isa, rng, name):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("D", [8, 32])
-def test_views_of_a_fused_projection(isa, rng, name, D):
+def test_views_of_a_fused_projection(backend, rng, name, D):
     B, S, H = 2, 17, 3
     qkv = draw(rng, (B, S, 3, H, D), name)
     q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
@@ -170,7 +170,7 @@ def test_views_of_a_fused_projection(isa, rng, name, D):
     compare(q, k, v, name, causal=True, dy=draw(rng, (B, S, H, D), name).transpose(0, 2, 1, 3), rng=rng)
 
 
-def test_any_strides_misaligned_and_read_only(isa, rng):
+def test_any_strides_misaligned_and_read_only(backend, rng):
     q, k, v = (draw(rng, (2, 20, 3, 22), "float32")[:, ::-2, :, ::2].swapaxes(1, 2) for _ in range(3))
     buffer = np.zeros(v.size * 4 + 1, np.uint8)
     shifted = buffer[1:].view(np.float32).reshape(v.shape)
@@ -193,7 +193,7 @@ def test_any_strides_misaligned_and_read_only(isa, rng):
     ],
     ids=str,
 )
-def test_empty(isa, rng, shape, expected):
+def test_empty(backend, rng, shape, expected):
     q, k, v = (drupe.tensor(x, requires_grad=True) for x in operands(rng, *shape))
     bias = drupe.tensor(np.zeros((shape[3], shape[4])), requires_grad=True)
     y = ops.attention(q, k, v, bias=bias)
@@ -208,7 +208,7 @@ def test_empty(isa, rng, shape, expected):
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 @pytest.mark.parametrize("group", [1, 5])
 @pytest.mark.parametrize("length", [1, 31, 513, 1500])
-def test_decode(isa, rng, name, group, length):
+def test_decode(backend, rng, name, group, length):
     q, k, v = operands(rng, 2, 2 * group, 2, 1, length, 64, 64, name)
     lengths = np.array([length, (length + 1) // 2])
     y = ops.attention(q, k, v, causal=True, lengths=lengths)
@@ -217,7 +217,7 @@ def test_decode(isa, rng, name, group, length):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
-def test_few_rows_and_long_keys(isa, rng, name, rows):
+def test_few_rows_and_long_keys(backend, rng, name, rows):
     # Whole chunks of keys masked, at the start, at the end, and everywhere; sizes that fill no vector.
     q, k, v = operands(rng, 1, 2, 2, rows, 2500, 21, 37, name)
     bias = draw(rng, (1, 2, rows, 2500), name)
@@ -230,7 +230,7 @@ def test_few_rows_and_long_keys(isa, rng, name, rows):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
-def test_extreme_logits(isa, rng, name):
+def test_extreme_logits(backend, rng, name):
     q, k, v = operands(rng, 1, 2, 2, 20, 300, 4, 4, name)
     bias = rng.choice([-1e4, 0, 1e4], (1, 2, 20, 300)).astype(dtype(name))
     bias[0, 0, :, ::3] = -np.inf
@@ -251,7 +251,7 @@ def test_extreme_logits(isa, rng, name):
     np.testing.assert_array_equal(leaves[0].grad.numpy()[0, 1, 5], np.zeros(4))
 
 
-def test_masked_rows_and_padding_are_exact_zeros(isa, rng):
+def test_masked_rows_and_padding_are_exact_zeros(backend, rng):
     q, k, v = operands(rng, 2, 2, 2, 40, 30, 8, 8, "float32")
     leaves = [drupe.tensor(x, requires_grad=True) for x in (q, k, v)]
     y = ops.attention(*leaves, causal=True, lengths=np.array([12, 0]), query_lengths=np.array([25, 40]))
@@ -265,7 +265,7 @@ def test_masked_rows_and_padding_are_exact_zeros(isa, rng):
         np.testing.assert_array_equal(leaf.grad.numpy()[1], np.zeros((2, 30, 8)))
 
 
-def test_padding_is_never_read(isa, rng):
+def test_padding_is_never_read(backend, rng):
     q, k, v = operands(rng, 1, 1, 1, 50, 70, 8, 8, "float32")
     k[:, :, 33:] = np.nan
     v[:, :, 33:] = np.nan
@@ -277,7 +277,7 @@ def test_padding_is_never_read(isa, rng):
         assert np.isfinite(x.numpy()).all()
 
 
-def test_nan_stays_in_its_row(isa, rng):
+def test_nan_stays_in_its_row(backend, rng):
     q, k, v = operands(rng, 1, 1, 1, 20, 40, 8, 8, "float32")
     q[0, 0, 3, 2] = np.nan
     y = ops.attention(q, k, v)
@@ -286,7 +286,7 @@ def test_nan_stays_in_its_row(isa, rng):
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.7, 2.5])
-def test_scale(isa, rng, scale):
+def test_scale(backend, rng, scale):
     compare(*operands(rng, 1, 2, 1, 6, 11, 5, 3), "float64", scale=scale, rng=rng)
 
 
@@ -318,7 +318,7 @@ def test_only_the_gradients_that_are_wanted(rng):
 
 
 @pytest.mark.parametrize("heads", [2, 40])
-def test_same_bits_on_any_number_of_threads(isa, rng, heads):
+def test_same_bits_on_any_number_of_threads(backend, rng, heads):
     arrays = operands(rng, 1, heads, heads // 2, 150, 1100 if heads == 2 else 70, 16, 16, "float32")
     bias = draw(rng, (1, 1, 1, arrays[1].shape[2]), "float32")
     before = drupe.num_threads()
@@ -406,7 +406,7 @@ def test_backward_checks_what_it_is_given(rng):
         _C.attention_backward(y, y, _C.cast(lse, "float32"), *rest)
 
 
-def test_huge_window_does_not_overflow(isa, rng):
+def test_huge_window_does_not_overflow(backend, rng):
     q, k, v = operands(rng, 1, 1, 1, 4, 6, 3, 3)
     wide = 2**63 - 1
     np.testing.assert_array_equal(ops.attention(q, k, v, window=wide), ops.attention(q, k, v))

@@ -65,7 +65,7 @@ CASES = [
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_matches_reference(isa, rng, name, case):
+def test_matches_reference(backend, rng, name, case):
     N, C, H, W, K, R, S, options = case
     x, w = draw(rng, (N, C, H, W), name), draw(rng, (K, C // options.get("groups", 1), R, S), name)
     y = ops.conv2d(x, w, **options)
@@ -78,7 +78,7 @@ def test_matches_reference(isa, rng, name, case):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("groups", [1, 2, 12], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_epilogue(isa, rng, name, groups, activation):
+def test_epilogue(backend, rng, name, groups, activation):
     x, w = draw(rng, (2, 12, 5, 6), name), draw(rng, (12, 12 // groups, 3, 3), name)
     bias, residual = draw(rng, 12, name), draw(rng, (2, 12, 5, 6), name)
     y = ops.conv2d(x, w, bias=bias, residual=residual, padding=1, groups=groups, activation=activation)
@@ -87,7 +87,7 @@ def test_epilogue(isa, rng, name, groups, activation):
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
-def test_epilogue_of_a_pointwise_convolution(isa, rng, activation):
+def test_epilogue_of_a_pointwise_convolution(backend, rng, activation):
     x, w, bias, residual = draw(rng, (2, 7, 4, 3)), draw(rng, (5, 7, 1, 1)), draw(rng, 5), draw(rng, (2, 5, 4, 3))
     y = ops.conv2d(x, w, bias=bias, residual=residual, activation=activation)
     z = reference(x, w) + bias[:, None, None] + residual
@@ -95,7 +95,7 @@ def test_epilogue_of_a_pointwise_convolution(isa, rng, activation):
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_layouts_agree_and_the_result_is_channels_last(isa, rng, kernel):
+def test_layouts_agree_and_the_result_is_channels_last(backend, rng, kernel):
     x, w = draw(rng, (2, 10, 7, 6), "float32"), draw(rng, (9, 10, kernel, kernel), "float32")
     expected = ops.conv2d(x, w, padding=1)
     assert expected.transpose(0, 2, 3, 1).flags.c_contiguous
@@ -117,7 +117,7 @@ def test_channels_last_input_is_not_copied(rng):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_strided_operands(isa, rng, name):
+def test_strided_operands(backend, rng, name):
     x = draw(rng, (4, 6, 9, 20), name)[::2, ::-1, 1:, ::3]
     w = draw(rng, (6, 5, 3, 3), name).transpose(1, 0, 3, 2)[:, :, ::-1]
     residual = draw(rng, (2, 5, 5, 6), name).transpose(0, 1, 3, 2)
@@ -125,7 +125,7 @@ def test_strided_operands(isa, rng, name):
     assert_close(y, reference(x, w) + f64(residual), name, 54, 8)
 
 
-def test_misaligned_and_read_only_operands(isa, rng):
+def test_misaligned_and_read_only_operands(backend, rng):
     buffer = np.zeros(4 * 2 * 3 * 5 * 5 + 1, np.uint8)
     x = buffer[1:].view(np.float32).reshape(2, 3, 5, 5)
     x[...] = rng.standard_normal(x.shape)
@@ -155,7 +155,7 @@ def test_valid_and_nested_padding(rng):
 
 
 @pytest.mark.parametrize(("x", "w"), [((0, 3, 5, 5), (4, 3, 3, 3)), ((2, 3, 5, 5), (0, 3, 3, 3))], ids=str)
-def test_empty_output(isa, x, w):
+def test_empty_output(backend, x, w):
     a, b = drupe.tensor(np.ones(x), requires_grad=True), drupe.tensor(np.ones(w), requires_grad=True)
     bias = drupe.tensor(np.ones(w[0]), requires_grad=True)
     y = ops.conv2d(a, b, bias=bias)
@@ -165,7 +165,7 @@ def test_empty_output(isa, x, w):
         np.testing.assert_array_equal(leaf.grad.numpy(), np.zeros(leaf.shape))
 
 
-def test_no_channels_leave_the_epilogue(isa):
+def test_no_channels_leave_the_epilogue(backend):
     x, w = drupe.tensor(np.ones((1, 0, 4, 4)), requires_grad=True), np.ones((2, 0, 3, 3))
     y = ops.conv2d(x, w, bias=np.array([-1.0, 2.0]), activation="relu")
     np.testing.assert_array_equal(y.detach().numpy()[0, :, 0, 0], [0, 2])
@@ -173,7 +173,7 @@ def test_no_channels_leave_the_epilogue(isa):
     assert x.grad.shape == (1, 0, 4, 4)
 
 
-def test_nan_and_infinity_stay_where_the_windows_see_them(isa):
+def test_nan_and_infinity_stay_where_the_windows_see_them(backend):
     x = np.zeros((1, 20, 9, 9), np.float32)
     x[0, 3, 4, 4] = np.nan
     x[0, 3, 0, 0] = np.inf
@@ -221,7 +221,7 @@ def test_gradients_through_the_activation(rng, activation, kernel):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients_match_reference(isa, rng, name, case):
+def test_gradients_match_reference(backend, rng, name, case):
     """The convolution is linear in x and in w: <dy, conv(u, w)> = <dx, u>, and alike for w, for every u."""
     N, C, H, W, K, R, S, options = case
     x = drupe.tensor(draw(rng, (N, C, H, W), name), requires_grad=True)
@@ -252,7 +252,7 @@ def test_gradients_match_reference(isa, rng, name, case):
 
 
 @pytest.mark.parametrize("groups", [1, 64])
-def test_gradients_of_many_pixels(isa, rng, groups):
+def test_gradients_of_many_pixels(backend, rng, groups):
     """Enough pixels for several stretches of them, and rows for several blocks."""
     x = drupe.tensor(draw(rng, (2, 64, 40, 41), "float32"), requires_grad=True)
     w = drupe.tensor(draw(rng, (128 if groups == 1 else 64, 64 // groups, 3, 3), "float32"), requires_grad=True)
@@ -269,7 +269,7 @@ def test_gradients_of_many_pixels(isa, rng, groups):
         assert_close(w.grad.numpy()[:, :, r, s], expected, "float32", 3280, np.sqrt(3280))
 
 
-def test_gradients_that_arrive_strided_or_broadcast(isa, rng):
+def test_gradients_that_arrive_strided_or_broadcast(backend, rng):
     x, w = draw(rng, (2, 3, 5, 6)), draw(rng, (4, 3, 3, 3))
     grads = []
     whole = draw(rng, (1, 4, 1, 1)) * np.ones((2, 4, 3, 4))
@@ -307,7 +307,7 @@ def test_same_bits_on_any_number_of_threads(rng, groups):
             np.testing.assert_array_equal(a, b)
 
 
-def test_random_geometries(isa, rng):
+def test_random_geometries(backend, rng):
     for _ in range(60):
         groups = int(rng.choice([1, 1, 2, 3]))
         C, K = groups * int(rng.integers(1, 20)), groups * int(rng.integers(1, 40))
@@ -332,7 +332,7 @@ def test_random_geometries(isa, rng):
         np.testing.assert_allclose(np.sum(w.grad.numpy() * v), along_w, rtol=1e-9, atol=1e-7, err_msg=str(options))
 
 
-def test_half_formats_round_once(isa, rng):
+def test_half_formats_round_once(backend, rng):
     """A float32 convolution of the same numbers, rounded, is the float16 one to half a unit in the last place."""
     for name in ("float16", "bfloat16"):
         x, w = draw(rng, (1, 48, 6, 6), name), draw(rng, (32, 48, 3, 3), name)
@@ -385,7 +385,7 @@ def test_dtype_errors():
         ops.conv2d(np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3)))
 
 
-def test_matches_torch(isa, rng):
+def test_matches_torch(backend, rng):
     torch = pytest.importorskip("torch")
     x, w = draw(rng, (2, 16, 15, 14), "float32"), draw(rng, (24, 8, 3, 3), "float32")
     expected = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w), stride=2, padding=1, groups=2)

@@ -56,7 +56,7 @@ def test_reference_gives_the_known_answers(counter, key, words):
     np.testing.assert_array_equal(philox4x32(counter, key), words)
 
 
-def test_kernel_gives_the_known_answer(isa):
+def test_kernel_gives_the_known_answer(backend):
     """Each of the first four uniforms is kept at p = u and dropped at the next multiple of 2^-24."""
     u = (np.array(KNOWN[0][2]) >> 8) * 2.0**-24
     x = np.ones(4)
@@ -68,7 +68,7 @@ def test_kernel_gives_the_known_answer(isa):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 63, 64, 127, 128, 129, 1000, 16384, 16389, 40001])
-def test_matches_the_documented_stream(isa, rng, name, size):
+def test_matches_the_documented_stream(backend, rng, name, size):
     x = rng.standard_normal(size).astype(dtype(name))
     y = ops.dropout(x, 0.3, seed=0x123456789ABCDEF0, offset=0xFEDCBA9876543210)
     assert y.dtype == dtype(name)
@@ -78,12 +78,12 @@ def test_matches_the_documented_stream(isa, rng, name, size):
 
 
 @pytest.mark.parametrize("stream", [(0, 0), (1, 0), (0, 1), (2**32, 0), (0, 2**32), (2**64 - 1, 2**64 - 1)])
-def test_every_bit_of_seed_and_offset_counts(isa, stream):
+def test_every_bit_of_seed_and_offset_counts(backend, stream):
     x = np.ones(500)
     np.testing.assert_array_equal(ops.dropout(x, 0.5, seed=stream[0], offset=stream[1]), reference(x, 0.5, *stream))
 
 
-def test_memory_order_does_not_matter(isa, rng):
+def test_memory_order_does_not_matter(backend, rng):
     x = rng.standard_normal((5, 6, 7)).astype(np.float32)
     expected = ops.dropout(x, 0.4, seed=9)
     for view in (np.asfortranarray(x), np.ascontiguousarray(x[::-1])[::-1], np.repeat(x, 2, -1)[..., ::2]):
@@ -93,26 +93,26 @@ def test_memory_order_does_not_matter(isa, rng):
     np.testing.assert_array_equal(ops.dropout(readonly, 0.4, seed=9), expected)
 
 
-def test_rate_and_scale(isa):
+def test_rate_and_scale(backend):
     y = ops.dropout(np.ones(200_000, np.float32), 0.25, seed=3)
     assert abs((y == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 200_000)
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-7)
 
 
-def test_p_0_and_1_and_inference(isa, rng):
+def test_p_0_and_1_and_inference(backend, rng):
     x = rng.standard_normal(100)
     np.testing.assert_array_equal(ops.dropout(x, 0, seed=1), x)
     np.testing.assert_array_equal(ops.dropout(x, 1, seed=1), np.zeros(100))
     assert ops.dropout(x, 0.5, training=False) is x
 
 
-def test_dropped_nan_is_zero(isa):
+def test_dropped_nan_is_zero(backend):
     y = ops.dropout(np.full(1000, np.nan, np.float32), 0.5, seed=1)
     assert 300 < (y == 0).sum() < 700
     assert np.isnan(y[y != 0]).all()
 
 
-def test_gradients(isa, rng):
+def test_gradients(backend, rng):
     check_gradients(lambda x: ops.dropout(x, 0.3, seed=4, offset=5), rng.standard_normal((7, 11)), rng=rng)
     x = drupe.tensor(rng.standard_normal((30, 40)), requires_grad=True)
     y = ops.dropout(x, 0.5)
@@ -132,7 +132,7 @@ def test_manual_seed_repeats_and_streams_differ():
     assert (first != second).any()
 
 
-def test_same_bits_on_any_number_of_threads(isa):
+def test_same_bits_on_any_number_of_threads(backend):
     before = drupe.num_threads()
     results = []
     for threads in (1, 2, 5):

@@ -74,7 +74,7 @@ def draw(rng, shape, name):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_float_arithmetic(isa, rng, name, shapes):
+def test_float_arithmetic(backend, rng, name, shapes):
     a, b = draw(rng, shapes[0], name), draw(rng, shapes[1], name)
     for op, reference in ARITHMETIC.items():
         y = getattr(ops, op)(a, b)
@@ -86,7 +86,7 @@ def test_float_arithmetic(isa, rng, name, shapes):
 
 @pytest.mark.parametrize("name", FLOATS + INTEGERS)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
-def test_comparisons(isa, rng, name, shapes):
+def test_comparisons(backend, rng, name, shapes):
     a, b = draw(rng, shapes[0], name), draw(rng, shapes[1], name)
     a = np.where(rng.random(a.shape) < 0.3, np.zeros((), a.dtype), a)
     for op, reference in COMPARISONS.items():
@@ -96,7 +96,7 @@ def test_comparisons(isa, rng, name, shapes):
 
 
 @pytest.mark.parametrize("name", INTEGERS)
-def test_integer_arithmetic(isa, rng, name):
+def test_integer_arithmetic(backend, rng, name):
     limits = np.iinfo(name)
     a = rng.integers(limits.min, limits.max, (9, 100), dtype=name, endpoint=True)
     b = rng.integers(limits.min, limits.max, 100, dtype=name, endpoint=True)
@@ -113,7 +113,7 @@ def test_integer_arithmetic(isa, rng, name):
         np.testing.assert_array_equal(getattr(ops, op)(a), UNARY[op](a), op)
 
 
-def test_bool_operations(isa, rng):
+def test_bool_operations(backend, rng):
     a, b = rng.random(200) < 0.5, rng.random(200) < 0.5
     for op in [*COMPARISONS, "maximum", "minimum"]:
         reference = {**COMPARISONS, **ARITHMETIC}[op]
@@ -124,7 +124,7 @@ def test_bool_operations(isa, rng):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("op", UNARY)
 @pytest.mark.parametrize("shape", [(), (1,), (15,), (16,), (33, 5), (40003,), (0, 4)], ids=str)
-def test_unary(isa, rng, name, op, shape):
+def test_unary(backend, rng, name, op, shape):
     x = draw(rng, shape, name)
     if op in ("log", "sqrt", "rsqrt", "log1p", "reciprocal"):
         x = np.asarray(np.abs(x) + dtype(name).type(0.01))
@@ -134,7 +134,7 @@ def test_unary(isa, rng, name, op, shape):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_special_values(isa, name):
+def test_special_values(backend, name):
     x = SPECIAL.astype(dtype(name))
     with np.errstate(all="ignore"):
         for op, reference in UNARY.items():
@@ -155,7 +155,7 @@ def test_special_values(isa, name):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
-def test_pow(isa, rng, name):
+def test_pow(backend, rng, name):
     a = np.abs(draw(rng, (17, 9), name)) + 0.1
     b = draw(rng, 9, name)
     assert_close(ops.pow(a, b), f64(a) ** f64(b), name, scale=50)
@@ -165,7 +165,7 @@ def test_pow(isa, rng, name):
 
 
 @pytest.mark.parametrize("name", [*FLOATS, *INTEGERS, "bool"])
-def test_where(isa, rng, name):
+def test_where(backend, rng, name):
     for shape_c, shape_a, shape_b in [((200,), (200,), (200,)), ((5, 1), (7,), ()), ((3, 4), (4,), (3, 1))]:
         condition = rng.random(shape_c) < 0.5
         a = draw(rng, shape_a, "float32").astype(dtype(name))
@@ -176,7 +176,7 @@ def test_where(isa, rng, name):
     ) else None
 
 
-def test_strided_operands(isa, rng):
+def test_strided_operands(backend, rng):
     x = rng.standard_normal((12, 20, 30)).astype(np.float32)
     y = rng.standard_normal((30, 20, 12)).astype(np.float32)
     for a, b in [
@@ -193,7 +193,7 @@ def test_strided_operands(isa, rng):
         np.testing.assert_array_equal(ops.abs(a), np.abs(a))
 
 
-def test_memory_order_is_kept(isa, rng):
+def test_memory_order_is_kept(backend, rng):
     x = drupe.tensor(rng.standard_normal((2, 5, 6, 3)).astype(np.float32)).permute(0, 3, 1, 2)
     bias = drupe.tensor(rng.standard_normal((3, 1, 1)).astype(np.float32))
     for y in (ops.exp(x), x + bias, bias + x, x * x, ops.where(x > 0.0, x, 0.0), x > 0.0, x * 2):
@@ -201,7 +201,7 @@ def test_memory_order_is_kept(isa, rng):
     np.testing.assert_array_equal((x + bias).numpy(), x.numpy() + bias.numpy())
 
 
-def test_misaligned_and_read_only(isa, rng):
+def test_misaligned_and_read_only(backend, rng):
     buffer = np.zeros(4 * 100 + 1, np.uint8)
     a = buffer[1:].view(np.float32)
     a[...] = rng.standard_normal(100)
@@ -230,7 +230,7 @@ def test_random_views_broadcast(data):
     np.testing.assert_array_equal(ops.sub(a, b), a - b)
 
 
-def test_scalars_take_the_dtype(isa):
+def test_scalars_take_the_dtype(backend):
     for name in FLOATS:
         x = np.ones(3, dtype(name))
         for y in (ops.mul(x, 2), ops.mul(2.5, x), ops.add(x, True), ops.sub(np.float64(1), x), ops.add(np.int64(3), x)):
@@ -324,7 +324,7 @@ def test_only_what_is_asked_for_gets_a_gradient(rng):
     assert not ops.gt(a, b).requires_grad
 
 
-def test_same_bits_on_any_number_of_threads(isa, rng):
+def test_same_bits_on_any_number_of_threads(backend, rng):
     a, b = rng.standard_normal((2, 300, 401)).astype(np.float32)
     before = drupe.num_threads()
     results = []

@@ -27,7 +27,7 @@ def backward(weight, indices, dy, **options):
 
 @pytest.mark.parametrize("name", [*FLOATS, "int8", "int64"])
 @pytest.mark.parametrize("width", [0, 1, 3, 8, 16, 17, 32, 64, 100, 300])
-def test_gathers_rows(isa, rng, name, width):
+def test_gathers_rows(backend, rng, name, width):
     weight = (10 * rng.standard_normal((50, width))).astype(dtype(name))
     indices = rng.integers(0, 50, (7, 23))
     for kind in (np.int32, np.int64):
@@ -37,7 +37,7 @@ def test_gathers_rows(isa, rng, name, width):
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (2, 3, 4)], ids=str)
-def test_any_shape_of_indices(isa, rng, shape):
+def test_any_shape_of_indices(backend, rng, shape):
     weight = rng.standard_normal((5, 6))
     indices = rng.integers(0, 5, shape)
     np.testing.assert_array_equal(ops.embedding(weight, indices), weight[indices])
@@ -45,7 +45,7 @@ def test_any_shape_of_indices(isa, rng, shape):
     assert grad.shape == (5, 6)
 
 
-def test_strided_misaligned_and_read_only_operands(isa, rng):
+def test_strided_misaligned_and_read_only_operands(backend, rng):
     weight = rng.standard_normal((40, 12)).astype(np.float32)
     indices = rng.integers(0, 20, (9, 10))
     for table in (weight[::2], weight[::-2], weight[:20, 3:], weight[:20, ::2], weight.T[:10].T[:20]):
@@ -60,7 +60,7 @@ def test_strided_misaligned_and_read_only_operands(isa, rng):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("width", [1, 5, 16, 40, 130])
 @pytest.mark.parametrize("rows", [1, 9, 3000])
-def test_gradient_sums_the_uses_of_each_row(isa, rng, name, width, rows):
+def test_gradient_sums_the_uses_of_each_row(backend, rng, name, width, rows):
     count = 700
     indices = rng.integers(0, rows, count)
     dy = draw(rng, (count, width), name)
@@ -77,7 +77,7 @@ def test_gradient_sums_the_uses_of_each_row(isa, rng, name, width, rows):
 
 
 @pytest.mark.parametrize(("count", "rows"), [(16383, 300), (16384, 2**20), (70000, 5), (100000, 70000)], ids=str)
-def test_long_lists_and_long_rows(isa, rng, count, rows):
+def test_long_lists_and_long_rows(backend, rng, count, rows):
     # Across the sort's blocks and digits, and rows whose uses cross many tasks.
     indices = np.minimum(rng.integers(0, rows, count), rng.integers(0, rows, count)).astype(np.int32)
     dy = rng.integers(-8, 9, (count, 3)).astype(np.float32)
@@ -87,14 +87,14 @@ def test_long_lists_and_long_rows(isa, rng, count, rows):
     np.testing.assert_array_equal(drupe.Tensor(sparse.values).numpy(), summed(indices, dy, rows)[unique])
 
 
-def test_half_precision_sums_round_once(isa):
+def test_half_precision_sums_round_once(backend):
     # 4096 uses of one row: in bfloat16, a running sum of ones would stop at 256.
     for name in ("float16", "bfloat16"):
         grad = backward(np.zeros((2, 600), dtype(name)), np.ones(4096, np.int64), np.ones((4096, 600), dtype(name)))
         np.testing.assert_array_equal(f64(grad.numpy()), np.repeat([[0.0], [4096.0]], 600, axis=1))
 
 
-def test_padding_row_gets_no_gradient(isa, rng):
+def test_padding_row_gets_no_gradient(backend, rng):
     indices = rng.integers(0, 4, 100)
     dy = rng.standard_normal((100, 5))
     for padding in (0, 2, 3, -1):
@@ -109,7 +109,7 @@ def test_padding_row_gets_no_gradient(isa, rng):
     assert drupe.Tensor(only_padding.indices).shape == (0,)
 
 
-def test_broadcast_and_strided_gradients(isa, rng):
+def test_broadcast_and_strided_gradients(backend, rng):
     indices = rng.integers(0, 6, (4, 7))
     dy = rng.standard_normal((7, 4, 3)).transpose(1, 0, 2)
     np.testing.assert_allclose(backward(np.ones((6, 3)), indices, dy).numpy(), summed(indices, dy, 6), atol=1e-12)
@@ -122,7 +122,7 @@ def test_finite_differences(rng):
     check_gradients(lambda w, i: ops.embedding(w, i), rng.standard_normal((5, 3)), indices, rng=rng)
 
 
-def test_gradients_of_two_uses_add_up(isa, rng):
+def test_gradients_of_two_uses_add_up(backend, rng):
     weight = rng.standard_normal((9, 4))
     first, second = np.array([1, 3, 3]), np.array([3, 8])
     expected = np.zeros((9, 4))
@@ -137,7 +137,7 @@ def test_gradients_of_two_uses_add_up(isa, rng):
         np.testing.assert_array_equal(grad.numpy(), expected)
 
 
-def test_merging_rows_of_huge_tables(isa, rng):
+def test_merging_rows_of_huge_tables(backend, rng):
     # Rows beyond 2^32 take the sort's wide entries.
     rows = np.array([2**40, 5, 2**40 + 1, 5, 2**62])
     values = rng.standard_normal((5, 3))
@@ -148,7 +148,7 @@ def test_merging_rows_of_huge_tables(isa, rng):
     np.testing.assert_allclose(drupe.Tensor(merged).numpy(), expected, rtol=1e-15)
 
 
-def test_same_bits_on_any_number_of_threads(isa, rng):
+def test_same_bits_on_any_number_of_threads(backend, rng):
     indices = np.minimum(rng.integers(0, 5000, 50000), rng.integers(0, 5000, 50000))
     dy = draw(rng, (50000, 20), "float32")
     before = drupe.num_threads()
@@ -161,7 +161,7 @@ def test_same_bits_on_any_number_of_threads(isa, rng):
     np.testing.assert_array_equal(results[0], results[2])
 
 
-def test_nan_and_infinity_stay_in_their_rows(isa):
+def test_nan_and_infinity_stay_in_their_rows(backend):
     dy = np.array([[np.nan], [1.0], [np.inf]])
     grad = backward(np.zeros((4, 1)), np.array([0, 1, 2]), dy).numpy()
     np.testing.assert_array_equal(grad, [[np.nan], [1], [np.inf], [0]])
@@ -169,7 +169,7 @@ def test_nan_and_infinity_stay_in_their_rows(isa):
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**63)])
 @pytest.mark.parametrize("at", [0, 40000, 99999])
-def test_bad_indices_are_found_wherever_they_are(isa, bad, at):
+def test_bad_indices_are_found_wherever_they_are(backend, bad, at):
     indices = np.zeros(100000, np.int64)
     indices[at] = bad
     with pytest.raises(IndexError, match=rf"\[embedding\] indices\[{at}\] is {bad}: the table has 5 rows"):

@@ -60,7 +60,7 @@ def backward(weight, indices, offsets, dy, **options):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("width", [1, 7, 16, 24, 64, 128, 145])
-def test_matches_numpy(isa, rng, name, mode, width):
+def test_matches_numpy(backend, rng, name, mode, width):
     weight = draw(rng, (60, width), name)
     indices = rng.integers(0, 60, 150)
     offsets = np.array([0, 0, 1, 10, 10, 100, 149, 150])
@@ -76,7 +76,7 @@ def test_matches_numpy(isa, rng, name, mode, width):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("width", [1, 20, 130])
 @pytest.mark.parametrize("padding", [None, 3, -1])
-def test_gradients_match_numpy(isa, rng, name, mode, width, padding):
+def test_gradients_match_numpy(backend, rng, name, mode, width, padding):
     weight = draw(rng, (12, width), name)
     indices = rng.integers(0, 12, 90)
     indices[40:44] = 3  # a bag of nothing but the padding row
@@ -97,7 +97,7 @@ def test_gradients_match_numpy(isa, rng, name, mode, width, padding):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("flat", [True, False])
-def test_per_sample_weights(isa, rng, name, flat):
+def test_per_sample_weights(backend, rng, name, flat):
     weight = draw(rng, (9, 33), name)
     indices = rng.integers(0, 9, (5, 8))
     scale, dy = draw(rng, (5, 8), name), draw(rng, (5, 33), name)
@@ -138,7 +138,7 @@ def test_finite_differences(rng, mode):
     [((0,), (0,)), ((0,), (3,)), ((0, 4), None), ((3, 0), None), ((0, 0), None)],
     ids=str,
 )
-def test_empty_bags_give_zeros(isa, mode, indices, offsets):
+def test_empty_bags_give_zeros(backend, mode, indices, offsets):
     weight = np.full((4, 5), np.nan)
     starts = None if offsets is None else np.zeros(offsets, np.int64)
     count = indices[0] if offsets is None else offsets[0]
@@ -149,7 +149,7 @@ def test_empty_bags_give_zeros(isa, mode, indices, offsets):
     np.testing.assert_array_equal(leaf.grad.numpy(), np.zeros((4, 5)))
 
 
-def test_maximum_of_equals_infinities_and_nan(isa):
+def test_maximum_of_equals_infinities_and_nan(backend):
     weight = np.array([[1.0, -np.inf, np.nan], [1.0, -np.inf, 5.0], [0.0, -np.inf, np.nan]])
     leaf = drupe.tensor(weight, requires_grad=True)
     y = ops.embedding_bag(leaf, np.array([[1, 0, 2]]), mode="max")
@@ -158,7 +158,7 @@ def test_maximum_of_equals_infinities_and_nan(isa):
     np.testing.assert_array_equal(leaf.grad.numpy(), [[0, 0, 4], [1, 2, 0], [0, 0, 0]])
 
 
-def test_strided_operands(isa, rng):
+def test_strided_operands(backend, rng):
     table = rng.standard_normal((40, 24)).astype(np.float32)
     indices = rng.integers(0, 20, (12, 10))[::2, ::-1]
     for weight in (table[::2], table[:20, 1:], table[:20, ::2], table.T[:20]):
@@ -192,7 +192,7 @@ def test_random_bags(data):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_same_bits_on_any_number_of_threads(isa, rng, mode):
+def test_same_bits_on_any_number_of_threads(backend, rng, mode):
     weight = draw(rng, (3000, 16), "float32")
     indices = np.minimum(rng.integers(0, 3000, (4000, 10)), rng.integers(0, 3000, (4000, 10)))
     dy = draw(rng, (4000, 16), "float32")

@@ -19,7 +19,7 @@ def draw(rng, shape, name):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
-def test_matches_numpy(isa, rng, name, shape, transposes):
+def test_matches_numpy(backend, rng, name, shape, transposes):
     M, N, K = shape
     ta, tb = transposes
     a = draw(rng, (K, M) if ta else (M, K), name)
@@ -32,7 +32,7 @@ def test_matches_numpy(isa, rng, name, shape, transposes):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_epilogue(isa, rng, name, activation):
+def test_epilogue(backend, rng, name, activation):
     M, N, K = 17, 37, 40
     a, b = draw(rng, (M, K), name), draw(rng, (K, N), name)
     bias, residual = draw(rng, N, name), draw(rng, (M, N), name)
@@ -46,25 +46,25 @@ def test_epilogue(isa, rng, name, activation):
     [((4,), ()), ((), (4,)), ((2, 1), (3,)), ((2, 3), (2, 3)), ((1,), (5,)), ((0,), (1,))],
     ids=str,
 )
-def test_batch_dimensions_broadcast(isa, rng, left, right):
+def test_batch_dimensions_broadcast(backend, rng, left, right):
     a, b = rng.standard_normal((*left, 5, 7)), rng.standard_normal((*right, 7, 9))
     np.testing.assert_allclose(ops.gemm(a, b), a @ b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (0, 0, 0)], ids=str)
-def test_empty_output(isa, shape):
+def test_empty_output(backend, shape):
     M, N, K = shape
     assert ops.gemm(np.ones((M, K)), np.ones((K, N))).shape == (M, N)
 
 
-def test_empty_sum_leaves_the_epilogue(isa):
+def test_empty_sum_leaves_the_epilogue(backend):
     bias = np.array([-1.0, 2.0, 3.0])
     y = ops.gemm(np.ones((2, 0)), np.ones((0, 3)), bias=bias, activation="relu")
     np.testing.assert_array_equal(y, [[0, 2, 3], [0, 2, 3]])
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_strided_operands(isa, rng, name):
+def test_strided_operands(backend, rng, name):
     a = draw(rng, (40, 60), name)[::2, ::-3]
     b = draw(rng, (20, 66), name)[::-1, 1::2]
     residual = draw(rng, (33, 20), name).T
@@ -72,7 +72,7 @@ def test_strided_operands(isa, rng, name):
     assert_close(y, f64(a) @ f64(b) + f64(residual), name, 20, 5)
 
 
-def test_misaligned_and_read_only_operands(isa, rng):
+def test_misaligned_and_read_only_operands(backend, rng):
     buffer = np.zeros(4 * 6 * 4 + 1, np.uint8)
     a = buffer[1:].view(np.float32).reshape(4, 6)
     a[...] = rng.standard_normal((4, 6))
@@ -81,14 +81,14 @@ def test_misaligned_and_read_only_operands(isa, rng):
     assert_close(ops.gemm(a, b), f64(a) @ f64(b), "float32", 6)
 
 
-def test_broadcast_residual(isa, rng):
+def test_broadcast_residual(backend, rng):
     a, b = rng.standard_normal((2, 5, 6)), rng.standard_normal((6, 7))
     for shape in [(7,), (5, 1), (2, 1, 1), ()]:
         residual = rng.standard_normal(shape)
         np.testing.assert_allclose(ops.gemm(a, b, residual=residual), a @ b + residual, rtol=1e-12, atol=1e-12)
 
 
-def test_nan_and_infinity_pass(isa):
+def test_nan_and_infinity_pass(backend):
     a = np.array([[np.nan, 1.0], [np.inf, 1.0]], np.float32)
     y = ops.gemm(a, np.ones((2, 20), np.float32), activation="relu")
     assert np.isnan(y[0]).all()
@@ -117,7 +117,7 @@ def test_batched_gradients(rng, left, right):
     check_gradients(lambda a, b, r: ops.gemm(a, b, residual=r), a, b, rng.standard_normal((3, 1)), rng=rng)
 
 
-def test_same_bits_on_any_number_of_threads(isa, rng):
+def test_same_bits_on_any_number_of_threads(backend, rng):
     a, b = draw(rng, (300, 520), "float32"), draw(rng, (520, 270), "float32")
     before = drupe.num_threads()
     results = []

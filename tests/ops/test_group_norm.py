@@ -25,7 +25,7 @@ def draw(rng, shape, name):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize(("shape", "groups"), CASES, ids=str)
-def test_matches_numpy(isa, rng, name, shape, groups):
+def test_matches_numpy(backend, rng, name, shape, groups):
     C = shape[1]
     x, weight, bias = draw(rng, shape, name), draw(rng, C, name), draw(rng, C, name)
     y = ops.group_norm(x, weight, bias, groups=groups)
@@ -33,7 +33,7 @@ def test_matches_numpy(isa, rng, name, shape, groups):
     assert_close(y, reference(x, groups, weight, bias), name, x.size // shape[0] // groups, 4)
 
 
-def test_layouts_agree_and_channels_stay_last(isa, rng):
+def test_layouts_agree_and_channels_stay_last(backend, rng):
     x = draw(rng, (2, 20, 3, 4), "float32")
     y = ops.group_norm(x, groups=4)
     assert np.moveaxis(y, 1, -1).flags.c_contiguous
@@ -44,7 +44,7 @@ def test_layouts_agree_and_channels_stay_last(isa, rng):
         np.testing.assert_array_equal(y, np.moveaxis(z, -1, 1))
 
 
-def test_large_mean_does_not_cancel(isa, rng):
+def test_large_mean_does_not_cancel(backend, rng):
     x = (rng.standard_normal((2, 6, 40, 30)) + 1e4).astype(np.float32)
     expected = reference(x, 2, np.ones(6), np.zeros(6))
     np.testing.assert_allclose(ops.group_norm(x, groups=2), expected, rtol=1e-6, atol=2e-6)
@@ -52,7 +52,7 @@ def test_large_mean_does_not_cancel(isa, rng):
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 6), 3), ((2, 4, 3, 2), 2), ((2, 3, 4), 3)], ids=str)
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_gradients(isa, rng, shape, groups, layout):
+def test_gradients(backend, rng, shape, groups, layout):
     C = shape[1]
     if layout == "NHWC":
         shape = (shape[0], *shape[2:], C)
@@ -61,7 +61,7 @@ def test_gradients(isa, rng, shape, groups, layout):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_gradients_of_every_dtype(isa, rng, name):
+def test_gradients_of_every_dtype(backend, rng, name):
     shape, groups = (5, 12, 30, 31), 3
     x, weight, dy = draw(rng, shape, name), draw(rng, 12, name), draw(rng, shape, name)
     leaves = [drupe.tensor(a, requires_grad=True) for a in (x, weight, weight)]
@@ -78,7 +78,7 @@ def test_gradients_of_every_dtype(isa, rng, name):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, 4, 0), (2, 0, 3)], ids=str)
-def test_no_elements(isa, shape):
+def test_no_elements(backend, shape):
     x = drupe.zeros(shape, "float64", requires_grad=True)
     weight = drupe.zeros((shape[1],), "float64", requires_grad=True)
     y = ops.group_norm(x, weight, groups=2)
@@ -88,7 +88,7 @@ def test_no_elements(isa, shape):
     np.testing.assert_array_equal(weight.grad.numpy(), np.zeros(shape[1]))
 
 
-def test_nan_stays_in_its_group(isa, rng):
+def test_nan_stays_in_its_group(backend, rng):
     x = rng.standard_normal((2, 6, 5))
     x[1, 3, 2] = np.nan
     y = ops.group_norm(x, groups=3)
@@ -96,7 +96,7 @@ def test_nan_stays_in_its_group(isa, rng):
     assert np.isnan(y).sum() == 10
 
 
-def test_same_bits_on_any_number_of_threads(isa, rng):
+def test_same_bits_on_any_number_of_threads(backend, rng):
     x, dy = draw(rng, (3, 64, 30, 20), "float32"), draw(rng, (3, 64, 30, 20), "float32")
     before = drupe.num_threads()
     results = []

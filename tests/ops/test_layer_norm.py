@@ -27,7 +27,7 @@ def draw(rng, shape, name):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", SIZES)
-def test_matches_numpy(isa, rng, name, size):
+def test_matches_numpy(backend, rng, name, size):
     x, weight, bias = draw(rng, (5, size), name), draw(rng, size, name), draw(rng, size, name)
     y = ops.layer_norm(x, weight, bias)
     assert isinstance(y, np.ndarray)
@@ -39,7 +39,7 @@ def test_matches_numpy(isa, rng, name, size):
 @pytest.mark.parametrize("with_weight", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("with_residual", [False, True])
-def test_optional_operands(isa, rng, name, with_weight, with_bias, with_residual):
+def test_optional_operands(backend, rng, name, with_weight, with_bias, with_residual):
     x = draw(rng, (3, 4, 37), name)
     weight = draw(rng, 37, name) if with_weight else None
     bias = draw(rng, 37, name) if with_bias else None
@@ -49,7 +49,7 @@ def test_optional_operands(isa, rng, name, with_weight, with_bias, with_residual
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_trailing_dimensions(isa, rng, ndim):
+def test_trailing_dimensions(backend, rng, ndim):
     x = rng.standard_normal((3, 5, 7))
     weight, bias = rng.standard_normal((2, *x.shape[-ndim:]))
     y = ops.layer_norm(x, weight, bias, ndim=ndim, eps=0.3)
@@ -57,7 +57,7 @@ def test_trailing_dimensions(isa, rng, ndim):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_float32_parameters_for_16_bit_input(isa, rng, name):
+def test_float32_parameters_for_16_bit_input(backend, rng, name):
     x, weight, bias = draw(rng, (4, 50), name), draw(rng, 50, "float32"), draw(rng, 50, "float32")
     x, weight, bias = (drupe.tensor(a, requires_grad=True) for a in (x, weight, bias))
     y = ops.layer_norm(x, weight, bias)
@@ -69,12 +69,12 @@ def test_float32_parameters_for_16_bit_input(isa, rng, name):
 
 
 @pytest.mark.parametrize("size", [50, 1000, 5000])
-def test_large_mean_does_not_cancel(isa, rng, size):
+def test_large_mean_does_not_cancel(backend, rng, size):
     x = (rng.standard_normal((6, size)) + 1e4).astype(np.float32)
     np.testing.assert_allclose(ops.layer_norm(x), reference(x), rtol=1e-6, atol=2e-6)
 
 
-def test_large_mean_in_backward(isa, rng):
+def test_large_mean_in_backward(backend, rng):
     x, dy = (rng.standard_normal((6, 200)) + 1e4).astype(np.float32), rng.standard_normal((6, 200)).astype(np.float32)
     leaf = drupe.tensor(x, requires_grad=True)
     ops.layer_norm(leaf).backward(dy)
@@ -87,7 +87,7 @@ def test_large_mean_in_backward(isa, rng):
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (2, 0, 3)], ids=str)
-def test_no_elements(isa, shape):
+def test_no_elements(backend, shape):
     x = drupe.zeros(shape, "float64", requires_grad=True)
     weight = drupe.zeros(shape[-1:], "float64", requires_grad=True)
     y = ops.layer_norm(x, weight)
@@ -97,7 +97,7 @@ def test_no_elements(isa, shape):
     np.testing.assert_array_equal(weight.grad.numpy(), np.zeros(shape[-1]))
 
 
-def test_strided_misaligned_and_read_only_operands(isa, rng):
+def test_strided_misaligned_and_read_only_operands(backend, rng):
     x = draw(rng, (40, 30), "float32").T[::2, ::-1]
     residual = draw(rng, (15, 80), "float32")[:, ::2]
     buffer = np.zeros(4 * 40 + 1, np.uint8)
@@ -109,7 +109,7 @@ def test_strided_misaligned_and_read_only_operands(isa, rng):
     assert_close(y, reference(x, weight, bias, residual=residual), "float32", 40, 4)
 
 
-def test_nan_and_infinity_stay_in_their_row(isa, rng):
+def test_nan_and_infinity_stay_in_their_row(backend, rng):
     x = rng.standard_normal((4, 20)).astype(np.float32)
     x[1, 3], x[2, 19] = np.nan, np.inf
     y = ops.layer_norm(x)
@@ -117,14 +117,14 @@ def test_nan_and_infinity_stay_in_their_row(isa, rng):
     assert np.isfinite(y[[0, 3]]).all()
 
 
-def test_constant_row_gives_the_bias(isa):
+def test_constant_row_gives_the_bias(backend):
     y = ops.layer_norm(np.full((2, 33), 7.25, np.float32), None, np.arange(33, dtype=np.float32))
     np.testing.assert_array_equal(y, np.tile(np.arange(33), (2, 1)))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 21, 70])
 @pytest.mark.parametrize("with_residual", [False, True])
-def test_gradients(isa, rng, rows, with_residual):
+def test_gradients(backend, rng, rows, with_residual):
     size = 5 if rows > 10 else 19
     x, weight, bias = rng.standard_normal((rows, size)), rng.standard_normal(size), rng.standard_normal(size)
     if with_residual:
@@ -141,7 +141,7 @@ def test_gradients_over_two_dimensions_without_parameters(rng):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_gradients_of_every_dtype(isa, rng, name):
+def test_gradients_of_every_dtype(backend, rng, name):
     shape = (130, 96)
     x, weight, bias, dy = (draw(rng, s, name) for s in (shape, 96, 96, shape))
     leaves = [drupe.tensor(a, requires_grad=True) for a in (x, weight, bias)]
@@ -167,7 +167,7 @@ def test_strided_gradient(rng):
 
 
 @pytest.mark.parametrize("shape", [(300, 130), (3, 70000)], ids=str)
-def test_same_bits_on_any_number_of_threads(isa, rng, shape):
+def test_same_bits_on_any_number_of_threads(backend, rng, shape):
     x, weight, bias, dy = (draw(rng, s, "float32") for s in (shape, shape[1], shape[1], shape))
     before = drupe.num_threads()
     results = []
@@ -211,7 +211,7 @@ def test_dtype_errors():
         ops.layer_norm(np.ones((2, 2), np.float16), None, np.ones(2))
 
 
-def test_results_that_pass_the_caches_are_those_that_do_not(isa, rng):
+def test_results_that_pass_the_caches_are_those_that_do_not(backend, rng):
     """Above 32 MiB they are written past the caches, where rows begin anywhere in a register; half of them is not."""
     x, dy = rng.standard_normal((2, 8600, 1001), np.float32)
 

@@ -18,7 +18,7 @@ def draw(rng, shape, name):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [1, 7, 16, 17, 63, 64, 100, 16384, 16391])
 @pytest.mark.parametrize("reduction", REDUCE)
-def test_matches_numpy(isa, rng, name, size, reduction):
+def test_matches_numpy(backend, rng, name, size, reduction):
     a, b = draw(rng, size, name)
     y = ops.mse(a, b, reduction=reduction)
     accumulator = "float64" if name == "float64" else "float32"
@@ -27,7 +27,7 @@ def test_matches_numpy(isa, rng, name, size, reduction):
 
 
 @pytest.mark.parametrize("reduction", REDUCE)
-def test_gradients(isa, rng, reduction):
+def test_gradients(backend, rng, reduction):
     a, b = draw(rng, (3, 7), "float64")
     check_gradients(lambda a, b: ops.mse(a, b, reduction=reduction), a, b, rng=rng)
     check_gradients(lambda a: ops.mse(a, b, reduction=reduction), a, rng=rng)
@@ -35,7 +35,7 @@ def test_gradients(isa, rng, reduction):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_gradients_of_every_dtype(isa, rng, name):
+def test_gradients_of_every_dtype(backend, rng, name):
     a, b = draw(rng, 100, name)
     leaf = drupe.tensor(a, requires_grad=True)
     ops.mse(leaf, b, reduction="sum").backward()
@@ -44,7 +44,7 @@ def test_gradients_of_every_dtype(isa, rng, name):
 
 
 @pytest.mark.parametrize("reduction", REDUCE)
-def test_no_elements(isa, reduction):
+def test_no_elements(backend, reduction):
     leaf = drupe.zeros((0, 3), requires_grad=True)
     loss = ops.mse(leaf, np.zeros((0, 3), np.float32), reduction=reduction)
     loss.backward(np.zeros(loss.shape, np.float32))
@@ -53,7 +53,7 @@ def test_no_elements(isa, reduction):
         assert loss.item() == 0
 
 
-def test_strided_operands_and_gradient(isa, rng):
+def test_strided_operands_and_gradient(backend, rng):
     a, b = draw(rng, (40, 30), "float32")
     a, b = a.T[::2, ::-1], b.T[::-2, ::-1]
     leaf = drupe.tensor(a, requires_grad=True)
@@ -63,12 +63,12 @@ def test_strided_operands_and_gradient(isa, rng):
     assert_close(leaf.grad, 2 * (f64(a) - f64(b)) * dy, "float32", 1, 10)
 
 
-def test_nan_and_infinity_pass(isa):
+def test_nan_and_infinity_pass(backend):
     y = ops.mse(np.array([np.nan, np.inf, np.inf]), np.array([0, 0, np.inf]), reduction="none")
     np.testing.assert_array_equal(y, [np.nan, np.inf, np.nan])
 
 
-def test_same_bits_on_any_number_of_threads(isa, rng):
+def test_same_bits_on_any_number_of_threads(backend, rng):
     a, b = draw(rng, 100_003, "float32")
     before = drupe.num_threads()
     results = []

@@ -109,7 +109,7 @@ def new_states(case, params):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("case", CASES)
-def test_follows_the_formula_for_several_steps(isa, rng, case, name):
+def test_follows_the_formula_for_several_steps(backend, rng, case, name):
     _, formula, _, options = CASES[case]
     params = [draw(rng, shape, name) for shape in SHAPES]
     states = new_states(case, params)
@@ -133,7 +133,7 @@ def test_follows_the_formula_for_several_steps(isa, rng, case, name):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_lists_may_mix_dtypes(isa, rng, case):
+def test_lists_may_mix_dtypes(backend, rng, case):
     params = [draw(rng, (40,), name) for name in FLOATS]
     grads = [draw(rng, (40,), name) for name in FLOATS]
     together = [p.copy() for p in params]
@@ -144,7 +144,7 @@ def test_lists_may_mix_dtypes(isa, rng, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_places_in_the_list_leave_no_trace(isa, rng, case):
+def test_places_in_the_list_leave_no_trace(backend, rng, case):
     # The same numbers in one tensor, or cut into many, or on other threads.
     whole, grad = draw(rng, 100_000, "float32"), draw(rng, 100_000, "float32")
     cuts = [1, 20, 5000, 70001]
@@ -163,7 +163,7 @@ def test_places_in_the_list_leave_no_trace(isa, rng, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_strided_arrays(isa, rng, case):
+def test_strided_arrays(backend, rng, case):
     def layouts(make):
         # Sliced, reversed, and transposed: dense, but in another order.
         return [make((12, 16))[::2, ::2], make((6, 8))[::-1], make((8, 6)).T, make((8, 6)).T, make((6, 8))]
@@ -184,7 +184,7 @@ def test_strided_arrays(isa, rng, case):
             np.testing.assert_array_equal(a, b)
 
 
-def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(isa, rng):
+def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(backend, rng):
     buffer = np.zeros(9 * 4 + 1, np.uint8)
     misaligned = buffer[1:].view(np.float32)
     misaligned[...] = rng.standard_normal(9)
@@ -199,7 +199,7 @@ def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(isa, r
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("width", [1, 16, 37])
-def test_sparse_gradients_touch_their_rows_alone(isa, rng, case, name, width):
+def test_sparse_gradients_touch_their_rows_alone(backend, rng, case, name, width):
     rows = np.array([0, 3, 4, 199], np.int64)
     table = draw(rng, (200, width), name)
     other = draw(rng, (50,), name)
@@ -224,7 +224,7 @@ def test_sparse_gradients_touch_their_rows_alone(isa, rng, case, name, width):
         np.testing.assert_array_equal(state[0][untouched], before[untouched])
 
 
-def test_sparse_sgd_is_the_dense_step(isa, rng):
+def test_sparse_sgd_is_the_dense_step(backend, rng):
     table, values = draw(rng, (30, 8), "float32"), draw(rng, (3, 8), "float32")
     grad = SparseRows(drupe.tensor(np.array([2, 7, 29])).raw, drupe.tensor(values).raw, (30, 8))
     sparse, dense = table.copy(), table.copy()
@@ -233,7 +233,7 @@ def test_sparse_sgd_is_the_dense_step(isa, rng):
     np.testing.assert_array_equal(sparse, dense)
 
 
-def test_nan_and_infinity_stay_with_their_elements(isa):
+def test_nan_and_infinity_stay_with_their_elements(backend):
     for case in CASES:
         params = [np.ones(40, np.float32)]
         grad = np.zeros(40, np.float32)
@@ -253,7 +253,7 @@ def test_tensors_know_that_they_were_written():
         y.backward(np.ones((1, 2), np.float32))
 
 
-def test_gradient_that_is_the_parameter_itself(isa):
+def test_gradient_that_is_the_parameter_itself(backend):
     p = np.arange(5, dtype=np.float32)
     ops.sgd([p], [p], lr=0.5)
     np.testing.assert_array_equal(p, np.arange(5) / 2)
@@ -343,7 +343,7 @@ def test_errors_of_sparse_gradients(param, rows, values, error, message):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_global_norm(isa, rng, name):
+def test_global_norm(backend, rng, name):
     arrays = [draw(rng, shape, name) for shape in [(3, 5), (), (0,), (40000,), (70, 9)]]
     arrays.append(draw(rng, (30, 8), name)[::2, ::3])
     expected = math.sqrt(sum(float((f64(x) ** 2).sum()) for x in arrays))
@@ -351,7 +351,7 @@ def test_global_norm(isa, rng, name):
     assert ops.global_norm([]) == 0
 
 
-def test_global_norm_reaches_beyond_float32(isa):
+def test_global_norm_reaches_beyond_float32(backend):
     assert ops.global_norm([np.full(100, 3e30, np.float32)]) == pytest.approx(3e31, rel=1e-6)
     assert ops.global_norm([np.full(100, 3e-30, np.float32)]) == pytest.approx(3e-29, rel=1e-6)
     assert ops.global_norm([np.array([1.0, np.inf], np.float32)]) == np.inf

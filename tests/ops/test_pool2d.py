@@ -71,7 +71,7 @@ CASES = [
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("case", [*CASES, (1, 6, 9, 9, 3, {"dilation": (2, 3), "padding": 2, "stride": 2})], ids=str)
-def test_max_matches_reference(isa, rng, name, case):
+def test_max_matches_reference(backend, rng, name, case):
     N, C, H, W, kernel, options = case
     x = draw(rng, (N, C, H, W), name)
     y = ops.max_pool2d(x, kernel, **options)
@@ -84,7 +84,7 @@ def test_max_matches_reference(isa, rng, name, case):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_avg_matches_reference(isa, rng, name, include, case):
+def test_avg_matches_reference(backend, rng, name, include, case):
     N, C, H, W, kernel, options = case
     x = draw(rng, (N, C, H, W), name)
     y = ops.avg_pool2d(x, kernel, count_include_pad=include, **options)
@@ -95,7 +95,7 @@ def test_avg_matches_reference(isa, rng, name, include, case):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [1, 2, 3, (7, 5), (9, 2), 20], ids=str)
-def test_adaptive_matches_definition(isa, rng, name, size):
+def test_adaptive_matches_definition(backend, rng, name, size):
     x = draw(rng, (2, 70, 7, 5), name)
     P, Q = pair(size)
     expected = np.empty((2, 70, P, Q))
@@ -130,7 +130,7 @@ def test_gradients(rng, function, layout):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("kernel", [3, 17])
-def test_max_gradient_in_every_dtype(isa, rng, name, kernel):
+def test_max_gradient_in_every_dtype(backend, rng, name, kernel):
     x = drupe.tensor(draw(rng, (2, 37, 20, 19), name), requires_grad=True)
     y = ops.max_pool2d(x, kernel, stride=2, padding=1)
     dy = draw(rng, y.shape, name)
@@ -147,7 +147,7 @@ def test_max_gradient_in_every_dtype(isa, rng, name, kernel):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_avg_gradient_in_every_dtype(isa, rng, name):
+def test_avg_gradient_in_every_dtype(backend, rng, name):
     x = drupe.tensor(draw(rng, (2, 37, 9, 8), name), requires_grad=True)
     y = ops.avg_pool2d(x, 3, stride=2, padding=1)
     dy = draw(rng, y.shape, name)
@@ -159,7 +159,7 @@ def test_avg_gradient_in_every_dtype(isa, rng, name):
     assert_close(x.grad.numpy(), expected[:, :, 1:-1, 1:-1], name, 9)
 
 
-def test_first_of_equal_maxima_gets_the_gradient(isa):
+def test_first_of_equal_maxima_gets_the_gradient(backend):
     for value in (0.0, -np.inf):
         x = drupe.tensor(np.full((1, 20, 4, 4), value, np.float32), requires_grad=True)
         y = ops.max_pool2d(x, 3, stride=1, padding=1)
@@ -169,7 +169,7 @@ def test_first_of_equal_maxima_gets_the_gradient(isa):
         np.testing.assert_array_equal(x.grad.numpy()[0, 7], np.outer(rows, rows))
 
 
-def test_nan_propagates(isa):
+def test_nan_propagates(backend):
     x = np.zeros((1, 20, 6, 6), np.float32)
     x[0, :, 1, 1] = np.nan
     x[0, :, 1, 2] = 5
@@ -184,7 +184,7 @@ def test_nan_propagates(isa):
     assert np.isfinite(ops.avg_pool2d(x, 3)[0, :, 1]).all()
 
 
-def test_dilated_window_between_the_elements(isa):
+def test_dilated_window_between_the_elements(backend):
     x = drupe.tensor(np.ones((1, 3, 1, 4)), requires_grad=True)
     y = ops.max_pool2d(x, (2, 1), dilation=(3, 1), padding=(2, 2, 0, 0), stride=1)
     np.testing.assert_array_equal(y.detach().numpy()[0, 0, :, 0], [-np.inf, -np.inf])
@@ -193,7 +193,7 @@ def test_dilated_window_between_the_elements(isa):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
-def test_layouts_agree_and_the_result_is_channels_last(isa, rng, function):
+def test_layouts_agree_and_the_result_is_channels_last(backend, rng, function):
     x = draw(rng, (2, 35, 7, 6), "float32")
     expected = function(x, "NCHW")
     assert expected.transpose(0, 2, 3, 1).flags.c_contiguous
@@ -206,7 +206,7 @@ def test_layouts_agree_and_the_result_is_channels_last(isa, rng, function):
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
 @pytest.mark.parametrize("shape", [(0, 3, 7, 6), (2, 0, 7, 6)], ids=str)
-def test_empty_input(isa, function, shape):
+def test_empty_input(backend, function, shape):
     x = drupe.tensor(np.ones(shape), requires_grad=True)
     y = function(x, "NCHW")
     assert y.shape[:2] == shape[:2]
@@ -231,7 +231,7 @@ def test_same_bits_on_any_number_of_threads(rng, function):
         np.testing.assert_array_equal(results[0][1], other[1])
 
 
-def test_random_geometries(isa, rng):
+def test_random_geometries(backend, rng):
     for _ in range(80):
         kernel = tuple(int(v) for v in rng.integers(1, 5, 2))
         dilation = tuple(int(v) for v in rng.integers(1, 3, 2))

@@ -94,7 +94,7 @@ def test_views(rng, x):
 
 
 @pytest.mark.parametrize("name", EVERY_DTYPE)
-def test_concat(isa, rng, name):
+def test_concat(backend, rng, name):
     parts = [rng.integers(0, 2, (3, n, 4)).astype(dtype(name)) for n in (2, 0, 5)]
     for axis in (1, -2):
         np.testing.assert_array_equal(ops.concat(parts, axis), np.concatenate(parts, axis))
@@ -122,7 +122,7 @@ def test_split(x):
 
 
 @pytest.mark.parametrize("name", EVERY_DTYPE)
-def test_pad(isa, rng, name):
+def test_pad(backend, rng, name):
     x = rng.integers(0, 2, (2, 3)).astype(dtype(name))
     value = True if name == "bool" else 1
     expected = np.pad(x, [(1, 0), (2, 3)], constant_values=value)
@@ -132,7 +132,7 @@ def test_pad(isa, rng, name):
 
 @pytest.mark.parametrize("source", EVERY_DTYPE)
 @pytest.mark.parametrize("target", EVERY_DTYPE)
-def test_cast(isa, rng, source, target):
+def test_cast(backend, rng, source, target):
     x = rng.integers(0, 100, (7, 11)).astype(dtype(source))
     y = ops.cast(x, target)
     assert y.dtype == dtype(target)
@@ -153,7 +153,7 @@ def test_cast_gradient_returns_in_the_dtype_of_the_input(rng):
     [((4,), (4,)), ((4,), (4, 3)), ((2, 4), (4,)), ((2, 4), (4, 3)), ((5, 2, 4), (4,)), ((4,), (5, 4, 3))],
     ids=str,
 )
-def test_matmul(isa, rng, left, right):
+def test_matmul(backend, rng, left, right):
     a, b = rng.standard_normal(left), rng.standard_normal(right)
     np.testing.assert_allclose(ops.matmul(a, b), a @ b, rtol=1e-12, atol=1e-12)
     check_gradients(ops.matmul, a, b, rng=rng)

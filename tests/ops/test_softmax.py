@@ -22,7 +22,7 @@ def draw(rng, shape, name):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", SIZES)
-def test_matches_scipy(isa, rng, op, name, size):
+def test_matches_scipy(backend, rng, op, name, size):
     function, reference = OPS[op]
     x = draw(rng, (3, size), name)
     y = function(x)
@@ -38,7 +38,7 @@ def test_matches_scipy(isa, rng, op, name, size):
     [((5, 3), 0), ((4, 7, 5), 1), ((2, 6, 70), 1), ((33, 17), 0), ((2, 1, 3), 1), ((40,), 0), ((2, 3, 4, 9), -4)],
     ids=str,
 )
-def test_any_axis(isa, rng, op, name, shape, axis):
+def test_any_axis(backend, rng, op, name, shape, axis):
     function, reference = OPS[op]
     x = draw(rng, shape, name)
     assert_close(function(x, axis), reference(f64(x), axis=axis), name, shape[axis], 4)
@@ -46,12 +46,12 @@ def test_any_axis(isa, rng, op, name, shape, axis):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize(("shape", "axis"), [((0, 4), -1), ((4, 0), -1), ((4, 0), 0), ((0,), 0)], ids=str)
-def test_empty(isa, op, shape, axis):
+def test_empty(backend, op, shape, axis):
     assert OPS[op][0](np.ones(shape), axis).shape == shape
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_strided_misaligned_and_read_only_input(isa, rng, op):
+def test_strided_misaligned_and_read_only_input(backend, rng, op):
     function, reference = OPS[op]
     x = draw(rng, (12, 40), "float32")
     for view in (x.T, x[::-2, 1::3], np.broadcast_to(x[0], (5, 40))):
@@ -66,7 +66,7 @@ def test_strided_misaligned_and_read_only_input(isa, rng, op):
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("size", [5, 40, 300])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_non_finite_rows(isa, op, size, axis):
+def test_non_finite_rows(backend, op, size, axis):
     function, _ = OPS[op]
     x = np.zeros((5, size), np.float32)
     x[0, size // 2] = np.nan
@@ -84,7 +84,7 @@ def test_non_finite_rows(isa, op, size, axis):
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [3, 100, 1000])
-def test_rows_sum_to_one_whatever_the_shift(isa, rng, name, size):
+def test_rows_sum_to_one_whatever_the_shift(backend, rng, name, size):
     x = draw(rng, (4, size), name)
     np.testing.assert_allclose(f64(ops.softmax(x)).sum(-1), 1, atol=2e-2 if name == "bfloat16" else 2e-3)
     shifted = f64(x).astype(np.float32)
@@ -95,14 +95,14 @@ def test_rows_sum_to_one_whatever_the_shift(isa, rng, name, size):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize(("shape", "axis"), [((3, 5), -1), ((2, 4, 3), 1), ((1, 1), 0), ((2, 35), 1)], ids=str)
-def test_gradients(isa, rng, op, shape, axis):
+def test_gradients(backend, rng, op, shape, axis):
     check_gradients(lambda x: OPS[op][0](x, axis), rng.standard_normal(shape), rng=rng)
 
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize(("shape", "axis"), [((3, 257), -1), ((2, 9, 70), 1), ((6, 16), -1)], ids=str)
-def test_backward_matches_numpy(isa, rng, op, name, shape, axis):
+def test_backward_matches_numpy(backend, rng, op, name, shape, axis):
     x = drupe.tensor(draw(rng, shape, name), requires_grad=True)
     y = OPS[op][0](x, axis)
     dy = np.moveaxis(draw(rng, np.moveaxis(np.empty(shape), 0, -1).shape, name), -1, 0)  # strided
@@ -116,7 +116,7 @@ def test_backward_matches_numpy(isa, rng, op, name, shape, axis):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_same_bits_on_any_number_of_threads(isa, rng, op):
+def test_same_bits_on_any_number_of_threads(backend, rng, op):
     x = draw(rng, (700, 90), "float32")
     before = drupe.num_threads()
     results = []

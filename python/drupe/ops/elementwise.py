@@ -54,11 +54,11 @@ class _Operands:
         elif right is not None:
             self.arrays, self.call = (0,), Call(name, a)
             (raw,) = self.call.raw
-            self.raw = (raw, _C.scalar(name, right, raw.dtype))
+            self.raw = (raw, _C.scalar(name, right, raw.dtype, raw.device))
         elif left is not None:
             self.arrays, self.call = (1,), Call(name, b)
             (raw,) = self.call.raw
-            self.raw = (_C.scalar(name, left, raw.dtype), raw)
+            self.raw = (_C.scalar(name, left, raw.dtype, raw.device), raw)
 
     def needs_grad(self, position: int) -> bool:
         """Return whether this operand wants a gradient."""
@@ -168,7 +168,7 @@ def pow(a: Array, b: Array) -> Any:
     y = _C.binary("pow", ra, rb)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
-        zero, one = (_C.scalar("pow", value, ra.dtype) for value in (0, 1))
+        zero, one = (_C.scalar("pow", value, ra.dtype, ra.device) for value in (0, 1))
         da = db = None
         if need_a:
             slope = _C.binary("mul", rb, _C.binary("pow", ra, _C.binary("sub", rb, one)))
@@ -189,8 +189,8 @@ def _extremum(name: str, a: Array, b: Array) -> Any:
     need_a, need_b = call.needs_grad(0), call.needs_grad(1)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, _C.Tensor | None]:
-        half = _C.binary("mul", dy, _C.scalar(name, 0.5, dy.dtype))
-        shared = _C.where(_C.binary("eq", ra, rb), half, _C.scalar(name, 0, dy.dtype))
+        half = _C.binary("mul", dy, _C.scalar(name, 0.5, dy.dtype, dy.device))
+        shared = _C.where(_C.binary("eq", ra, rb), half, _C.scalar(name, 0, dy.dtype, dy.device))
         da = _C.where(_C.binary("gt" if name == "maximum" else "lt", ra, rb), dy, shared)
         db = sum_to_shape(_C.binary("sub", dy, da), rb.shape) if need_b else None
         return sum_to_shape(da, ra.shape) if need_a else None, db
@@ -276,7 +276,7 @@ def where(condition: Array, a: Array, b: Array) -> Any:
     need_a, need_b = chosen.needs_grad(0), chosen.needs_grad(1)
 
     def backward(dy: _C.Tensor) -> list[_C.Tensor | None]:
-        zero = _C.scalar("where", 0, dy.dtype)
+        zero = _C.scalar("where", 0, dy.dtype, dy.device)
         da = sum_to_shape(_C.where(mask, dy, zero), ra.shape) if need_a else None
         db = sum_to_shape(_C.where(mask, zero, dy), rb.shape) if need_b else None
         return [None, *chosen.of_arrays([da, db])]
@@ -324,7 +324,7 @@ def _unary(name: str, x: A) -> A:
         if name == "log":
             return (_C.binary("div", dy, saved),)
         if name in _FLAT:
-            return (_C.full(dy.shape, 0, dy.dtype),)
+            return (_C.full(dy.shape, 0, dy.dtype, dy.device),)
         return (_C.unary_backward(name, dy, saved),)
 
     return call.output(y, backward)

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from drupe import _C
 from drupe.autograd import SparseRows
 from drupe.ops._call import Array
-from drupe.tensor import Tensor, to_raw
+from drupe.tensor import Tensor, share
 
 
 def _in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
     """Return raw tensors that share the arrays' memory."""
-    raw = [to_raw(x, op) for x in arrays]
+    raw = [share(x, op) for x in arrays]
     for i, (x, y) in enumerate(zip(arrays, raw, strict=True)):
         interface = None if isinstance(x, Tensor) else getattr(x, "__array_interface__", None)
         if interface is not None and y.numel > 0 and interface["data"][0] != y.data_ptr:
@@ -32,7 +32,7 @@ def _in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
 
 def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Tensor], list[_C.Tensor | None]]:
     """Return the gradients, and for each the rows that they are of, or None."""
-    values = [g.values if isinstance(g, SparseRows) else to_raw(g, op) for g in grads]
+    values = [g.values if isinstance(g, SparseRows) else share(g, op) for g in grads]
     rows = [g.indices if isinstance(g, SparseRows) else None for g in grads]
     return values, rows
 

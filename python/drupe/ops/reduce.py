@@ -74,7 +74,7 @@ def mean(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
     y = _C.reduce("mean", raw, axes, keepdims)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
-        count = _C.scalar("mean", raw.numel / builtins.max(y.numel, 1), dy.dtype)
+        count = _C.scalar("mean", raw.numel / builtins.max(y.numel, 1), dy.dtype, dy.device)
         return (_spread(_C.binary("div", dy, count), raw, axes),)
 
     return call.output(y, backward)
@@ -102,7 +102,7 @@ def var(x: A, *, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> A:
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         free = raw.numel / builtins.max(y.numel, 1) - ddof
         centred = _C.binary("sub", raw, _C.reduce("mean", raw, axes, True))
-        scaled = _C.binary("mul", dy, _C.scalar("var", 2 / free if free > 0 else float("nan"), dy.dtype))
+        scaled = _C.binary("mul", dy, _C.scalar("var", 2 / free if free > 0 else float("nan"), dy.dtype, dy.device))
         return (_C.binary("mul", centred, _spread(scaled, raw, axes)),)
 
     return call.output(y, backward)
@@ -116,7 +116,7 @@ def prod(x: A, *, axis: Axis = None, keepdims: bool = False) -> A:
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         # The product of the others: p / x where there is no zero; with one zero, p of the others at its place alone.
-        zero, one = (_C.scalar("prod", value, raw.dtype) for value in (0, 1))
+        zero, one = (_C.scalar("prod", value, raw.dtype, raw.device) for value in (0, 1))
         is_zero = _C.binary("eq", raw, zero)
         zeros = _C.cast(_C.reduce("sum", is_zero, axes, True), raw.dtype)
         nonzero = _C.where(is_zero, one, raw)
@@ -138,7 +138,7 @@ def _extremum(name: str, x: A, axis: Axis, keepdims: bool) -> A:
         chosen = _C.binary("eq", raw, _spread(y, raw, axes))
         count = _C.cast(_C.reduce("sum", chosen, axes, keepdims), dy.dtype)
         share = _spread(_C.binary("div", dy, count), raw, axes)
-        return (_C.where(chosen, share, _C.scalar(name, 0, dy.dtype)),)
+        return (_C.where(chosen, share, _C.scalar(name, 0, dy.dtype, dy.device)),)
 
     return call.output(y, backward)
 

@@ -205,7 +205,7 @@ def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
     key = tuple(items)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
-        dx = _C.zeros(raw.shape, raw.dtype)
+        dx = _C.zeros(raw.shape, raw.dtype, raw.device)
         _C.copy_into(_view(dx, key), dy)
         return (dx,)
 
@@ -288,7 +288,7 @@ def split(x: A, sizes: int | Sequence[int], axis: int = 0) -> tuple[A, ...]:
         present = [dy for dy in dys if dy is not None]
         if len(present) == len(dys):
             return (_C.concat(present, axis),)
-        dx = _C.zeros(raw.shape, raw.dtype)
+        dx = _C.zeros(raw.shape, raw.dtype, raw.device)
         for dy, (begin, end) in zip(dys, spans, strict=True):
             if dy is not None:
                 _C.copy_into(dx.slice(axis, begin, end, 1), dy)

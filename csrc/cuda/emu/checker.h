@@ -1,0 +1,69 @@
+// Watches every load and store of the kernels (which are compiled with the thread sanitizer's hooks, answered here) for
+// addresses out of bounds and for races in shared memory. Two accesses to a byte race when one of them writes and no
+// barrier orders them: vector clocks tell (Flanagan & Freund 2009, "FastTrack", section 3).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <source_location>
+#include <vector>
+
+namespace drupe::emu {
+
+struct Thread;
+struct Block;
+
+#if defined(DRUPE_EMU_CHECK)
+inline constexpr bool kChecked = true;
+#else
+inline constexpr bool kChecked = false;
+#endif
+
+using Counts = std::vector<std::uint32_t>;
+
+// What a thread has seen of the others: the counts it shares with those it last met, and its own count.
+struct Clock {
+  std::shared_ptr<const Counts> seen;
+  std::uint32_t own = 1;
+};
+
+// What a barrier knows: all that who arrived had seen.
+struct SyncClock {
+  Counts counts;
+  std::shared_ptr<const Counts> merged;  // the last `seen` that was taken in
+};
+
+void release(SyncClock& sync, Thread& thread);
+// Several threads go on, each having seen what the barrier has.
+void acquire(SyncClock& sync, Thread* const* threads, std::size_t count);
+// All of them meet: release and acquire in one.
+void meet(Thread* const* threads, std::size_t count);
+
+// Who touched a byte of shared memory last.
+struct Cell {
+  std::uint32_t write_clock, read_clock;
+  std::uint16_t writer, reader;
+  std::uint8_t pending;  // the writer is a copy in flight
+  std::uint8_t generic;  // written by an ordinary store, not yet fenced towards the async proxy
+};
+
+using Shadow = std::vector<Cell>;
+
+// A copy in flight to shared memory; bytes past `size` become zero.
+struct PendingCopy {
+  std::byte* to;
+  const std::byte* from;
+  std::size_t bytes, size;
+  bool landed;
+};
+
+enum class Access : std::uint8_t { read, write, atomic };
+
+// For what the emulator itself does on a thread's behalf. Faults as the hooks do.
+void check_access(Thread& thread, const void* address, std::size_t bytes, Access access, std::source_location where);
+// A copy to shared memory begins or ends.
+void begin_copy(Thread& thread, const PendingCopy& copy, std::source_location where);
+void end_copy(Thread& thread, PendingCopy& copy);
+
+}  // namespace drupe::emu
