@@ -35,7 +35,7 @@ __all__: list[str] = [
     "cross_entropy",
     "cross_entropy_backward",
     "cuda_built",
-    "cuda_reason",
+    "cuda_status",
     "dropout",
     "embedding",
     "embedding_backward",
@@ -79,6 +79,7 @@ __all__: list[str] = [
     "softmax",
     "softmax_backward",
     "sum_of_squares",
+    "to_device",
     "to_numpy",
     "topk",
     "topk_backward",
@@ -306,6 +307,7 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
+def cuda_status() -> tuple[bool, str, int]: ...
 def dropout(
     x: Tensor,
     p: typing.SupportsFloat | typing.SupportsIndex,
@@ -371,6 +373,7 @@ def full(
     shape: tuple[int, ...],
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
     dtype: str,
+    device: str = "cpu",
 ) -> Tensor: ...
 def gemm(
     a: Tensor,
@@ -494,6 +497,7 @@ def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
     dtype: str,
+    device: str = "cpu",
 ) -> Tensor: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
@@ -515,6 +519,7 @@ def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
+def to_device(x: Tensor, device: str) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(
     x: Tensor,
@@ -539,4 +544,3 @@ def zeros(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ..
 
 __version__: str
 cuda_built: str = "OFF"
-cuda_reason: str = "this version has no CUDA kernels yet"

@@ -7,7 +7,8 @@ same numbers, whatever the number of threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -38,6 +39,22 @@ def next_stream() -> tuple[int, int]:
         stream = _seed, _offset
         _offset += 1
     return stream
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put the seed, and how far the draws have come, back afterwards: what is seeded and drawn within leaves no trace.
+
+    The state is that of the process: draws of other threads in the meantime repeat afterwards.
+    """
+    global _seed, _offset
+    with _lock:
+        before = _seed, _offset
+    try:
+        yield
+    finally:
+        with _lock:
+            _seed, _offset = before
 
 
 def generator() -> np.random.Generator:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io as textio
 import sys
 
@@ -108,6 +109,24 @@ def test_the_same_seed_gives_the_same_bits(data):
     assert results[0][0] == results[1][0]
     assert_same(results[0][1], results[1][1])
     assert results[0][0] != results[2][0]
+
+
+@pytest.mark.parametrize("stop", [None, StopIteration, KeyboardInterrupt])
+def test_the_global_generator_is_as_if_nothing_had_been_trained(data, stop):
+    class Stop(Callback):
+        def on_epoch_end(self, epoch, logs):
+            if stop:
+                raise stop
+
+    model = make()
+    drupe.manual_seed(7)
+    drupe.random.normal((3,))
+    expected = drupe.random.normal((5,)).numpy()
+    drupe.manual_seed(7)
+    drupe.random.normal((3,))
+    with contextlib.nullcontext() if stop is not KeyboardInterrupt else pytest.raises(KeyboardInterrupt):
+        model.fit(*data, epochs=2, callbacks=[Stop()])
+    np.testing.assert_array_equal(drupe.random.normal((5,)).numpy(), expected)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "rmsprop"])
@@ -308,7 +327,7 @@ def test_progress(data):
     make().fit(x, y, epochs=2, validation_data=(x, y), callbacks=[bar])
     assert "a network" in out.getvalue()
     assert "100%" in out.getvalue()
-    assert "held out 0." in out.getvalue()
+    assert "validation 0." in out.getvalue()
     lines = textio.StringIO()
     make().fit(x, y, epochs=2, callbacks=[PrintEpochs(lines)])
     assert lines.getvalue().startswith("epoch 1/2  loss ")

@@ -126,7 +126,10 @@ def _train(console: Console, name: str, out: Path, seed: int, quick: bool) -> Ou
         return ProgressBar(label, console)
 
     outcome = demo_tasks.train(name, out, seed, quick, progress)
-    sizes = f"{outcome.train_rows} to learn from, {outcome.held_rows} held out, {outcome.parameters:,} parameters"
+    sizes = (
+        f"{outcome.train_rows} to learn from, {outcome.validation_rows} for validation, {outcome.held_rows} held out, "
+        f"{outcome.parameters:,} parameters"
+    )
     console.print(f"  [dim]{outcome.task}: {sizes}, {outcome.seconds:.0f} s[/dim]")
     return outcome
 

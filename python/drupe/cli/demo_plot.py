@@ -39,7 +39,7 @@ def _curve(axes: Any, name: str, label: str, history: Any) -> None:
             color=_GOLD,
             linewidth=1.4,
             markersize=4,
-            label="held out",
+            label="validation",
             clip_on=False,
             zorder=3,
         )

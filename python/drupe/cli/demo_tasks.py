@@ -1,11 +1,16 @@
-"""The three networks of ``drupe demo``: each trained on real data, beside a baseline on the same split."""
+"""The three networks of ``drupe demo``: each trained on real data, beside a baseline on the same split.
+
+Of every data set some rows are held out, and asked about once, at the end. A tenth of the rest is for validation: to
+watch the training, and to choose its options by. Network and baseline both learn from the rows that remain, and from
+those alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 import drupe
-from drupe.data import MaskedTokens, WordPiece, digits, fair, python_documentation, split, stdlib_docstrings
+from drupe.data import (
+    MaskedTokens,
+    ShiftedImages,
+    WordPiece,
+    digits,
+    fair,
+    python_documentation,
+    split,
+    stdlib_docstrings,
+)
 from drupe.models import (
     BertConfig,
     BertForMaskedLM,
@@ -28,6 +42,7 @@ from drupe.train import Callback, History, Model
 
 # Makes a progress bar with a label.
 Progress = Callable[[str], Callback]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -39,6 +54,7 @@ class Outcome:
         task: what it had to tell.
         parameters: how many it has.
         train_rows: examples that it was trained on.
+        validation_rows: examples that its training was watched by.
         held_rows: examples held out.
         accuracy: on those.
         baseline: what it stands beside.
@@ -56,6 +72,7 @@ class Outcome:
     task: str
     parameters: int
     train_rows: int
+    validation_rows: int
     held_rows: int
     accuracy: float
     baseline: str
@@ -67,6 +84,23 @@ class Outcome:
     extra: dict[str, float] = field(default_factory=dict)
     checkpoints: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def _three_way(
+    rows: int, *, fraction: float, seed: int, groups: Sequence[Hashable] | None = None
+) -> tuple[Rows, Rows, Rows]:
+    """Divide ``range(rows)`` into indices to train on, for validation (a tenth of the rest), and held out.
+
+    Args:
+        rows: how many there are.
+        fraction: in (0, 1): how many to hold out, of the rows or, if given, of the groups.
+        seed: of the choice.
+        groups: one label per row; rows of one group stay together.
+    """
+    rest, held = split(rows, fraction=fraction, seed=seed, groups=groups)
+    inner = None if groups is None else [groups[i] for i in rest]
+    train, validation = split(len(rest), fraction=0.1, seed=seed, groups=inner)
+    return rest[train], rest[validation], held
 
 
 def _fingerprint(*models: Model) -> str:
@@ -93,28 +127,29 @@ def text(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
     """Pretrain a small BERT on the Python documentation, then teach it to sort docstrings into chapters."""
     drupe.manual_seed(seed)
     docs = stdlib_docstrings()
-    train, held = split(len(docs), fraction=0.2, seed=seed, groups=docs.groups)
+    train, validation, held = _three_way(len(docs), fraction=0.2, seed=seed, groups=docs.groups)
     labels = np.array(docs.labels)
-    train_texts, held_texts = [docs.texts[i] for i in train], [docs.texts[i] for i in held]
+    train_texts, validation_texts, held_texts = ([docs.texts[i] for i in rows] for rows in (train, validation, held))
 
     corpus = [*python_documentation().values(), *train_texts]
-    tokenizer = WordPiece.train(corpus, vocab_size=3000)
+    tokenizer = WordPiece.train(corpus, vocab_size=6000)
     packed = tokenizer.pack(corpus, length=64)
     # So short a training underfits: no dropout before there is a small set to learn by heart.
-    config = BertConfig.tiny(vocab_size=len(tokenizer), max_position_embeddings=96, hidden_dropout_prob=0.0)
+    config = BertConfig.tiny(
+        vocab_size=len(tokenizer), max_position_embeddings=96, hidden_dropout_prob=0.0, initializer_range=0.05
+    )
     encoder = BertForMaskedLM(config)
-    held_packed = tokenizer.pack(held_texts[:200], length=64)
-    held_masked = MaskedTokens(held_packed, tokenizer).sample(np.random.default_rng(seed))
+    watched = MaskedTokens(tokenizer.pack(validation_texts, length=64), tokenizer)
     pretraining = encoder.fit(
         MaskedTokens(packed, tokenizer),
-        epochs=1 if quick else 3,
-        batch_size=32,
-        learning_rate=2e-3,
+        epochs=1 if quick else 4,
+        batch_size=16,
+        learning_rate=1e-3,
         weight_decay=0.01,
         schedule="linear",
         warmup=0.1,
         max_grad_norm=1.0,
-        validation_data=held_masked,
+        validation_data=watched.sample(np.random.default_rng(seed)),
         seed=seed,
         callbacks=[progress("BERT · masked words")],
     )
@@ -125,19 +160,20 @@ def text(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
     classifier = BertForSequenceClassification(tuned)
     classifier.load_pretrained(encoder.state_dict())
     encoded = tokenizer.encode(docs.texts, max_length=96)
-    x_train = {name: value[train] for name, value in encoded.inputs().items()}
-    x_held = {name: value[held] for name, value in encoded.inputs().items()}
+    x_train, x_validation, x_held = (
+        {name: value[rows] for name, value in encoded.inputs().items()} for rows in (train, validation, held)
+    )
     tuning = classifier.fit(
         x_train,
         labels[train],
-        epochs=1 if quick else 4,
+        epochs=1 if quick else 5,
         batch_size=32,
         learning_rate=1e-3,
         weight_decay=0.01,
         schedule="linear",
         warmup=0.1,
         max_grad_norm=1.0,
-        validation_data=(x_held, labels[held]),
+        validation_data=(x_validation, labels[validation]),
         seed=seed,
         callbacks=[progress("BERT · chapters")],
     )
@@ -150,6 +186,7 @@ def text(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
         task=f"chapter of the manual ({len(docs.label_names)}) from a docstring",
         parameters=_size(classifier),
         train_rows=len(train),
+        validation_rows=len(validation),
         held_rows=len(held),
         accuracy=float((logits.argmax(axis=1) == labels[held]).mean()),
         baseline="TF-IDF, logistic regression",
@@ -204,18 +241,17 @@ def pictures(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
     """Train a small ResNet on handwritten digits."""
     drupe.manual_seed(seed)
     images, labels = digits()
-    train, held = split(len(images), fraction=0.25, seed=seed)
+    train, validation, held = _three_way(len(images), fraction=0.25, seed=seed)
     model = ResNet(ResNetConfig.digits())
     history = model.fit(
-        images[train],
-        labels[train],
-        epochs=2 if quick else 15,
+        ShiftedImages(images[train], labels[train]),
+        epochs=2 if quick else 25,
         batch_size=32,
         learning_rate=3e-3,
         weight_decay=0.01,
         schedule="cosine",
         warmup=0.1,
-        validation_data=(images[held], labels[held]),
+        validation_data=(images[validation], labels[validation]),
         seed=seed,
         callbacks=[progress("ResNet · digits")],
     )
@@ -229,6 +265,7 @@ def pictures(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
         task="digit (10) from an image of 8×8",
         parameters=_size(model),
         train_rows=len(train),
+        validation_rows=len(validation),
         held_rows=len(held),
         accuracy=float((logits.argmax(axis=1) == labels[held]).mean()),
         baseline="support vector machine",
@@ -253,7 +290,7 @@ def table(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
     """Train Wide & Deep on a survey."""
     drupe.manual_seed(seed)
     data = fair()
-    train, held = split(len(data.target), fraction=0.25, seed=seed)
+    train, validation, held = _three_way(len(data.target), fraction=0.25, seed=seed)
     mean, deviation = data.numeric[train].mean(axis=0), data.numeric[train].std(axis=0)
     numeric = (data.numeric - mean) / deviation
     column = {name: i for i, name in enumerate(data.categorical_names)}
@@ -263,21 +300,22 @@ def table(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
         numeric=numeric.shape[1],
         crosses=tuple((column[a], column[b]) for a, b in pairs),
         embedding_size=4,
-        hidden=(32, 16),
-        dropout=0.1,
+        hidden=(16,),
+        dropout=0.2,
     )
     model = WideDeep(config)
-    x_train = {"categorical": data.categorical[train], "numeric": numeric[train]}
-    x_held = {"categorical": data.categorical[held], "numeric": numeric[held]}
+    x_train, x_validation, x_held = (
+        {"categorical": data.categorical[rows], "numeric": numeric[rows]} for rows in (train, validation, held)
+    )
     history = model.fit(
         x_train,
         data.target[train],
         epochs=2 if quick else 20,
         batch_size=128,
         learning_rate=2e-3,
-        weight_decay=0.1,
+        weight_decay=0.3,
         schedule="cosine",
-        validation_data=(x_held, data.target[held]),
+        validation_data=(x_validation, data.target[validation]),
         seed=seed,
         callbacks=[progress("Wide & Deep · survey")],
     )
@@ -289,6 +327,7 @@ def table(out: Path, seed: int, quick: bool, progress: Progress) -> Outcome:
         task="affair (yes or no) from a survey's answers",
         parameters=_size(model),
         train_rows=len(train),
+        validation_rows=len(validation),
         held_rows=len(held),
         accuracy=float(((chance > 0.5) == data.target[held]).mean()),
         baseline="logistic regression",

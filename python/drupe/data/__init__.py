@@ -6,6 +6,7 @@ from drupe.data.docstrings import Docstrings, stdlib_docstrings
 from drupe.data.documentation import python_documentation
 from drupe.data.fair import Table, fair
 from drupe.data.masking import MaskedTokens, mask_tokens
+from drupe.data.shifting import ShiftedImages
 from drupe.data.split import split
 from drupe.data.wordpiece import Encoded, WordPiece
 
@@ -14,6 +15,7 @@ __all__ = [
     "Docstrings",
     "Encoded",
     "MaskedTokens",
+    "ShiftedImages",
     "Table",
     "WordPiece",
     "batches",

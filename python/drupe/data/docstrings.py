@@ -93,6 +93,8 @@ def _docstrings(name: str) -> Iterator[tuple[str, str]]:
     for key, value in sorted(vars(module).items()):
         if key.startswith("_") or not (inspect.isclass(value) or inspect.isroutine(value)):
             continue
+        if value.__module__ == "builtins":  # str, bytes, … under another name say nothing of the module
+            continue
         group = f"{name}.{key}"
         members = sorted(vars(value).items()) if inspect.isclass(value) else []
         for text in [value.__doc__, *(getattr(v, "__doc__", None) for k, v in members if not k.startswith("_"))]:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import drupe
-from drupe import ops, optim, schedules
+from drupe import ops, optim, random, schedules
 from drupe.data.batches import Arrays, Batches
 from drupe.nn import Module
 from drupe.tensor import Tensor
@@ -173,8 +172,9 @@ class Run:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.train()
         try:
-            for epoch in range(len(self.history), self.epochs):
-                self._epoch(epoch, epoch_batches(epoch), validate)
+            with random.preserved():
+                for epoch in range(len(self.history), self.epochs):
+                    self._epoch(epoch, epoch_batches(epoch), validate)
         except StopIteration:
             pass
         finally:
@@ -189,7 +189,7 @@ class Run:
     def _epoch(self, epoch: int, data: Batches, validate: Callable[[], dict[str, float]]) -> None:
         start = time.perf_counter()
         # Anew for every epoch, so that one that follows a restart draws what it would have drawn without.
-        drupe.manual_seed(int(np.random.SeedSequence([self.seed, epoch, 2]).generate_state(1)[0]))
+        random.manual_seed(int(np.random.SeedSequence([self.seed, epoch, 2]).generate_state(1)[0]))
         means = Means(self.loss)
         for step, (inputs, target) in enumerate(data):
             factor = self.schedule(epoch * self.steps + step)

@@ -75,7 +75,7 @@ class Model(Module):
             loss: a name (``"cross_entropy"``, ``"bce_with_logits"``, ``"mse"``), or a function of (output, target);
                 that of the model by default.
             shuffle: draw another order in every epoch.
-            seed: of the order, the source, and dropout.
+            seed: of the order, the source, and dropout; what :func:`drupe.manual_seed` set is left as it was.
             callbacks: see :class:`drupe.train.Callback`.
             verbose: 0 silent, 1 a progress bar, 2 a line per epoch.
             checkpoint: a file to write after every epoch, with the optimizer's state.

@@ -8,7 +8,7 @@ from drupe.train.callbacks import Callback, StepInfo
 
 
 class ProgressBar(Callback):
-    """A bar with the smoothed loss, the held-out metric, and the time that is left, drawn by rich.
+    """A bar with the smoothed loss, the metric on the validation data, and the time that is left, drawn by rich.
 
     Args:
         label: in front of the bar.
@@ -51,9 +51,9 @@ class ProgressBar(Callback):
         self.progress.update(self.task, completed=info.epoch * info.steps + info.step + 1, state=state)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Remember the held-out numbers, to show them beside the next epoch's loss."""
+        """Remember the validation numbers, to show them beside the next epoch's loss."""
         shown = [(name.removeprefix("val_"), value) for name, value in logs.items() if name.startswith("val_")]
-        self.metrics = "".join(f"  held out {value:.3f}" for name, value in shown if name != "loss")
+        self.metrics = "".join(f"  validation {value:.3f}" for name, value in shown if name != "loss")
         if self.loss is not None:
             state = f"loss {self.loss:.3f}{self.metrics}"
             self.progress.update(self.task, state=state)
