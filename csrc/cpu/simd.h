@@ -161,7 +161,8 @@ DRUPE_INLINE Vec<T, I> exponent(Vec<T, I> a) {
 }
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> mantissa(Vec<T, I> a) {
-  return {std::scalbn(a.v, -std::ilogb(a.v))};
+  int exponent = 0;
+  return {2 * std::frexp(a.v, &exponent)};
 }
 // Makes what stream() wrote visible before whatever is written next.
 template <Isa I>

@@ -426,16 +426,29 @@ def empty(shape: Sequence[int], dtype: DtypeLike = "float32", *, device: str | N
     return Tensor(_C.empty(tuple(shape), dtype_name(dtype), device or _default_device))
 
 
-def zeros(shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:
+def zeros(
+    shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False, device: str | None = None
+) -> Tensor:
     """Return a tensor of zeros; errors as :func:`empty`."""
-    return Tensor(_C.zeros(tuple(shape), dtype_name(dtype), _default_device), requires_grad=requires_grad)
+    raw = _C.zeros(tuple(shape), dtype_name(dtype), device or _default_device)
+    return Tensor(raw, requires_grad=requires_grad)
 
 
-def full(shape: Sequence[int], value: float, dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:
+def full(
+    shape: Sequence[int],
+    value: float,
+    dtype: DtypeLike = "float32",
+    *,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """Return a tensor of one value; errors as :func:`empty`."""
-    return Tensor(_C.full(tuple(shape), value, dtype_name(dtype), _default_device), requires_grad=requires_grad)
+    raw = _C.full(tuple(shape), value, dtype_name(dtype), device or _default_device)
+    return Tensor(raw, requires_grad=requires_grad)
 
 
-def ones(shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False) -> Tensor:
+def ones(
+    shape: Sequence[int], dtype: DtypeLike = "float32", *, requires_grad: bool = False, device: str | None = None
+) -> Tensor:
     """Return a tensor of ones; errors as :func:`empty`."""
-    return full(shape, 1, dtype, requires_grad=requires_grad)
+    return full(shape, 1, dtype, requires_grad=requires_grad, device=device)

@@ -269,7 +269,7 @@ class _Pretrained(Model):
             if isinstance(module, Linear) and module.bias is not None:
                 nn.init.zeros(module.bias)
             if isinstance(module, Embedding) and module.padding_idx is not None:
-                module.weight.detach().numpy()[module.padding_idx] = 0
+                nn.init.zeros(module.weight.detach()[module.padding_idx])
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as Hugging Face does: tied parameters once."""

@@ -31,7 +31,7 @@ class Embedding(Module):
         self.sparse = sparse
         self.weight = init.normal(Parameter(empty((count, features))))
         if self.padding_idx is not None:
-            self.weight.detach().numpy()[self.padding_idx] = 0
+            init.zeros(self.weight.detach()[self.padding_idx])
 
     def forward(self, indices: Any) -> Any:
         """Return (..., D) for integer ``indices`` (...)."""

@@ -185,6 +185,25 @@ class Module:
         for parameter in self.parameters():
             parameter.grad = None
 
+    @property
+    def device(self) -> str:
+        """Where the parameters and buffers lie: ``"cpu"`` or ``"cuda:<index>"``; that of the first one."""
+        return next((tensor.device for tensor in (*self.parameters(), *self.buffers())), "cpu")
+
+    def to(self: Self, device: str) -> Self:
+        """Move the parameters and buffers to a device, in place, dropping gradients, and return self.
+
+        Args:
+            device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+
+        Raises:
+            ValueError: no device has that name.
+            RuntimeError: there is no such device here, and why.
+        """
+        for tensor in [*self.parameters(), *self.buffers()]:
+            tensor.raw, tensor.grad = tensor.detach().to(device).raw, None
+        return self
+
     def astype(self: Self, dtype: DtypeLike) -> Self:
         """Convert the float parameters and buffers, in place, dropping gradients, and return self.
 

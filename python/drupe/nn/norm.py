@@ -122,7 +122,7 @@ class BatchNorm2d(Module):
     def forward(self, x: Any) -> Any:
         """Return the shape of ``x`` (B, C, H, W); update the running statistics while training."""
         if self.training:
-            self.num_batches_tracked.numpy()[...] += 1
+            self.num_batches_tracked.copy_from(ops.add(self.num_batches_tracked, 1))
         return ops.batch_norm(
             x,
             self.weight,

@@ -37,13 +37,26 @@ def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
     return Tensor
 
 
+def _side_by_side(op: str, inputs: tuple[Any, ...]) -> tuple[_C.Tensor | None, ...]:
+    """Return raw tensors; arrays of the host follow a tensor that lies on a device there."""
+    raw = tuple(None if x is None else to_raw(x, op) for x in inputs)
+    device = next((x.device for x in inputs if isinstance(x, Tensor) and x.device != "cpu"), None)
+    if device is None:
+        return raw
+    return tuple(
+        y if y is None or isinstance(x, Tensor) or y.device != "cpu" else _C.to_device(y, device)
+        for x, y in zip(inputs, raw, strict=True)
+    )
+
+
 class Call(Generic[A]):
     """One call of an op.
 
     Args:
         name: the op, for errors.
         first, others: its array arguments, None where one is left out. A gradient may flow to each. The results are
-            of the first one's kind, or tensors where any of them is one.
+            of the first one's kind, or tensors where any of them is one. Arrays of the host that are no tensors are
+            copied to the device of a tensor beside them.
 
     Attributes:
         raw: the inputs as raw tensors.
@@ -57,7 +70,7 @@ class Call(Generic[A]):
         given = [x for x in self.inputs if x is not None]
         if not given:
             to_raw(None, name)  # raises, as for anything else that is no array
-        self.raw: tuple[Any, ...] = tuple(None if x is None else to_raw(x, name) for x in self.inputs)
+        self.raw: tuple[Any, ...] = _side_by_side(name, self.inputs)
         if any(isinstance(x, Tensor) for x in given):
             self._export: Callable[[_C.Tensor], Any] = Tensor
         else:

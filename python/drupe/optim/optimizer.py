@@ -100,7 +100,7 @@ class Optimizer:
         dtype = "float64" if p.raw.dtype == "float64" else "float32"
         for name in self._state_names(group):
             if name not in state:
-                state[name] = zeros(p.shape, dtype)
+                state[name] = zeros(p.shape, dtype, device=p.device)
         return state
 
     def _states(self, params: Sequence[Tensor], name: str) -> list[Tensor]:
@@ -206,6 +206,6 @@ class Optimizer:
                         f"[{self.name}] {name} of parameter {number} is {array.raw.dtype} {array.shape}: "
                         f"expected {dtype} {p.shape}"
                     )
-                state[name] = tensor(array)
+                state[name] = tensor(array).to(p.device)
             states[id(p)] = state
         return states

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from drupe import ops, optim, random, schedules
 from drupe.data.batches import Arrays, Batches
 from drupe.nn import Module
-from drupe.tensor import Tensor
+from drupe.tensor import Tensor, default_device
 from drupe.train.callbacks import Callback, StepInfo
 from drupe.train.checkpoint import load_checkpoint, save_checkpoint
 from drupe.train.history import History
@@ -172,7 +172,7 @@ class Run:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.train()
         try:
-            with random.preserved():
+            with random.preserved(), default_device(self.model.device):
                 for epoch in range(len(self.history), self.epochs):
                     self._epoch(epoch, epoch_batches(epoch), validate)
         except StopIteration:

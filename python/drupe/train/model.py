@@ -14,7 +14,7 @@ from drupe import io, optim
 from drupe.autograd import no_grad
 from drupe.data.batches import Arrays, Batches, arrays_of, batches, count_rows
 from drupe.nn import Module
-from drupe.tensor import Tensor
+from drupe.tensor import Tensor, default_device
 from drupe.train.callbacks import Callback, PrintEpochs
 from drupe.train.history import History
 from drupe.train.loop import Means, Run, call, evaluating, make_optimizer, make_schedule
@@ -165,7 +165,7 @@ class Model(Module):
         count_rows(x, y, op="evaluate")
         _check_targets(y, chosen, "evaluate")
         means = Means(chosen)
-        with evaluating(self), no_grad():
+        with evaluating(self), no_grad(), default_device(self.device):
             for inputs, target in batches(x, y, batch_size=batch_size):
                 output = call(self, inputs)
                 means.add(float(chosen.function(output, target).item()), output, target)
@@ -185,7 +185,7 @@ class Model(Module):
             ValueError: no data, or lengths that differ.
         """
         count_rows(x, op="predict")
-        with evaluating(self), no_grad():
+        with evaluating(self), no_grad(), default_device(self.device):
             parts = [call(self, inputs).numpy() for inputs in batches(x, batch_size=batch_size)]
         return np.concatenate(parts)
 
