@@ -63,7 +63,7 @@ def as_arrays(output: Any) -> Arrays:
         output = output.detach()
         if str(getattr(output, "dtype", "")) in ("torch.bfloat16", "torch.float16"):
             output = output.float()
-        return [np.asarray(output.numpy())]
+        return [np.asarray((output.cpu() if hasattr(output, "cpu") else output).numpy())]
     return [np.asarray(output)]
 
 
@@ -215,13 +215,15 @@ def time_interleaved(
     effort: Effort,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    finish: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
     """Time calls in rounds, one sample each per round, whose order rotates from round to round.
 
-    Before a sample of several calls comes one that is not timed: the caches hold another contender's data.
+    Before a sample of several calls comes one that is not timed: the caches hold another contender's data. A sample
+    ends when ``finish`` returns, which waits for a device.
     """
     names = list(contenders)
-    timings = {name: Timing(calls=_calibrate(contenders[name], effort, clock)) for name in names}
+    timings = {name: Timing(calls=_calibrate(contenders[name], effort, clock, finish)) for name in names}
     rounds = effort.rounds
     collecting = gc.isenabled()
     gc.disable()
@@ -235,7 +237,7 @@ def time_interleaved(
                 sleep(effort.settle_s)
                 if calls > 1:
                     call()
-                timings[name].samples_s.append(_sample(call, calls, clock))
+                timings[name].samples_s.append(_sample(call, calls, clock, finish))
             done += 1
             if clock() - start > effort.max_round_s:
                 rounds = min(rounds, max(3, done))
@@ -245,20 +247,22 @@ def time_interleaved(
     return timings
 
 
-def _sample(call: Call, calls: int, clock: Clock) -> float:
+def _sample(call: Call, calls: int, clock: Clock, finish: Callable[[], None]) -> float:
+    finish()
     start = clock()
     for _ in range(calls):
         call()
+    finish()
     return (clock() - start) / calls
 
 
-def _calibrate(call: Call, effort: Effort, clock: Clock) -> int:
+def _calibrate(call: Call, effort: Effort, clock: Clock, finish: Callable[[], None]) -> int:
     """Warm up, and return how many calls fill a sample."""
     start = clock()
     fastest = float("inf")
     runs = 0
     while runs < 2 or (clock() - start < effort.warmup_s and runs < 10000):
-        fastest = min(fastest, _sample(call, 1, clock))
+        fastest = min(fastest, _sample(call, 1, clock, finish))
         runs += 1
     return max(1, int(np.ceil(effort.min_sample_s / max(fastest, 1e-9))))
 
@@ -278,6 +282,7 @@ def run_case(
     *,
     installed: Callable[[str], bool],
     clock: Clock = time.perf_counter,
+    finish: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
     """Check every contender's output, then time those that are right.
 
@@ -287,6 +292,7 @@ def run_case(
         effort: how long.
         installed: whether a package is there.
         clock: seconds.
+        finish: waits until a device has done what was queued on it.
 
     Returns:
         A timing for drupe and for each peer of the case that was asked for, in the case's order.
@@ -314,7 +320,7 @@ def run_case(
     _check(setup, ready, timings)
     right = {name: prepared.call for name, prepared in ready.items() if timings[name].status == "ok"}
     if DRUPE in right:
-        for name, timing in time_interleaved(right, effort, clock).items():
+        for name, timing in time_interleaved(right, effort, clock, finish=finish).items():
             timing.error = timings[name].error
             timings[name] = timing
         add_ratios(timings)

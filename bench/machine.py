@@ -13,6 +13,7 @@ import drupe
 from drupe.runtime import measure_limit
 
 _SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
+_DEVICE_WORKING_SETS = {"l2": 16 << 20, "dram": 2 << 30}  # of a GPU
 
 
 def cpu_model() -> str:
@@ -86,6 +87,7 @@ class Limits:
         compute: flops per second by ``fma_f32`` and ``dot_bf16``; None where the processor has none.
         bandwidth: bytes per second by (``read`` | ``copy`` | ``copy_nt``, working set in bytes).
         seconds: how long each measurement lasts.
+        device: what was measured.
     """
 
     threads: int
@@ -93,13 +95,15 @@ class Limits:
     compute: dict[str, float | None]
     bandwidth: dict[tuple[str, int], float]
     seconds: float
+    device: str = "cpu"
     levels: dict[str, int] = field(default_factory=dict)  # the working set that stands for each level of memory
 
     @classmethod
-    def measure(cls, seconds: float = 0.25) -> Limits:
+    def measure(cls, seconds: float = 0.25, device: str = "cpu") -> Limits:
         """Measure the compute limits, and the bandwidths of every cache level and of main memory."""
-        compute = {name: measure_limit(name, seconds=seconds) for name in ("fma_f32", "dot_bf16")}
-        limits = cls(drupe.num_threads(), drupe.cpu_isa(), compute, {}, seconds, working_sets(drupe.num_threads()))
+        compute = {name: measure_limit(name, seconds=seconds, device=device) for name in ("fma_f32", "dot_bf16")}
+        levels = working_sets(drupe.num_threads()) if device == "cpu" else dict(_DEVICE_WORKING_SETS)
+        limits = cls(drupe.num_threads(), drupe.cpu_isa(), compute, {}, seconds, device, levels)
         for size in limits.levels.values():
             for kind in ("read", "copy", "copy_nt"):
                 limits._rate(kind, size)
@@ -147,7 +151,7 @@ class Limits:
             # Bandwidth is the machine's, whatever the kernels are made for.
             drupe.set_cpu_isa(drupe.cpu_isas()[-1])
             try:
-                rate = measure_limit(kind, working_set=size, seconds=self.seconds)
+                rate = measure_limit(kind, working_set=size, seconds=self.seconds, device=self.device)
             finally:
                 drupe.set_cpu_isa(before)
             assert rate is not None
@@ -159,6 +163,7 @@ class Limits:
         return {
             "threads": self.threads,
             "isa": self.isa,
+            "device": self.device,
             "compute_gflops": {name: None if rate is None else rate / 1e9 for name, rate in self.compute.items()},
             "levels_bytes": self.levels,
             "bandwidth_gb_s": [

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +22,10 @@ import numpy as np
 
 import drupe
 from drupe.bench.harness import Prepared
+from drupe.tensor import get_default_device
 
 NAMES = ("numpy", "torch", "jax", "onnxruntime", "openvino")
+ON_DEVICE = ("torch",)  # those that are also timed on a GPU
 
 
 def installed(name: str) -> bool:
@@ -76,12 +79,30 @@ def _set_blas_threads(threads: int) -> None:
                 break
 
 
-def drupe_backward(y: drupe.Tensor, gradient: Any, *leaves: drupe.Tensor) -> list[Any]:
-    """Run the backward pass of ``y``, which may run again; return the gradients of the leaves."""
-    for leaf in leaves:
-        leaf.grad = None
-    y.backward(gradient, retain_graph=True)
-    return [leaf.grad for leaf in leaves]
+def here(array: np.ndarray[Any, Any]) -> Any:
+    """Return what drupe's ops get: the array itself, or on a device a tensor there."""
+    return array if get_default_device() == "cpu" else drupe.tensor(array)
+
+
+def drupe_call(function: Callable[..., Any], *arrays: np.ndarray[Any, Any]) -> Callable[[], Any]:
+    """Time ``function(*arrays)``."""
+    inputs = [here(a) for a in arrays]
+    return lambda: function(*inputs)
+
+
+def drupe_backward(
+    output: Callable[[], drupe.Tensor], gradient: np.ndarray[Any, Any], *leaves: drupe.Tensor
+) -> Callable[[], list[Any]]:
+    """Time the backward pass of what ``output`` returns, the same tensor time and again or a fresh one."""
+    dy = here(gradient)
+
+    def call() -> list[Any]:
+        for leaf in leaves:
+            leaf.grad = None
+        output().backward(dy, retain_graph=True)
+        return [leaf.grad for leaf in leaves]
+
+    return call
 
 
 def with_view(
@@ -96,14 +117,23 @@ def with_view(
 
 
 def torch_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> Any:
-    """Return the array as a torch tensor of the same dtype, bfloat16 included."""
+    """Return the array as a torch tensor of the same dtype, bfloat16 included, on the device that drupe uses."""
     torch = importlib.import_module("torch")
     array = np.array(array, order="C")
     if array.dtype.name == "bfloat16":
         tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     else:
         tensor = torch.from_numpy(array)
+    tensor = tensor.to(get_default_device())
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def finish() -> None:
+    """Wait for the work that drupe and torch have queued on the device in use."""
+    if (device := get_default_device()) != "cpu":
+        drupe.synchronize(device)
+        if "torch" in sys.modules and not drupe.cuda_status()["emulated"]:
+            sys.modules["torch"].cuda.synchronize()
 
 
 def torch_module() -> Any:

@@ -64,7 +64,7 @@ def step(shapes: Shapes, rng: np.random.Generator) -> Setup:
         zeros = [[np.zeros(shape, dtype) for shape in shapes] for _ in range(2)]
         return [[p.astype(dtype) for p in params], [g.astype(dtype) for g in grads], *zeros]
 
-    own = state()
+    own = [[peers.here(array) for array in arrays] for arrays in state()]
 
     def call() -> Any:
         ops.adamw(*own, step=1, **_OPTIONS)

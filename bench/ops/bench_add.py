@@ -35,7 +35,7 @@ def forward(shape: tuple[int, ...], other: tuple[int, ...], rng: np.random.Gener
     b = rng.standard_normal(other, dtype=np.float32)
     nodes = [{"op": "Add", "inputs": ["a", "b"], "outputs": ["y"]}]
     return Setup(
-        drupe=lambda: ops.add(a, b),
+        drupe=peers.drupe_call(ops.add, a, b),
         reference=lambda: a.astype(np.float64) + b,
         tolerance=1e-6,
         peers={

@@ -63,7 +63,7 @@ def _probabilities(q: Any, k: Any, mask: Any) -> Any:
 
 def _torch(kind: str, mask: Any) -> Any:
     def attend(torch: Any, q: Any, k: Any, v: Any) -> Any:
-        bias = torch.from_numpy(mask) if kind == "padding" else None
+        bias = peers.torch_tensor(mask) if kind == "padding" else None
         function = torch.nn.functional.scaled_dot_product_attention
         return function(q, k, v, attn_mask=bias, is_causal=kind == "causal")
 
@@ -105,7 +105,7 @@ def forward(kind: str, B: int, H: int, S: int, D: int, rng: np.random.Generator)
     if kind == "full":
         del constants["mask"]
     return Setup(
-        drupe=lambda: ops.attention(q, k, v, **options),
+        drupe=peers.drupe_call(partial(ops.attention, **options), q, k, v),
         reference=lambda: _probabilities(q.astype(float), k.astype(float), mask) @ v,
         tolerance=1e-4,
         peers={
@@ -133,7 +133,7 @@ def training(kind: str, B: int, H: int, S: int, D: int, rng: np.random.Generator
         return [ds @ k, ds.swapaxes(-1, -2) @ q, p.swapaxes(-1, -2) @ dy]
 
     return Setup(
-        drupe=lambda: peers.drupe_backward(ops.attention(*leaves, **options), dy, *leaves),
+        drupe=peers.drupe_backward(lambda: ops.attention(*leaves, **options), dy, *leaves),
         reference=reference,
         tolerance=1e-4,
         peers={

@@ -73,7 +73,7 @@ def training(shape: tuple[int, ...], rng: np.random.Generator) -> Setup:
     running = [np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32)]
     nchw = {"torch": lambda: peers.torch_call(_torch, _nchw(x), weight, bias, *running)}
     return Setup(
-        drupe=lambda: ops.batch_norm(*arrays, *running, training=True, layout="NHWC"),
+        drupe=peers.drupe_call(partial(ops.batch_norm, training=True, layout="NHWC"), *arrays, *running),
         reference=lambda: _normalised(x.astype(float)) * weight + bias,
         tolerance=1e-5,
         peers={
@@ -103,7 +103,7 @@ def inference(shape: tuple[int, ...], rng: np.random.Generator) -> Setup:
         **peers.onnx_peers(nodes, {"x": _nchw(x)}, named),
     }
     return Setup(
-        drupe=lambda: ops.batch_norm(x, *named.values(), training=False, layout="NHWC"),
+        drupe=peers.drupe_call(partial(ops.batch_norm, training=False, layout="NHWC"), x, *named.values()),
         reference=lambda: scaled(x.astype(float)),
         tolerance=1e-5,
         peers={
@@ -131,7 +131,7 @@ def backward(shape: tuple[int, ...], rng: np.random.Generator) -> Setup:
 
     nchw = {"torch": lambda: peers.torch_backward(_torch, _nchw(dy), _nchw(arrays[0]), *arrays[1:])}
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, dy, *leaves),
+        drupe=peers.drupe_backward(lambda: y, dy, *leaves),
         reference=reference,
         tolerance=1e-4,
         peers={

@@ -84,7 +84,7 @@ def forward(layout: str, B: int, C: int, S: int, rng: np.random.Generator) -> Se
         return np.asarray(y).transpose(0, 3, 1, 2) if layout == "NHWC" else np.asarray(y)
 
     return Setup(
-        drupe=lambda: ops.conv2d(own, w, padding=1, layout=layout),
+        drupe=peers.drupe_call(partial(ops.conv2d, padding=1, layout=layout), own, w),
         reference=lambda: _convolve(x.astype(float), w.astype(float)),
         tolerance=1e-5,
         view=view,
@@ -122,7 +122,7 @@ def backward(B: int, C: int, S: int, rng: np.random.Generator) -> Setup:
         return [dx.numpy().transpose(0, 3, 1, 2), dw]
 
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, gradient, images, kernel),
+        drupe=peers.drupe_backward(lambda: y, gradient, images, kernel),
         reference=reference,
         tolerance=1e-4,
         view=view,

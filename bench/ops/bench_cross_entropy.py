@@ -53,7 +53,7 @@ def forward(rows: int, classes: int, rng: np.random.Generator) -> Setup:
     """``mean(log sum exp(x) - x[label])``."""
     x, labels = _draw(rows, classes, rng)
     return Setup(
-        drupe=lambda: ops.cross_entropy(x, labels),
+        drupe=peers.drupe_call(ops.cross_entropy, x, labels),
         reference=lambda: _loss(x.astype(float), labels),
         tolerance=1e-5,
         peers={
@@ -79,7 +79,7 @@ def backward(rows: int, classes: int, rng: np.random.Generator) -> Setup:
         return e / rows
 
     return Setup(
-        drupe=lambda: peers.drupe_backward(loss, one, logits),
+        drupe=peers.drupe_backward(lambda: loss, one, logits),
         reference=reference,
         tolerance=1e-5,
         peers={

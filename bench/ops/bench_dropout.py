@@ -84,7 +84,7 @@ def forward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
         "jax": lambda: peers.jax_call(_jax, x, np.array(_SEED)),
     }
     return Setup(
-        drupe=lambda: ops.dropout(x, _P, seed=_SEED),
+        drupe=peers.drupe_call(lambda x: ops.dropout(x, _P, seed=_SEED), x),
         reference=lambda: _dropped(x),
         tolerance=1e-6,
         peers=peers.with_view(rivals, _of_another_stream(x)),
@@ -101,7 +101,7 @@ def backward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
         "jax": lambda: peers.jax_backward(_jax, dy, x, np.array(_SEED)),
     }
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, dy, leaf),
+        drupe=peers.drupe_backward(lambda: y, dy, leaf),
         reference=lambda: _dropped(dy),
         tolerance=1e-6,
         peers=peers.with_view(rivals, _of_another_stream(dy)),

@@ -62,16 +62,16 @@ def forward(table: int, width: int, bags: int, length: int, rng: np.random.Gener
     weight = rng.random((table, width), dtype=np.float32)
     indices, offsets = _draw(table, bags, length, rng)
 
-    def torch_bag(torch: Any, indices: Any, offsets: Any) -> Any:
-        return torch.nn.functional.embedding_bag(indices, torch.from_numpy(weight), offsets, mode="sum")
+    def torch_bag(torch: Any, weight: Any, indices: Any, offsets: Any) -> Any:
+        return torch.nn.functional.embedding_bag(indices, weight, offsets, mode="sum")
 
     return Setup(
-        drupe=lambda: ops.embedding_bag(weight, indices, offsets),
+        drupe=peers.drupe_call(ops.embedding_bag, weight, indices, offsets),
         reference=lambda: weight[indices].astype(float).reshape(bags, length, width).sum(1),
         tolerance=1e-5,
         peers={
             "numpy": lambda: lambda: weight[indices].reshape(bags, length, width).sum(1),
-            "torch": lambda: peers.torch_call(torch_bag, indices, offsets),
+            "torch": lambda: peers.torch_call(torch_bag, weight, indices, offsets),
             "jax": lambda: peers.jax_call(_jax_sum(bags), weight, indices),
         },
     )
@@ -93,7 +93,7 @@ def backward(table: int, width: int, bags: int, length: int, rng: np.random.Gene
 
     def torch_peer() -> Prepared:
         torch = peers.torch_module()
-        rows = torch.from_numpy(weight).requires_grad_()
+        rows = peers.torch_tensor(weight, requires_grad=True)
         chosen, starts, upstream = (peers.torch_tensor(a) for a in (indices, offsets, dy))
         output = torch.nn.functional.embedding_bag(chosen, rows, starts, mode="sum", sparse=True)
 
@@ -105,7 +105,7 @@ def backward(table: int, width: int, bags: int, length: int, rng: np.random.Gene
         return Prepared(call)
 
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, dy, leaf),
+        drupe=peers.drupe_backward(lambda: y, dy, leaf),
         reference=reference,
         tolerance=1e-5,
         peers={"torch": torch_peer},

@@ -56,7 +56,7 @@ def forward(rows: int, columns: int, rng: np.random.Generator) -> Setup:
         **peers.onnx_peers(nodes, {"x": x}),
     }
     return Setup(
-        drupe=lambda: ops.gelu(x),
+        drupe=peers.drupe_call(ops.gelu, x),
         reference=reference,
         tolerance=1e-5,
         view=_sampled,
@@ -80,7 +80,7 @@ def backward(rows: int, columns: int, rng: np.random.Generator) -> Setup:
         "jax": lambda: peers.jax_backward(lambda jax, x: jax.nn.gelu(x, approximate=False), dy, a),
     }
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, dy, x),
+        drupe=peers.drupe_backward(lambda: y, dy, x),
         reference=reference,
         tolerance=1e-5,
         view=_sampled,

@@ -60,7 +60,7 @@ def product(M: int, N: int, K: int, dtype: str, rng: np.random.Generator) -> Set
     if dtype == "float32":
         rivals |= peers.onnx_peers([{"op": "MatMul", "inputs": "ab", "outputs": "y"}], {"a": a}, {"b": b})
     return Setup(
-        drupe=lambda: ops.gemm(a, b),
+        drupe=peers.drupe_call(ops.gemm, a, b),
         reference=lambda: a.astype(np.float64) @ b.astype(np.float64),
         tolerance=_TOLERANCE[dtype],
         peers=rivals,
@@ -90,7 +90,9 @@ def linear_gelu(M: int, N: int, K: int, dtype: str, rng: np.random.Generator) ->
         {"op": "Gelu", "inputs": ["z"], "outputs": ["y"]},
     ]
     return Setup(
-        drupe=lambda: ops.gemm(x, w, bias=bias, transpose_b=True, activation="gelu"),
+        drupe=peers.drupe_call(
+            lambda x, w, bias: ops.gemm(x, w, bias=bias, transpose_b=True, activation="gelu"), x, w, bias
+        ),
         reference=numpy_call,
         tolerance=_TOLERANCE[dtype],
         peers={

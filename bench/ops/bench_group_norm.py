@@ -75,7 +75,7 @@ def forward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> Se
     x, weight, bias = _draw(shape, rng)
     nchw = {"torch": lambda: peers.torch_call(partial(_torch, groups), _nchw(x), weight, bias)}
     return Setup(
-        drupe=lambda: ops.group_norm(x, weight, bias, groups=groups, layout="NHWC"),
+        drupe=peers.drupe_call(partial(ops.group_norm, groups=groups, layout="NHWC"), x, weight, bias),
         reference=lambda: _group_norm(groups, x.astype(float), weight, bias),
         tolerance=1e-5,
         peers={
@@ -109,7 +109,7 @@ def backward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> S
 
     nchw = {"torch": lambda: peers.torch_backward(partial(_torch, groups), _nchw(dy), _nchw(arrays[0]), *arrays[1:])}
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, dy, *leaves),
+        drupe=peers.drupe_backward(lambda: y, dy, *leaves),
         reference=reference,
         tolerance=1e-4,
         peers={

@@ -79,7 +79,7 @@ def forward(B: int, C: int, S: int, rng: np.random.Generator) -> Setup:
         return Prepared(call)
 
     return Setup(
-        drupe=lambda: ops.max_pool2d(own, 3, stride=2, padding=1, layout="NHWC"),
+        drupe=peers.drupe_call(lambda x: ops.max_pool2d(x, 3, stride=2, padding=1, layout="NHWC"), own),
         reference=lambda: _windows(x).max(-1),
         tolerance=0,
         view=lambda y: np.asarray(y).transpose(0, 3, 1, 2),
@@ -114,7 +114,7 @@ def backward(B: int, C: int, S: int, rng: np.random.Generator) -> Setup:
         return Prepared(lambda: torch.autograd.grad(output, [leaf], upstream, retain_graph=True))
 
     return Setup(
-        drupe=lambda: peers.drupe_backward(y, gradient, images),
+        drupe=peers.drupe_backward(lambda: y, gradient, images),
         reference=reference,
         tolerance=1e-5,
         view=lambda grads: grads[0].numpy().transpose(0, 3, 1, 2),

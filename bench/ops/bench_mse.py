@@ -47,7 +47,7 @@ def forward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
     """``mean((a - b)^2)``."""
     a, b = _draw(shape, rng)
     return Setup(
-        drupe=lambda: ops.mse(a, b),
+        drupe=peers.drupe_call(ops.mse, a, b),
         reference=lambda: ((a.astype(float) - b) ** 2).mean(),
         tolerance=1e-5,
         peers={
@@ -65,7 +65,7 @@ def backward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
     loss = ops.mse(leaf, b)
     one = np.ones((), np.float32)
     return Setup(
-        drupe=lambda: peers.drupe_backward(loss, one, leaf),
+        drupe=peers.drupe_backward(lambda: loss, one, leaf),
         reference=lambda: 2 * (a.astype(float) - b) / a.size,
         tolerance=1e-5,
         peers={

@@ -33,7 +33,7 @@ def forward(shape: tuple[int, ...], axis: tuple[int, ...], rng: np.random.Genera
     """``sum(x)`` along axes."""
     x = rng.standard_normal(shape, dtype=np.float32)
     return Setup(
-        drupe=lambda: ops.sum(x, axis=axis),
+        drupe=peers.drupe_call(partial(ops.sum, axis=axis), x),
         reference=lambda: x.astype(np.float64).sum(axis=axis),
         tolerance=1e-5,
         peers={

@@ -11,6 +11,12 @@ namespace drupe::bindings {
 void bind_runtime(py::module_& m) {
   m.attr("__version__") = DRUPE_VERSION;
   m.attr("cuda_built") = DRUPE_CUDA_BUILT;
+  m.def(
+      "synchronize",
+      [](Device device) {
+        if (device.type == DeviceType::cuda) cuda::synchronize(device.index);
+      },
+      py::arg("device"), Nogil());
   m.def("cuda_status", [] {
     const cuda::Status status = cuda::status();
     return std::make_tuple(status.available, status.reason, status.devices);

@@ -12,6 +12,13 @@
 
 namespace drupe::cuda {
 
+// Whether this build's GPU is the emulated one.
+#if defined(DRUPE_CUDA_EMULATED)
+inline constexpr bool kEmulated = true;
+#else
+inline constexpr bool kEmulated = false;
+#endif
+
 struct Status {
   bool available;
   std::string reason;  // why, or why not

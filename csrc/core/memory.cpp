@@ -11,14 +11,24 @@
 #include <new>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace drupe {
 namespace {
 
+// To AddressSanitizer, a block in the pool is out of bounds, and so is what lies past the bytes asked for.
+void forbid([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
-constexpr bool kCache = false;  // let AddressSanitizer see every lifetime
-#else
-constexpr bool kCache = true;
+  __asan_poison_memory_region(block, bytes);
 #endif
+}
+void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(block, bytes);
+#endif
+}
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kLargest = std::size_t{1} << 62;
@@ -27,7 +37,6 @@ constexpr std::size_t kLargest = std::size_t{1} << 62;
 std::size_t size_class(std::size_t bytes) {
   if (bytes <= kAlignment) return kAlignment;
   if (bytes > kLargest) throw std::bad_alloc();
-  if (!kCache) return (bytes + kAlignment - 1) / kAlignment * kAlignment;
   const std::size_t step = std::max(kAlignment, std::bit_floor(bytes - 1) / 4);
   return (bytes + step - 1) / step * step;
 }
@@ -69,15 +78,13 @@ class Pool {
   void give_back(void* block, std::size_t bytes) noexcept {
     std::lock_guard lock(mutex_);
     stats_.in_use_bytes -= bytes;
-    if (kCache) {
-      try {
-        free_[bytes].push_back(block);
-        stats_.cached_bytes += bytes;
-        return;
-      } catch (const std::bad_alloc&) {
-      }
+    try {
+      free_[bytes].push_back(block);
+      stats_.cached_bytes += bytes;
+      forbid(block, bytes);
+    } catch (const std::bad_alloc&) {
+      std::free(block);
     }
-    std::free(block);
   }
 
   void drop_cached() {
@@ -88,7 +95,10 @@ class Pool {
       stats_.cached_bytes = 0;
     }
     for (auto& [bytes, list] : blocks) {
-      for (void* block : list) std::free(block);
+      for (void* block : list) {
+        allow(block, bytes);
+        std::free(block);
+      }
     }
   }
 
@@ -124,7 +134,11 @@ Pool& pool() {
 }  // namespace
 
 void* take_block(std::size_t bytes) {
-  return pool().take(size_class(bytes));
+  const std::size_t size = size_class(bytes);
+  void* block = pool().take(size);
+  forbid(block, size);
+  allow(block, bytes);
+  return block;
 }
 void return_block(void* block, std::size_t bytes) noexcept {
   pool().give_back(block, size_class(bytes));

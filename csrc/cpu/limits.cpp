@@ -23,7 +23,7 @@ double fma_f32(const LimitArgs& args) {
     V total = V::zero();
 #pragma GCC unroll 32
     for (int j = 0; j < kSums; ++j) total = total + sums[j];
-    total.store(args.sink + task * 16, 16);
+    total.store(args.sink + task * kLimitSink, 16);
   });
   return 2.0 * kSums * V::kLanes * static_cast<double>(args.repeats * args.tasks);
 }
@@ -54,7 +54,7 @@ template <Isa I>
 double dot_bf16([[maybe_unused]] const LimitArgs& args) {
 #if defined(__AVX512F__)
   if (__builtin_cpu_supports("avx512bf16")) {
-    parallel_for(args.tasks, [&](std::int64_t task) { dot_bf16_task(args.repeats, args.sink + task * 16); });
+    parallel_for(args.tasks, [&](std::int64_t task) { dot_bf16_task(args.repeats, args.sink + task * kLimitSink); });
     return 4.0 * kDotSums * 16 * static_cast<double>(args.repeats * args.tasks);
   }
 #endif
@@ -79,7 +79,7 @@ double read(const LimitArgs& args) {
     V total = V::zero();
 #pragma GCC unroll 8
     for (int j = 0; j < kSums; ++j) total = total + sums[j];
-    total.store(args.sink + task * 16, 16);
+    total.store(args.sink + task * kLimitSink, 16);
   });
   return 4.0 * static_cast<double>(args.size * args.repeats * args.tasks);
 }

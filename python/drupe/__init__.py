@@ -13,6 +13,7 @@ from drupe.runtime import (
     num_threads,
     set_cpu_isa,
     set_num_threads,
+    synchronize,
 )
 from drupe.tensor import (
     Tensor,
@@ -21,6 +22,7 @@ from drupe.tensor import (
     empty,
     from_dlpack,
     full,
+    get_default_device,
     ones,
     set_default_device,
     tensor,
@@ -46,6 +48,7 @@ __all__ = [
     "enable_grad",
     "from_dlpack",
     "full",
+    "get_default_device",
     "is_grad_enabled",
     "load",
     "load_metadata",
@@ -63,6 +66,7 @@ __all__ = [
     "set_cpu_isa",
     "set_default_device",
     "set_num_threads",
+    "synchronize",
     "tensor",
     "zeros",
 ]

@@ -75,14 +75,24 @@ def cuda_status() -> CudaStatus:
     }
 
 
-def measure_limit(name: str, *, working_set: int = 0, seconds: float = 0.1) -> float | None:
-    """Measure what the machine can do at most, on the threads and the instruction set in use.
+def synchronize(device: str = "cuda") -> None:
+    """Wait until a device has done all the work that was queued on it; nothing to wait for on the CPU.
+
+    Raises:
+        RuntimeError: there is no such device here, and why.
+    """
+    _C.synchronize(device)
+
+
+def measure_limit(name: str, *, working_set: int = 0, seconds: float = 0.1, device: str = "cpu") -> float | None:
+    """Measure what the machine can do at most: a GPU, or the threads and the instruction set in use.
 
     Args:
         name: ``"fma_f32"`` or ``"dot_bf16"``, arithmetic in registers; ``"read"``, ``"copy"`` or ``"copy_nt"`` (with
             stores past the caches), bandwidth.
         working_set: the bytes of the arrays that a bandwidth is measured on.
         seconds: how long to measure, at most 60.
+        device: what to measure.
 
     Returns:
         Flops or bytes per second (those read and those written); None where there is no such instruction.
@@ -90,4 +100,4 @@ def measure_limit(name: str, *, working_set: int = 0, seconds: float = 0.1) -> f
     Raises:
         ValueError: an unknown name, or an argument out of range.
     """
-    return _C.measure_limit(name, working_set, seconds)
+    return _C.measure_limit(name, working_set, seconds, device)

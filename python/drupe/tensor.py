@@ -57,6 +57,11 @@ def dtype_name(dtype: DtypeLike) -> str:
 _default_device = "cpu"
 
 
+def get_default_device() -> str:
+    """Return where arrays of the host, and new tensors, go to."""
+    return _default_device
+
+
 def set_default_device(device: str) -> None:
     """Make a device the one that arrays of the host, and new tensors, go to: ops on NumPy arrays then run there.
 

@@ -26,8 +26,8 @@ def toy(monkeypatch, make_case, ones):
     def install(drupe_call=lambda: 1, peers=None, reference=None):
         case = make_case(drupe_call, peers, reference or (lambda: 1))
         monkeypatch.setattr(ops, "collect", lambda *args, **kwargs: [case])
-        limits = machine.Limits(1, "scalar", {"fma_f32": 1e9, "dot_bf16": None}, {}, 1e-3, {})
-        monkeypatch.setattr(machine.Limits, "measure", lambda seconds: limits)
+        limits = machine.Limits(1, "scalar", {"fma_f32": 1e9, "dot_bf16": None}, {}, 1e-3, levels={})
+        monkeypatch.setattr(machine.Limits, "measure", lambda *_: limits)
         monkeypatch.setattr(harness, "QUICK", harness.Effort(rounds=3, min_sample_s=1e-5, warmup_s=0))
 
     return install

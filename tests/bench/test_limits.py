@@ -52,7 +52,7 @@ def test_errors(arguments, message):
 
 def limits(**bandwidth):
     table = {(kind, size): rate for kind, rates in bandwidth.items() for size, rate in rates.items()}
-    return Limits(1, drupe.cpu_isa(), {"fma_f32": 100e9, "dot_bf16": 50e9}, table, 1e-3, {"dram": 1 << 30})
+    return Limits(1, drupe.cpu_isa(), {"fma_f32": 100e9, "dot_bf16": 50e9}, table, 1e-3, levels={"dram": 1 << 30})
 
 
 def test_peak_depends_on_the_dtype():

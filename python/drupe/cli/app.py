@@ -67,6 +67,7 @@ def bench(
     peers: Annotated[str, typer.Option(help="all, none, or names: numpy,torch,jax,onnxruntime,openvino.")] = "all",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads, for drupe and the peers alike.")] = None,
     isa: Annotated[str | None, typer.Option(help="The instruction set to use (see drupe info).")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>: where the ops run, torch's too.")] = "cpu",
     text: Annotated[
         str,
         typer.Option("--filter", metavar="TEXT", help="Only cases with TEXT in op, name, shapes or dtype."),
@@ -90,6 +91,7 @@ def bench(
         peers=peers,
         threads=threads,
         isa=isa,
+        device=device,
         text=text,
         quick=quick,
         list_cases=list_cases,

@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Options:
     peers: str = "all"
     threads: int | None = None
     isa: str | None = None
+    device: str = "cpu"
     text: str = ""
     quick: bool = False
     list_cases: bool = False
@@ -52,7 +53,7 @@ def run(options: Options) -> int:
             for case in cases:
                 out.print(case.label, highlight=False, markup=False, soft_wrap=True)
             return OK
-        peers = _selected_peers(options.peers)
+        peers = _selected_peers(options.peers, options.device)
         _check_options(options, cases)
         old = None if options.compare is None else report.load(options.compare)
     except (UsageError, ValueError) as error:
@@ -62,7 +63,8 @@ def run(options: Options) -> int:
     if options.isa is not None:
         drupe.set_cpu_isa(options.isa)
     try:
-        with peer_calls.pinned(options.threads or min(drupe.num_threads(), machine.cpu_count())):
+        threads = options.threads or min(drupe.num_threads(), machine.cpu_count())
+        with peer_calls.pinned(threads), drupe.default_device(options.device):
             limits, results = _measure(cases, peers, options, out)
             new = report.to_json(results, limits, _command())
     finally:
@@ -70,12 +72,13 @@ def run(options: Options) -> int:
     return _finish(results, new, old, options, out)
 
 
-def _selected_peers(text: str) -> list[str]:
+def _selected_peers(text: str, device: str) -> list[str]:
+    known = peer_calls.NAMES if device == "cpu" else peer_calls.ON_DEVICE
     if text in ("all", "none"):
-        return list(peer_calls.NAMES) if text == "all" else []
+        return list(known) if text == "all" else []
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in peer_calls.NAMES]:
-        raise UsageError(f"no peer {', '.join(unknown)}: expected all, none, or some of {','.join(peer_calls.NAMES)}")
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"no peer {', '.join(unknown)}: expected all, none, or some of {','.join(known)}")
     return names
 
 
@@ -86,6 +89,14 @@ def _check_options(options: Options, cases: Sequence[harness.Case]) -> None:
         raise UsageError(f"--threads {options.threads}: this process may use {machine.cpu_count()} processors")
     if options.isa is not None and options.isa not in drupe.cpu_isas():
         raise UsageError(f"--isa {options.isa}: this build on this processor has {', '.join(drupe.cpu_isas())}")
+    if options.device != "cpu":
+        if not options.device.startswith("cuda"):
+            raise UsageError(f'--device {options.device}: expected "cpu", "cuda" or "cuda:<index>"')
+        status = drupe.cuda_status()
+        if not status["available"]:
+            raise UsageError(f"--device {options.device}: {status['reason']}")
+        if status["emulated"]:
+            raise UsageError(f"--device {options.device}: the emulated GPU says nothing of speed")
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UsageError('--plot needs matplotlib: pip install "drupe[demo]"')
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
@@ -104,12 +115,12 @@ def _measure(
 ) -> tuple[machine.Limits, list[harness.Result]]:
     effort = harness.QUICK if options.quick else harness.Effort()
     with out.status("measuring the machine's limits") as status:
-        limits = machine.Limits.measure(0.02 if options.quick else 0.25)
+        limits = machine.Limits.measure(0.02 if options.quick else 0.25, options.device)
         results = []
         for i, case in enumerate(cases):
             status.update(f"{i + 1}/{len(cases)} {escape(case.label)}")
-            timings = harness.run_case(case, peers, effort, installed=peer_calls.installed)
-            results.append(_held_against(limits, case, timings))
+            timings = harness.run_case(case, peers, effort, installed=peer_calls.installed, finish=peer_calls.finish)
+            results.append(_held_against(limits, replace(case, device=drupe.get_default_device()), timings))
     out.print(tables.limits_table(limits))
     out.print(tables.results_table(results, out.width))
     absent = sorted({n.partition(":")[0] for r in results for n, t in r.timings.items() if t.status == "absent"})
