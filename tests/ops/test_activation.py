@@ -42,7 +42,7 @@ def test_far_from_zero(backend, name, op):
         assert OPS[op](np.array([-np.inf], dtype(name)))[0] == low
 
 
-@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("op", OPS)
 def test_gradients_of_every_dtype(backend, rng, name, op):
     x = (2 * rng.standard_normal(1003)).astype(dtype(name))

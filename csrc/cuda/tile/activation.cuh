@@ -9,7 +9,7 @@ namespace drupe::cuda {
 
 template <class A>
 __device__ __forceinline__ A logistic(A x) {
-  return A(1) / (A(1) + std::exp(-x));
+  return fast_divide(A(1), A(1) + std::exp(-x));
 }
 
 // sqrt(2 / pi) (x + 0.044715 x^3), gelu_tanh's inner function: (1 + tanh u) / 2 = logistic(2 u).
