@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,19 @@ def test_pad(backend, rng, name):
     expected = np.pad(x, [(1, 0), (2, 3)], constant_values=value)
     np.testing.assert_array_equal(ops.pad(x, [(1, 0), (2, 3)], value), expected)
     np.testing.assert_array_equal(ops.pad(x[:, :0], [(0, 0), (1, 1)], value), np.ones((2, 2), x.dtype))
+
+
+@pytest.mark.parametrize("name", ["int8", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(16, 16), (31, 33), (65, 64), (40, 15), (3, 70, 20), (17, 3, 40), (2, 3, 4, 33)])
+def test_contiguous_turns_every_order(backend, rng, name, shape):
+    x = rng.integers(0, 100, shape).astype(dtype(name))
+    there = drupe.tensor(x)
+    for order in itertools.permutations(range(len(shape))):
+        np.testing.assert_array_equal(ops.contiguous(ops.permute(there, order)).numpy(), x.transpose(order))
+    cut, flipped = there[1:, ..., 1:-1], there[::-1, ..., ::-1]
+    np.testing.assert_array_equal(ops.contiguous(ops.transpose(cut)).numpy(), x[1:, ..., 1:-1].swapaxes(-1, -2))
+    np.testing.assert_array_equal(ops.contiguous(ops.transpose(flipped)).numpy(), x[::-1, ..., ::-1].swapaxes(-1, -2))
+    np.testing.assert_array_equal(ops.contiguous(cut).numpy(), x[1:, ..., 1:-1])
 
 
 @pytest.mark.parametrize("source", EVERY_DTYPE)
