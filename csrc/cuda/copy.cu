@@ -1,13 +1,13 @@
-// Strided copy with conversion, one thread an element of the destination in its own order; flat operands of one dtype
-// move 16 bytes at a time. Bytes: each element read once and written once.
+// Strided copy with conversion, in the destination's order, 16 bytes at a time along rows that allow it; where source
+// and destination are contiguous along different dimensions, by tiles that turn in shared memory. Bytes: each element
+// read once and written once.
 #include "ops/copy.h"
 
 #include <limits>
 #include <type_traits>
 
 #include "core/dispatch.h"
-#include "cuda/tile/map.cuh"
-#include "cuda/tile/strided.cuh"
+#include "cuda/tile/broadcast.cuh"
 
 namespace drupe::cuda {
 namespace {
@@ -37,44 +37,105 @@ struct Convert {
 };
 
 template <class To, class From>
-__global__ __launch_bounds__(kMapThreads) void copy_kernel(Strided<2> nest, To* dst, const From* src) {
-  const Convert<To, From> convert;
-  for (std::int64_t i = global_thread(); i < nest.size; i += global_threads()) {
-    const Offsets<2> offset = locate(nest, i);
-    dst[offset.at[0]] = convert(src[offset.at[1]]);
+void convert_elements(const CopyArgs& args, const Loops& loops, Stream stream) {
+  broadcast(stream, Convert<To, From>{}, loops, static_cast<To*>(args.dst), static_cast<const From*>(args.src));
+}
+
+constexpr int kTile = 32;  // elements along each side
+constexpr int kTileRows = kMapThreads / kTile;
+
+// Two dimensions, along one of which each side is contiguous, and the others, over which they are repeated.
+struct Transpose {
+  Strided<2> others;
+  std::int64_t rows, columns;         // src is contiguous along the rows' dimension, dst along the columns'
+  std::int64_t row_tiles, tiles;      // of one matrix; of all
+  std::int64_t dst_pitch, src_pitch;  // from row to row in dst, from column to column in src
+};
+
+template <class Word>
+struct TransposeStorage {
+  Word tile[kTile][kTile + 1];  // [column][row]
+};
+
+// A block moves a tile through shared memory, so that loads and stores are both along memory.
+template <class Word>
+__global__ __launch_bounds__(kMapThreads) void transpose_kernel(Transpose t, Word* dst, const Word* src) {
+  auto& storage = shared_storage<TransposeStorage<Word>>();
+  const int lane = static_cast<int>(threadIdx.x) % kTile, first = static_cast<int>(threadIdx.x) / kTile;
+  const std::int64_t column_tiles = (t.columns + kTile - 1) / kTile;
+  for (std::int64_t tile = blockIdx.x; tile < t.tiles; tile += gridDim.x) {
+    const std::int64_t across = tile / t.row_tiles, matrix = across / column_tiles;
+    const std::int64_t row = (tile - across * t.row_tiles) * kTile, column = (across - matrix * column_tiles) * kTile;
+    const Offsets<2> offset = locate(t.others, matrix);
+    const Word* from = src + offset.at[1] + column * t.src_pitch + row;
+    Word* to = dst + offset.at[0] + row * t.dst_pitch + column;
+#pragma unroll
+    for (int c = first; c < kTile; c += kTileRows) {
+      if (column + c < t.columns && row + lane < t.rows) storage.tile[c][lane] = from[c * t.src_pitch + lane];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int r = first; r < kTile; r += kTileRows) {
+      if (row + r < t.rows && column + lane < t.columns) to[r * t.dst_pitch + lane] = storage.tile[lane][r];
+    }
+    __syncthreads();
   }
 }
 
-template <class To, class From>
-void copy_elements(const CopyArgs& args, Stream stream) {
-  auto* dst = static_cast<To*>(args.dst);
-  const auto* src = static_cast<const From*>(args.src);
-  const Strided<2> nest(Loops{.shape = args.shape, .strides = {args.dst_strides, args.src_strides}});
-  if (nest.is_flat()) {
-    map(stream, Convert<To, From>{}, nest.size, dst, src);
-  } else {
-    launch<copy_kernel<To, From>>({.grid = {blocks_for(nest.size)}, .block = {kMapThreads}}, stream, nest, dst, src);
+// Whether the operands (dst, src) are each contiguous along a dimension of their own that is worth a tile.
+bool as_transpose(const Loops& loops, Transpose& t) {
+  const int inner = loops.shape.size() - 1;
+  const Dims &dst = loops.strides[0], &src = loops.strides[1];
+  int along = 0;
+  while (along < inner && src[along] != 1) ++along;
+  constexpr std::int64_t kWorth = kTile / 2;
+  if (along >= inner || dst[inner] != 1 || loops.shape[inner] < kWorth || loops.shape[along] < kWorth) return false;
+  Loops others;
+  for (int d = 0; d < inner; ++d) {
+    if (d == along) continue;
+    others.shape.push_back(loops.shape[d]);
+    others.strides[0].push_back(dst[d]);
+    others.strides[1].push_back(src[d]);
   }
+  t = {.others = Strided<2>(others),
+       .rows = loops.shape[along],
+       .columns = loops.shape[inner],
+       .row_tiles = (loops.shape[along] + kTile - 1) / kTile,
+       .tiles = 0,
+       .dst_pitch = dst[along],
+       .src_pitch = src[inner]};
+  t.tiles = t.others.size * t.row_tiles * ((t.columns + kTile - 1) / kTile);
+  return true;
+}
+
+template <class Word>
+void move_words(const CopyArgs& args, const Loops& loops, Stream stream) {
+  Transpose t;
+  if (!as_transpose(loops, t)) return convert_elements<Word, Word>(args, loops, stream);
+  launch<transpose_kernel<Word>>(
+      {.grid = {blocks_for(t.tiles, 1, 1)}, .block = {kMapThreads}, .shared_bytes = sizeof(TransposeStorage<Word>)},
+      stream, t, static_cast<Word*>(args.dst), static_cast<const Word*>(args.src));
 }
 
 }  // namespace
 
 void copy(const CopyArgs& args, Stream stream) {
+  const Loops loops{.shape = args.shape, .strides = {args.dst_strides, args.src_strides}};
   if (args.src_dtype == args.dst_dtype) {
     switch (size_of(args.src_dtype)) {
       case 1:
-        return copy_elements<std::uint8_t, std::uint8_t>(args, stream);
+        return move_words<std::uint8_t>(args, loops, stream);
       case 2:
-        return copy_elements<std::uint16_t, std::uint16_t>(args, stream);
+        return move_words<std::uint16_t>(args, loops, stream);
       case 4:
-        return copy_elements<std::uint32_t, std::uint32_t>(args, stream);
+        return move_words<std::uint32_t>(args, loops, stream);
       default:
-        return copy_elements<std::uint64_t, std::uint64_t>(args, stream);
+        return move_words<std::uint64_t>(args, loops, stream);
     }
   }
   dispatch_any(args.src_dtype, [&]<class From>() {
     dispatch_any(args.dst_dtype, [&]<class To>() {
-      if constexpr (!std::is_same_v<To, From>) copy_elements<To, From>(args, stream);
+      if constexpr (!std::is_same_v<To, From>) convert_elements<To, From>(args, loops, stream);
     });
   });
 }

@@ -1,6 +1,7 @@
 #include "ops/bce_with_logits.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -55,7 +56,9 @@ Tensor bce_with_logits(const Tensor& logits, const Tensor& targets, const std::o
   Tensor loss = empty(p.args.reduction == Reduction::none ? logits.shape() : Dims{}, accumulator_of(logits.dtype()),
                       logits.device());
   p.args.loss = loss.raw();
-  dispatch_isa([&]<Isa I>() { cpu::bce_with_logits<I>(p.args); });
+  dispatch(
+      logits.device(), [&]<Isa I>() { cpu::bce_with_logits<I>(p.args); },
+      [&](auto stream) { cuda::bce_with_logits(p.args, stream); });
   return loss;
 }
 
@@ -64,6 +67,7 @@ std::pair<Tensor, Tensor> bce_with_logits_backward(const Tensor& dloss, const Te
                                                    const std::optional<Tensor>& pos_weight,
                                                    const std::string& reduction, bool want_dtargets) {
   const char* op = "bce_with_logits_backward";
+  const Device device = common_device(op, {&dloss, &logits});
   Problem p = prepare(op, logits, targets, weight, pos_weight, reduction);
   const Dtype computed = accumulator_of(logits.dtype());
   const Dims expected = p.args.reduction == Reduction::none ? logits.shape() : Dims{};
@@ -76,7 +80,9 @@ std::pair<Tensor, Tensor> bce_with_logits_backward(const Tensor& dloss, const Te
   p.args.dloss = gradient.raw();
   p.args.dlogits = dlogits.raw();
   p.args.dtargets = dtargets.raw();
-  dispatch_isa([&]<Isa I>() { cpu::bce_with_logits_backward<I>(p.args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::bce_with_logits_backward<I>(p.args); },
+      [&](auto stream) { cuda::bce_with_logits_backward(p.args, stream); });
   return {dlogits, dtargets};
 }
 

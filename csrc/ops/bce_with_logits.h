@@ -17,6 +17,7 @@
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/reduction.h"
@@ -56,5 +57,10 @@ void bce_with_logits(const BceArgs& args);
 template <Isa>
 void bce_with_logits_backward(const BceArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void bce_with_logits(const BceArgs& args, Stream stream);
+void bce_with_logits_backward(const BceArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/reduce.h"
 
@@ -32,11 +33,11 @@ Tensor allocate_output(const Dims& shape, Dtype dtype, std::initializer_list<con
 void check_integers(Binary op, const Tensor& b) {
   if (is_float(b.dtype()) || b.numel() == 0) return;
   if (op == Binary::div) {
-    check(*reduce("all", b, {}, false).data<bool>(), "div", "b is ", b.shape(), " of ", b.dtype(),
+    check(*to_device(reduce("all", b, {}, false), Device{}).data<bool>(), "div", "b is ", b.shape(), " of ", b.dtype(),
           ": division by zero");
   }
   if (op == Binary::pow && b.dtype() != Dtype::u8) {
-    const Tensor smallest = cast(reduce("min", b, {}, false), Dtype::i64);
+    const Tensor smallest = cast(to_device(reduce("min", b, {}, false), Device{}), Dtype::i64);
     check(*smallest.data<std::int64_t>() >= 0, "pow", "the exponent ", *smallest.data<std::int64_t>(),
           " is negative, and the dtype is ", b.dtype());
   }
@@ -68,7 +69,7 @@ Tensor binary(const std::string& name, const Tensor& a, const Tensor& b) {
   const char* label = name.c_str();
   check_type(a.dtype() == b.dtype(), label, "a is ", a.dtype(), ", b is ", b.dtype(), ": expected one dtype");
   check_type(op > Binary::pow || a.dtype() != Dtype::boolean, label, "a and b are bool: expected numbers");
-  common_device(label, {&a, &b});
+  const Device device = common_device(label, {&a, &b});
   const Dims shape = broadcast_shapes(a.shape(), b.shape(), label);
   check_integers(op, b);
   Tensor y = allocate_output(shape, op >= Binary::eq ? Dtype::boolean : a.dtype(), {&a, &b});
@@ -81,14 +82,14 @@ Tensor binary(const std::string& name, const Tensor& a, const Tensor& b) {
                         .loops = collapse({&y, &left, &right}),
                         .dtype = a.dtype(),
                         .op = op};
-  dispatch_isa([&]<Isa I>() { cpu::binary<I>(args); });
+  dispatch(device, [&]<Isa I>() { cpu::binary<I>(args); }, [&](auto stream) { cuda::binary(args, stream); });
   return y;
 }
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   check_type(condition.dtype() == Dtype::boolean, "where", "the condition is ", condition.dtype(), ": expected bool");
   check_type(a.dtype() == b.dtype(), "where", "a is ", a.dtype(), ", b is ", b.dtype(), ": expected one dtype");
-  common_device("where", {&condition, &a, &b});
+  const Device device = common_device("where", {&condition, &a, &b});
   const Dims shape = broadcast_shapes(condition.shape(), broadcast_shapes(a.shape(), b.shape(), "where"), "where");
   Tensor y = allocate_output(shape, a.dtype(), {&a, &b, &condition});
   if (y.numel() == 0) return y;
@@ -101,7 +102,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
                        .b = right.raw(),
                        .loops = collapse({&y, &chosen, &left, &right}),
                        .dtype = a.dtype()};
-  dispatch_isa([&]<Isa I>() { cpu::where<I>(args); });
+  dispatch(device, [&]<Isa I>() { cpu::where<I>(args); }, [&](auto stream) { cuda::where(args, stream); });
   return y;
 }
 

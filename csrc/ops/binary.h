@@ -14,6 +14,7 @@
 #include <string>
 
 #include "core/loops.h"
+#include "core/stream.h"
 #include "cpu/isa.h"
 
 namespace drupe {
@@ -73,5 +74,10 @@ void binary(const BinaryArgs& args);
 template <Isa>
 void where(const WhereArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void binary(const BinaryArgs& args, Stream stream);
+void where(const WhereArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -44,7 +44,7 @@ Tensor pad(const Tensor& x, const Dims& before, const Dims& after, Scalar value)
   }
   // As arithmetic does: no float into integers.
   scalar("pad", value, x.dtype());
-  Tensor y = full(shape, value, x.dtype());
+  Tensor y = full(shape, value, x.dtype(), x.device());
   Tensor inner = y;
   for (int i = 0; i < x.ndim(); ++i) inner = inner.slice(i, before[i], before[i] + x.size(i), 1);
   copy_into(inner, x);

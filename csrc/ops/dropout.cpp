@@ -1,6 +1,7 @@
 #include "ops/dropout.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -12,7 +13,7 @@ Tensor dropout(const Tensor& x, double p, std::uint64_t seed, std::uint64_t offs
   Tensor y = empty(x.shape(), x.dtype(), x.device());
   const DropoutArgs args{
       .x = source.raw(), .y = y.raw(), .size = x.numel(), .p = p, .seed = seed, .offset = offset, .dtype = x.dtype()};
-  dispatch_isa([&]<Isa I>() { cpu::dropout<I>(args); });
+  dispatch(x.device(), [&]<Isa I>() { cpu::dropout<I>(args); }, [&](auto stream) { cuda::dropout(args, stream); });
   return y;
 }
 

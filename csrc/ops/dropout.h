@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -35,5 +36,9 @@ namespace cpu {
 template <Isa>
 void dropout(const DropoutArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void dropout(const DropoutArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -1,6 +1,7 @@
 #include "ops/mse.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -35,13 +36,14 @@ Tensor mse(const Tensor& a, const Tensor& b, const std::string& reduction) {
   Problem p = prepare("mse", a, b, reduction);
   Tensor loss = empty(p.args.reduction == Reduction::none ? a.shape() : Dims{}, accumulator_of(a.dtype()), a.device());
   p.args.loss = loss.raw();
-  dispatch_isa([&]<Isa I>() { cpu::mse<I>(p.args); });
+  dispatch(a.device(), [&]<Isa I>() { cpu::mse<I>(p.args); }, [&](auto stream) { cuda::mse(p.args, stream); });
   return loss;
 }
 
 std::pair<Tensor, Tensor> mse_backward(const Tensor& dloss, const Tensor& a, const Tensor& b,
                                        const std::string& reduction, bool want_da, bool want_db) {
   const char* op = "mse_backward";
+  const Device device = common_device(op, {&dloss, &a});
   Problem p = prepare(op, a, b, reduction);
   const Dtype computed = accumulator_of(a.dtype());
   const Dims expected = p.args.reduction == Reduction::none ? a.shape() : Dims{};
@@ -54,7 +56,8 @@ std::pair<Tensor, Tensor> mse_backward(const Tensor& dloss, const Tensor& a, con
   p.args.dloss = gradient.raw();
   p.args.da = da.raw();
   p.args.db = db.raw();
-  dispatch_isa([&]<Isa I>() { cpu::mse_backward<I>(p.args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::mse_backward<I>(p.args); }, [&](auto stream) { cuda::mse_backward(p.args, stream); });
   return {da, db};
 }
 

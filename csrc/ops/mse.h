@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/reduction.h"
@@ -44,5 +45,10 @@ void mse(const MseArgs& args);
 template <Isa>
 void mse_backward(const MseArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void mse(const MseArgs& args, Stream stream);
+void mse_backward(const MseArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

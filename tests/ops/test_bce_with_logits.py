@@ -40,6 +40,19 @@ def test_weights_broadcast(backend, rng, reduction, shape):
     )
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_views_that_begin_anywhere(backend, rng, weighted):
+    logits, targets = draw(rng, 1030, "float32")
+    factors = rng.uniform(0, 2, (2, 1030)).astype(np.float32)
+    for begin in (1, 3, 8):
+        z, t = drupe.tensor(logits)[begin:], drupe.tensor(targets)[begin:]
+        names = ("weight", "pos_weight") if weighted else ()
+        there = {name: drupe.tensor(factors[i])[begin:] for i, name in enumerate(names)}
+        here = {name: factors[i, begin:] for i, name in enumerate(names)}
+        y = ops.bce_with_logits(z, t, reduction="none", **there)
+        assert_close(y, reference(logits[begin:], targets[begin:], reduction="none", **here), "float32", 1, 10)
+
+
 @pytest.mark.parametrize("kind", [np.bool_, np.int64, np.uint8])
 def test_integer_targets(backend, rng, kind):
     logits, targets = rng.standard_normal((3, 30)).astype(np.float32), rng.integers(0, 2, (3, 30)).astype(kind)
@@ -116,12 +129,12 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
         ((3,), (3,), {"reduction": "avg"}, ValueError, r'reduction is "avg"'),
     ],
 )
-def test_errors_name_what_is_wrong(logits, targets, options, error, message):
+def test_errors_name_what_is_wrong(device, logits, targets, options, error, message):
     with pytest.raises(error, match=message):
         ops.bce_with_logits(np.ones(logits), np.ones(targets), **options)
 
 
-def test_dtype_errors():
+def test_dtype_errors(device):
     with pytest.raises(TypeError, match=r"\[bce_with_logits\] logits are int64"):
         ops.bce_with_logits(np.ones(2, np.int64), np.ones(2))
     with pytest.raises(TypeError, match=r"logits are float64, targets are float32"):

@@ -93,6 +93,22 @@ def test_memory_order_does_not_matter(backend, rng):
     np.testing.assert_array_equal(ops.dropout(readonly, 0.4, seed=9), expected)
 
 
+@pytest.mark.parametrize("name", FLOATS)
+def test_views_that_begin_anywhere(backend, rng, name):
+    x = rng.standard_normal(1030).astype(dtype(name))
+    for begin in (1, 2, 3, 7):
+        y = ops.dropout(drupe.tensor(x)[begin:], 0.4, seed=9)
+        np.testing.assert_array_equal(y.numpy(), ops.dropout(x[begin:].copy(), 0.4, seed=9))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_same_bits_on_every_device(device, rng, name):
+    x = rng.standard_normal(3001).astype(dtype(name))
+    y = ops.dropout(x, 0.3, seed=5, offset=6)
+    with drupe.default_device("cpu"):
+        np.testing.assert_array_equal(y, ops.dropout(x, 0.3, seed=5, offset=6))
+
+
 def test_rate_and_scale(backend):
     y = ops.dropout(np.ones(200_000, np.float32), 0.25, seed=3)
     assert abs((y == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 200_000)
@@ -121,7 +137,7 @@ def test_gradients(backend, rng):
     np.testing.assert_array_equal(x.grad.numpy(), np.where(y.detach().numpy() == 0, 0, 2 * dy))
 
 
-def test_manual_seed_repeats_and_streams_differ():
+def test_manual_seed_repeats_and_streams_differ(device):
     x = np.ones(1000)
     drupe.manual_seed(7)
     first, second = ops.dropout(x, 0.5), ops.dropout(x, 0.5)
@@ -155,11 +171,11 @@ def test_same_bits_on_any_number_of_threads(backend):
         (0.5, {"seed": 0, "offset": -1}, r"offset is -1"),
     ],
 )
-def test_errors_name_what_is_wrong(p, options, message):
+def test_errors_name_what_is_wrong(device, p, options, message):
     with pytest.raises(ValueError, match=message):
         ops.dropout(np.ones(3), p, **options)
 
 
-def test_integers_are_refused():
+def test_integers_are_refused(device):
     with pytest.raises(TypeError, match=r"\[dropout\] x is int64"):
         ops.dropout(np.ones(3, np.int64), 0.5)

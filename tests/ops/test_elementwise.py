@@ -25,6 +25,10 @@ SHAPES = [
     ((40001,), ()),
     ((0, 3), (3,)),
     ((1, 70), (70, 1)),
+    ((6, 32), (32,)),
+    ((6, 1), (6, 48)),
+    ((3, 5, 16), (5, 1)),
+    ((), (3000,)),
 ]
 ARITHMETIC = {
     "add": np.add,
@@ -211,9 +215,37 @@ def test_misaligned_and_read_only(backend, rng):
     np.testing.assert_array_equal(ops.neg(b), -b)
 
 
+def test_rows_that_packs_do_not_fit(backend, rng):
+    """Views of tensors, which are not copied: rows that begin or end off a multiple of 16 bytes."""
+    for name in ("float32", "bfloat16", "int8"):
+        base = draw(rng, (20, 50), name)
+        there = drupe.tensor(base)
+        row = draw(rng, 50, name)
+        for columns in (slice(0, 48), slice(1, 49), slice(16, 48), slice(0, 50, 2), slice(None, None, -1)):
+            a, b = base[:, columns], row[columns]
+            y = ops.add(there[:, columns], drupe.tensor(row)[columns])
+            np.testing.assert_array_equal(f64(y.numpy()), f64((f64(a) + f64(b)).astype(dtype(name))))
+            mask = ops.gt(there[:, columns], there[:, columns][::-1])
+            np.testing.assert_array_equal(mask.numpy(), f64(a) > f64(a)[::-1])
+            y = ops.where(mask, there[:, columns], 1)
+            np.testing.assert_array_equal(f64(y.numpy()), np.where(f64(a) > f64(a)[::-1], f64(a), 1))
+
+
+DEVICES = ["cpu", "cuda"] if drupe.cuda_status()["available"] else ["cpu"]
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="needs two devices")
+@pytest.mark.parametrize("op", [ops.add, ops.gt, lambda a, b: ops.where(ops.gt(b, 0), a, a), ops.mse])
+def test_two_devices_do_not_mix(op):
+    x = drupe.ones((3,))
+    with pytest.raises(ValueError, match="cuda:0"):
+        op(x, x.to("cuda"))
+
+
+@pytest.mark.parametrize("place", DEVICES)
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_random_views_broadcast(data):
+def test_random_views_broadcast(place, data):
     ndim = data.draw(st.integers(0, 4))
     extents = data.draw(st.lists(st.integers(1, 5), min_size=ndim, max_size=ndim))
     operands = []
@@ -227,7 +259,8 @@ def test_random_views_broadcast(data):
         assert view.shape == tuple(shape)
         operands.append(view)
     a, b = operands
-    np.testing.assert_array_equal(ops.sub(a, b), a - b)
+    with drupe.default_device(place):
+        np.testing.assert_array_equal(ops.sub(a, b), a - b)
 
 
 def test_scalars_take_the_dtype(backend):
@@ -263,7 +296,7 @@ def test_scalars_take_the_dtype(backend):
         (lambda: ops.add(1.0, 2.0), TypeError, r"\[add\] expected an array"),
     ],
 )
-def test_errors(call, error, message):
+def test_errors(device, call, error, message):
     with pytest.raises(error, match=message):
         call()
 
@@ -273,7 +306,7 @@ BINARY_GRADIENTS = [((4, 3), (4, 3)), ((4, 3), (3,)), ((4, 1), (1, 3)), ((), (2,
 
 @pytest.mark.parametrize("op", [*ARITHMETIC, "pow"])
 @pytest.mark.parametrize("shapes", BINARY_GRADIENTS, ids=str)
-def test_binary_gradients(rng, op, shapes):
+def test_binary_gradients(device, rng, op, shapes):
     a, b = (np.asarray(rng.uniform(0.5, 2, shape)) for shape in shapes)
     check_gradients(getattr(ops, op), a, b, rng=rng)
     if a.size:
@@ -282,7 +315,7 @@ def test_binary_gradients(rng, op, shapes):
 
 
 @pytest.mark.parametrize("op", UNARY)
-def test_unary_gradients(rng, op):
+def test_unary_gradients(device, rng, op):
     x = rng.uniform(0.2, 2, (3, 5)) + 0.01
     if op not in ("log", "log1p", "sqrt", "rsqrt"):
         x *= rng.choice([-1, 1], x.shape)
@@ -290,7 +323,7 @@ def test_unary_gradients(rng, op):
     check_gradients(lambda x: ops.transpose(getattr(ops, op)(ops.transpose(x))), x, rng=rng)
 
 
-def test_other_gradients(rng):
+def test_other_gradients(device, rng):
     x, y = rng.standard_normal((2, 4, 5))
     check_gradients(lambda x: ops.clamp(x, -0.5, 0.7), x, rng=rng)
     condition = rng.random((4, 1)) < 0.5
@@ -305,7 +338,7 @@ def gradient(function, *values):
     return [leaf.grad.numpy().tolist() for leaf in leaves]
 
 
-def test_gradients_where_they_are_conventions():
+def test_gradients_where_they_are_conventions(device):
     assert gradient(ops.maximum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 0, 1], [0.5, 1, 0]]
     assert gradient(ops.minimum, [1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == [[0.5, 1, 0], [0.5, 0, 1]]
     assert gradient(ops.abs, [0.0, -2.0]) == [[0, -1]]
@@ -315,7 +348,7 @@ def test_gradients_where_they_are_conventions():
     assert gradient(lambda x: ops.clamp(x, 0, 1), [0.0, 1.0, 2.0]) == [[1, 1, 0]]
 
 
-def test_only_what_is_asked_for_gets_a_gradient(rng):
+def test_only_what_is_asked_for_gets_a_gradient(device, rng):
     a = drupe.tensor(rng.standard_normal(3), requires_grad=True)
     b = drupe.tensor(rng.standard_normal(3))
     ops.sum(ops.div(a, b)).backward()

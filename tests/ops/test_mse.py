@@ -63,6 +63,25 @@ def test_strided_operands_and_gradient(backend, rng):
     assert_close(leaf.grad, 2 * (f64(a) - f64(b)) * dy, "float32", 1, 10)
 
 
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("reduction", REDUCE)
+def test_views_that_begin_anywhere(backend, rng, name, reduction):
+    a, b = draw(rng, 1030, name)
+    for begin in (1, 3, 8):
+        leaf = drupe.Tensor(drupe.tensor(a)[begin:].raw, requires_grad=True)
+        y = ops.mse(leaf, drupe.tensor(b)[begin:], reduction=reduction)
+        d = f64(a[begin:]) - f64(b[begin:])
+        assert_close(y.detach(), REDUCE[reduction](d**2), str(y.dtype), 1, 4)
+        dy = np.asarray(rng.standard_normal(y.shape)).astype(y.dtype)
+        y.backward(dy)
+        assert_close(leaf.grad, 2 * d * dy / (d.size if reduction == "mean" else 1), name, 1, 10)
+
+
+def test_more_elements_than_blocks_take_at_once(backend, rng):
+    a = rng.standard_normal(2_200_000)
+    np.testing.assert_allclose(ops.mse(a, np.zeros_like(a)), np.mean(a**2), rtol=1e-12)
+
+
 def test_nan_and_infinity_pass(backend):
     y = ops.mse(np.array([np.nan, np.inf, np.inf]), np.array([0, 0, np.inf]), reduction="none")
     np.testing.assert_array_equal(y, [np.nan, np.inf, np.nan])
@@ -89,6 +108,6 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
         (np.ones(3), np.ones(3), {"reduction": "rms"}, ValueError, r'reduction is "rms"'),
     ],
 )
-def test_errors_name_what_is_wrong(a, b, options, error, message):
+def test_errors_name_what_is_wrong(device, a, b, options, error, message):
     with pytest.raises(error, match=message):
         ops.mse(a, b, **options)

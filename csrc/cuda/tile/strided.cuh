@@ -43,7 +43,7 @@ struct Offsets {
 template <int kOperands>
 __device__ __forceinline__ Offsets<kOperands> locate(const Strided<kOperands>& nest, std::int64_t index) {
   Offsets<kOperands> offsets{};
-  for (int d = nest.dims - 1; d >= 0; --d) {
+  for (int d = nest.dims - 1; d > 0; --d) {
     const std::int64_t extent = nest.extent[d];
     // 32-bit division is several times faster, and most tensors are that small.
     const std::int64_t rest = (index | extent) >> 32 == 0
@@ -53,6 +53,10 @@ __device__ __forceinline__ Offsets<kOperands> locate(const Strided<kOperands>& n
 #pragma unroll
     for (int k = 0; k < kOperands; ++k) offsets.at[k] += along * nest.stride[k][d];
     index = rest;
+  }
+  if (nest.dims > 0) {
+#pragma unroll
+    for (int k = 0; k < kOperands; ++k) offsets.at[k] += index * nest.stride[k][0];
   }
   return offsets;
 }

@@ -118,6 +118,14 @@ inline double rsqrt(double x) {
   return 1.0 / std::sqrt(x);
 }
 
+// a / b within 2 units in the last place; for floats 0 where |b| is above 2^126, NaN where a is not finite, too.
+inline float fast_divide(float a, float b) {
+  return std::fabs(b) > 0x1p126f ? a - a : a / b;
+}
+inline double fast_divide(double a, double b) {
+  return a / b;
+}
+
 // The block's shared memory as a struct, uninitialised. Every launch asks for sizeof(Storage) bytes.
 template <class Storage>
 inline Storage& shared_storage(Where where = Where::current()) {

@@ -48,6 +48,14 @@ __device__ __forceinline__ double rsqrt(double x) {
   return ::rsqrt(x);
 }
 
+// a / b within 2 units in the last place; for floats 0 where |b| is above 2^126, NaN where a is not finite, too.
+__device__ __forceinline__ float fast_divide(float a, float b) {
+  return __fdividef(a, b);
+}
+__device__ __forceinline__ double fast_divide(double a, double b) {
+  return a / b;
+}
+
 // The block's shared memory as a struct, uninitialised. Every launch asks for sizeof(Storage) bytes.
 template <class Storage>
 __device__ __forceinline__ Storage& shared_storage() {
