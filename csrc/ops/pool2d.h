@@ -15,6 +15,7 @@
 #include <string>
 #include <utility>
 
+#include "core/quotient.h"
 #include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
