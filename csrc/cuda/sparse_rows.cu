@@ -56,26 +56,6 @@ __global__ __launch_bounds__(kMapThreads) void inspect_rows_kernel(const Index* 
 
 // ---- entries
 
-// Where contributions lie in their bags.
-struct BagMap {
-  const std::int64_t* offsets;
-  std::int64_t bags, length;
-
-  __device__ __forceinline__ std::int64_t begin(std::int64_t bag) const {
-    return offsets ? offsets[bag] : bag * length;
-  }
-  // The last bag that begins at or before i.
-  __device__ __forceinline__ std::int64_t bag_of(std::int64_t i) const {
-    if (!offsets) return length == 1 ? i : i / length;
-    std::int64_t low = 0, high = bags;
-    while (high - low > 1) {
-      const std::int64_t middle = (low + high) / 2;
-      (offsets[middle] <= i ? low : high) = middle;
-    }
-    return low;
-  }
-};
-
 // An entry carries its bag, or with bag_of its position. Those to skip get the largest row.
 template <class Entry>
 __global__ __launch_bounds__(kMapThreads) void make_entries_kernel(Indices rows, std::int64_t size, std::int64_t limit,

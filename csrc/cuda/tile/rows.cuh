@@ -64,6 +64,26 @@ struct Indices {
   }
 };
 
+// Bags of consecutive places: between offsets, or of one length.
+struct BagMap {
+  const std::int64_t* offsets;
+  std::int64_t bags, length;
+
+  __device__ __forceinline__ std::int64_t begin(std::int64_t bag) const {
+    return offsets ? offsets[bag] : bag * length;
+  }
+  // The last bag that begins at or before i.
+  __device__ __forceinline__ std::int64_t bag_of(std::int64_t i) const {
+    if (!offsets) return length == 1 ? i : i / length;
+    std::int64_t low = 0, high = bags;
+    while (high - low > 1) {
+      const std::int64_t middle = (low + high) / 2;
+      (offsets[middle] <= i ? low : high) = middle;
+    }
+    return low;
+  }
+};
+
 // Packs of what arithmetic happens in, which may be longer than one load.
 template <class S, int kPack>
 struct Row {
