@@ -1,0 +1,43 @@
+"""Where the self-test of the CUDA platform lies, and what cases it has."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import drupe
+from drupe import _C
+
+
+@functools.cache
+def executable() -> Path | None:
+    """Beside the module, or where both were built; None in a build without CUDA, or where no device is."""
+    path = Path(_C.__file__).resolve().parent / "drupe_cuda_selftest"
+    return path if drupe.cuda_status()["available"] and path.exists() else None
+
+
+@functools.cache
+def cases() -> list[str]:
+    path = executable()
+    if path is None:
+        return []
+    return subprocess.run([path, "--list"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", cases())
+    if "fault" in metafunc.fixturenames:
+        metafunc.parametrize("fault", [name for name in cases() if name.startswith("fault.")])
+
+
+@pytest.fixture(scope="session")
+def selftest():
+    """The executable; skips where there is none."""
+    path = executable()
+    if path is None:
+        pytest.skip("no drupe_cuda_selftest beside drupe._C, or no device")
+    return path
