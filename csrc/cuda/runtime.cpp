@@ -58,6 +58,7 @@ class Pool {
     const std::size_t size = size_class(bytes);
     const std::lock_guard lock(mutex_);
     stats_.in_use_bytes -= size;
+    driver::reuse(block, 0);
     try {
       free_[{stream.handle, size}].push_back(block);
       stats_.cached_bytes += size;

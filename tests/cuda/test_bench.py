@@ -10,11 +10,11 @@ from drupe.bench.harness import DRUPE, Effort, run_case
 from drupe.runtime import measure_limit
 
 
-@pytest.mark.parametrize("case", ops.collect(quick=True), ids=lambda case: case.label)
-def test_case_is_right(case):
+@pytest.mark.parametrize("benchmark", ops.collect(quick=True), ids=lambda case: case.label)
+def test_case_is_right(benchmark):
     with drupe.default_device("cuda"):
         timings = run_case(
-            case,
+            benchmark,
             [],
             Effort(rounds=1, min_sample_s=0, warmup_s=0),
             installed=lambda name: False,

@@ -14,6 +14,8 @@
 namespace drupe::emu {
 namespace {
 
+constexpr std::size_t kShortOfShared = std::size_t{1} << 20;  // for the message: a near miss
+
 constexpr const char* kVerbs[] = {"a load", "a store", "an atomic"};
 
 // Where an access happens: a line of the emulator's caller, or an address in compiled code.
@@ -70,7 +72,7 @@ void check_shared(Thread& thread, Block& block, const std::byte* address, std::s
   const auto offset = static_cast<std::size_t>(address - block.shared);
   if (offset + bytes > block.shared_bytes) {
     fault(std::string(kVerbs[static_cast<int>(access)]) + " of " + std::to_string(bytes) +
-              " bytes past the end of shared memory",
+              " bytes past the end of the shared memory of " + std::to_string(block.shared_bytes) + " bytes",
           describe(place));
   }
   const auto id = static_cast<std::uint16_t>(thread.id());
@@ -140,11 +142,11 @@ bool within(const void* address, std::size_t bytes, const void* begin, std::size
 void check(Thread& thread, const void* pointer, std::size_t bytes, Access access, const Place& place) {
   const auto* address = static_cast<const std::byte*>(pointer);
   if (within(address, bytes, thread.stack->bottom(), kStackBytes)) return;
-  const std::string verb = kVerbs[static_cast<int>(access)];
+  const auto reject = [&](const std::string& what) {
+    fault(kVerbs[static_cast<int>(access)] + (" of " + std::to_string(bytes) + " bytes of ") + what, describe(place));
+  };
   if (is_device_address(address)) {
-    if (!is_device_range(address, bytes)) {
-      fault(verb + " of " + std::to_string(bytes) + " bytes of device memory outside any live block", describe(place));
-    }
+    if (!is_device_range(address, bytes)) reject("device memory outside any live block");
     return;
   }
   if (Block* block = owner_of(thread, address)) {
@@ -158,12 +160,13 @@ void check(Thread& thread, const void* pointer, std::size_t bytes, Access access
   if (access == Access::read && value >= image.begin && value < image.end) return;
   for (const Block& block : thread.block->cluster->blocks) {
     for (const Thread& other : block.threads) {
-      if (within(address, bytes, other.stack->bottom(), kStackBytes)) {
-        fault(verb + " of another thread's local memory", describe(place));
-      }
+      if (within(address, bytes, other.stack->bottom(), kStackBytes)) reject("another thread's local memory");
+    }
+    if (within(address, bytes, block.shared - kShortOfShared, block.shared_bytes + 2 * kShortOfShared)) {
+      reject("memory outside the shared memory of " + std::to_string(block.shared_bytes) + " bytes");
     }
   }
-  fault(verb + " of " + std::to_string(bytes) + " bytes of memory that is not the device's", describe(place));
+  reject("memory that is not the device's");
 }
 
 }  // namespace
@@ -207,13 +210,24 @@ void check_access(Thread& thread, const void* address, std::size_t bytes, Access
   }
 }
 
+bool is_shared(const Thread& thread, const void* address) {
+  return within(address, 1, thread.block->shared, thread.block->shared_bytes);
+}
+
+void on_access(Thread& thread, const void* address, std::size_t bytes, Access access, const void* code) {
+  check(thread, address, bytes, access, {.where = {}, .code = code});
+}
+
 void begin_copy(Thread& thread, const PendingCopy& copy, std::source_location where) {
-  if (copy.size > 0) check_access(thread, copy.from, copy.size, Access::read, where);
+  if (!is_shared(thread, copy.to)) fault("an asynchronous copy to what is not the block's shared memory", where);
+  if (copy.size > 0) {
+    if (owner_of(thread, copy.from)) fault("an asynchronous copy from what is not device memory", where);
+    check_access(thread, copy.from, copy.size, Access::read, where);
+  }
   check_access(thread, copy.to, copy.bytes, Access::write, where);
-  Block* block = owner_of(thread, copy.to);
-  if (!block) fault("an asynchronous copy to what is not shared memory", where);
   std::memset(copy.to, 0xff, copy.bytes);
   if (!kChecked) return;
+  Block* block = thread.block;
   const auto offset = static_cast<std::size_t>(copy.to - block->shared);
   for (std::size_t i = offset; i < offset + copy.bytes; ++i) block->shadow[i].pending = 1;
 }
@@ -225,7 +239,7 @@ void end_copy(Thread& thread, PendingCopy& copy) {
     copy.landed = true;
   }
   if (!kChecked) return;
-  Block* block = owner_of(thread, copy.to);
+  Block* block = thread.block;
   const auto offset = static_cast<std::size_t>(copy.to - block->shared);
   for (std::size_t i = offset; i < offset + copy.bytes; ++i) {
     Cell& cell = block->shadow[i];
@@ -235,94 +249,4 @@ void end_copy(Thread& thread, PendingCopy& copy) {
   }
 }
 
-namespace {
-
-// The default argument is evaluated in the caller: it is where the kernel goes on.
-void hook(const void* address, std::size_t bytes, Access access, const void* code = __builtin_return_address(0)) {
-  if (Thread* thread = current()) check(*thread, address, bytes, access, {.where = {}, .code = code});
-}
-
-}  // namespace
-
 }  // namespace drupe::emu
-
-// What the compiler calls for each access in a kernel (the interface of the thread sanitizer's run time).
-#if defined(DRUPE_EMU_CHECK)
-using drupe::emu::Access;
-using drupe::emu::hook;
-
-extern "C" {
-void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
-void __tsan_vptr_update(void**, void*) {}
-void __tsan_vptr_read(void**) {}
-void __tsan_read1(void* a) {
-  hook(a, 1, Access::read);
-}
-void __tsan_read2(void* a) {
-  hook(a, 2, Access::read);
-}
-void __tsan_read4(void* a) {
-  hook(a, 4, Access::read);
-}
-void __tsan_read8(void* a) {
-  hook(a, 8, Access::read);
-}
-void __tsan_read16(void* a) {
-  hook(a, 16, Access::read);
-}
-void __tsan_write1(void* a) {
-  hook(a, 1, Access::write);
-}
-void __tsan_write2(void* a) {
-  hook(a, 2, Access::write);
-}
-void __tsan_write4(void* a) {
-  hook(a, 4, Access::write);
-}
-void __tsan_write8(void* a) {
-  hook(a, 8, Access::write);
-}
-void __tsan_write16(void* a) {
-  hook(a, 16, Access::write);
-}
-void __tsan_unaligned_read2(void* a) {
-  hook(a, 2, Access::read);
-}
-void __tsan_unaligned_read4(void* a) {
-  hook(a, 4, Access::read);
-}
-void __tsan_unaligned_read8(void* a) {
-  hook(a, 8, Access::read);
-}
-void __tsan_unaligned_read16(void* a) {
-  hook(a, 16, Access::read);
-}
-void __tsan_unaligned_write2(void* a) {
-  hook(a, 2, Access::write);
-}
-void __tsan_unaligned_write4(void* a) {
-  hook(a, 4, Access::write);
-}
-void __tsan_unaligned_write8(void* a) {
-  hook(a, 8, Access::write);
-}
-void __tsan_unaligned_write16(void* a) {
-  hook(a, 16, Access::write);
-}
-void __tsan_volatile_read1(void* a) {
-  hook(a, 1, Access::read);
-}
-// Reference counts, in the host code of a kernel's file.
-int __tsan_atomic32_fetch_add(volatile int* a, int value, int) {
-  return __atomic_fetch_add(a, value, __ATOMIC_ACQ_REL);
-}
-void __tsan_read_range(void* a, std::size_t bytes) {
-  hook(a, bytes, Access::read);
-}
-void __tsan_write_range(void* a, std::size_t bytes) {
-  hook(a, bytes, Access::write);
-}
-}
-#endif

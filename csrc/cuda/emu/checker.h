@@ -62,6 +62,10 @@ enum class Access : std::uint8_t { read, write, atomic };
 
 // For what the emulator itself does on a thread's behalf. Faults as the hooks do.
 void check_access(Thread& thread, const void* address, std::size_t bytes, Access access, std::source_location where);
+// An access by the kernel's own code, from which `code` is the address to return to.
+void on_access(Thread& thread, const void* address, std::size_t bytes, Access access, const void* code);
+// Whether this is an address in the thread's own shared memory.
+bool is_shared(const Thread& thread, const void* address);
 // A copy to shared memory begins or ends.
 void begin_copy(Thread& thread, const PendingCopy& copy, std::source_location where);
 void end_copy(Thread& thread, PendingCopy& copy);

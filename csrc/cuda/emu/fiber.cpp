@@ -7,6 +7,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -121,6 +122,9 @@ Stack::~Stack() {
 }
 
 void prepare(Context& context, const Stack& stack, void (*entry)(void*), void* argument) {
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stack.bottom(), kStackBytes);  // the marks of frames that were abandoned
+#endif
   auto** top = reinterpret_cast<void**>(stack.top());
 #if defined(__x86_64__)
   // As drupe_emu_switch pops them: r15, r14, r13, r12, rbx, rbp, the return address; then the stack is aligned.

@@ -1,6 +1,7 @@
 #include "cuda/emu/grid.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -15,6 +16,15 @@ namespace {
 thread_local Thread* running = nullptr;
 
 constexpr std::size_t kArenaAlignment = 1024;
+constexpr std::size_t kMaxCluster = 8;  // the portable size
+
+std::atomic<std::uint64_t>& chosen_seed() {
+  static std::atomic<std::uint64_t> value = [] {
+    const char* text = std::getenv("DRUPE_EMU_SEED");
+    return text ? std::strtoull(text, nullptr, 10) : 1;
+  }();
+  return value;
+}
 
 // What an operating-system thread keeps from cluster to cluster.
 struct Resources {
@@ -110,14 +120,28 @@ void retire(Thread& thread) {
   for (std::size_t i = 0; i < warp.open.size(); ++i) {
     if (warp.open[i].arrived == (warp.open[i].mask & warp.alive)) complete(warp, i--);
   }
-  Barrier& whole = block.barriers[0];
-  if (whole.expected == 0 && whole.arrived > 0 && whole.arrived == block.alive) complete(whole, nullptr);
+  for (Barrier& whole : block.barriers) {
+    if (whole.expected == 0 && whole.arrived > 0 && whole.arrived == block.alive) complete(whole, nullptr);
+  }
+  Barrier& cluster = block.cluster->barrier;
+  if (cluster.arrived > 0 && static_cast<std::size_t>(cluster.arrived) == block.cluster->alive) {
+    complete(cluster, nullptr);
+  }
 }
 
 void enter(void* argument) {
   auto& thread = *static_cast<Thread*>(argument);
   arrived(thread.context);
-  thread.block->cluster->body();
+  std::string thrown;
+  try {
+    thread.inside = 0;
+    thread.block->cluster->body();
+    thread.inside = 1;
+  } catch (const std::exception& exception) {
+    thread.inside = 1;
+    thrown = exception.what();
+  }
+  if (!thrown.empty()) fault("the kernel threw: " + thrown, "an unknown line");
   retire(thread);
   switch_away(thread, true);
   std::abort();  // nobody comes back
@@ -194,11 +218,11 @@ int Thread::id() const {
 }
 
 std::uint64_t seed() {
-  static const std::uint64_t value = [] {
-    const char* text = std::getenv("DRUPE_EMU_SEED");
-    return text ? std::strtoull(text, nullptr, 10) : 1;
-  }();
-  return value;
+  return chosen_seed();
+}
+
+void set_seed(std::uint64_t value) {
+  chosen_seed() = value;
 }
 
 Thread* current() {
@@ -251,24 +275,27 @@ void fault(const std::string& what, const std::string& place) {
 
 void warp_collective(const char* name, unsigned mask, void* operand, FunctionRef<void(void* const*, unsigned)> combine,
                      bool orders_memory, Where where) {
-  Thread& thread = self(name);
+  const Inside inside(name);
+  Thread& thread = inside.thread;
   Warp& warp = *thread.warp;
   const unsigned bit = 1u << thread.lane;
   if (!(mask & bit)) fault(std::string(name) + " with a mask that leaves out the calling lane", where);
-  std::size_t index = 0;
-  while (index < warp.open.size() && !(warp.open[index].mask & mask)) ++index;
+  std::size_t index = warp.open.size();
+  for (std::size_t i = 0; i < warp.open.size(); ++i) {
+    const Collective& other = warp.open[i];
+    if (other.mask == mask && std::strcmp(other.name, name) == 0 && other.where.line() == where.line()) {
+      index = i;
+    } else if (other.arrived & mask && other.mask & bit) {  // each waits for the other
+      fault(std::string(name) + " while other lanes of the warp are at " + other.name + " (" + describe(other.where) +
+                ")",
+            where);
+    }
+  }
   if (index == warp.open.size()) {
     warp.open.push_back(
         {.name = name, .mask = mask, .where = where, .combine = combine, .orders_memory = orders_memory});
   }
   Collective& collective = warp.open[index];
-  const bool same = collective.mask == mask && std::strcmp(collective.name, name) == 0 &&
-                    collective.where.line() == where.line() && !(collective.arrived & bit);
-  if (!same) {
-    fault(std::string(name) + " while other lanes of the warp are at " + collective.name + " (" +
-              describe(collective.where) + ")",
-          where);
-  }
   collective.arrived |= bit;
   collective.operands[thread.lane] = operand;
   if (collective.arrived == (mask & warp.alive)) {
@@ -279,7 +306,8 @@ void warp_collective(const char* name, unsigned mask, void* operand, FunctionRef
 }
 
 void block_barrier(int id, int threads, bool waits, Where where) {
-  Thread& thread = self("a barrier");
+  const Inside inside("a barrier");
+  Thread& thread = inside.thread;
   Block& block = *thread.block;
   const char* name = threads == 0 ? "__syncthreads" : "a named barrier";
   if (id < 0 || id >= kNamedBarriers) fault("barrier " + std::to_string(id) + " does not exist", where);
@@ -305,8 +333,15 @@ void block_barrier(int id, int threads, bool waits, Where where) {
   }
 }
 
+void named_barrier(int id, int threads, bool waits, Where where) {
+  const Inside inside("a named barrier");
+  if (id == 0 || threads <= 0) fault("a named barrier is one of 1 to 15, for some whole warps", where);
+  block_barrier(id, threads, waits, where);
+}
+
 void cluster_barrier(Where where) {
-  Thread& thread = self("a cluster barrier");
+  const Inside inside("a cluster barrier");
+  Thread& thread = inside.thread;
   Cluster& cluster = *thread.block->cluster;
   Barrier& barrier = cluster.barrier;
   ++barrier.arrived;
@@ -320,7 +355,8 @@ void cluster_barrier(Where where) {
 }
 
 void* shared_memory(std::size_t bytes, Where where) {
-  const Block& block = *self("shared memory").block;
+  const Inside inside("shared memory");
+  const Block& block = *inside.thread.block;
   if (bytes > block.shared_bytes) {
     fault("the kernel's storage takes " + std::to_string(bytes) + " bytes of shared memory, the launch asked for " +
               std::to_string(block.shared_bytes),
@@ -337,9 +373,12 @@ void run_grid(const Launch& launch, FunctionRef<void()> body) {
     reject("a grid of " + text_of(launch.grid) + " blocks: at most 2147483647, 65535 and 65535");
   }
   if (launch.shared_bytes > 232448) reject(std::to_string(launch.shared_bytes) + " bytes of shared memory: 232448 fit");
-  if (launch.grid.x % launch.cluster.x || launch.grid.y % launch.cluster.y || launch.grid.z % launch.cluster.z) {
+  if (launch.block.z > 64) reject("a block of " + text_of(launch.block) + " threads: at most 64 along z");
+  if (launch.cluster.count() == 0 || launch.grid.x % launch.cluster.x || launch.grid.y % launch.cluster.y ||
+      launch.grid.z % launch.cluster.z) {
     reject("the grid " + text_of(launch.grid) + " is not made of whole clusters " + text_of(launch.cluster));
   }
+  if (launch.cluster.count() > kMaxCluster) reject("a cluster of " + text_of(launch.cluster) + " blocks: 8 fit");
   const DeviceAccess access;
   parallel_for(static_cast<std::int64_t>(blocks / launch.cluster.count()),
                [&](std::int64_t cluster) { run_cluster(launch, body, static_cast<std::size_t>(cluster)); });

@@ -52,6 +52,7 @@ struct Thread {
   bool done = false;
   const char* waits_for = nullptr;  // while parked
   Where where;
+  int inside = 1;  // emulator's functions: their accesses are not the kernel's
   Clock clock;
   std::vector<std::vector<PendingCopy>> copy_groups;  // cp.async: committed groups, oldest first; the last is open
 
@@ -115,6 +116,15 @@ Thread* current();
 // The same, for what only kernels may call: throws std::logic_error in host code.
 Thread& self(const char* what);
 
+// Held by what a kernel calls: std's inline functions may be linked in their watched form, for the emulator too.
+struct Inside {
+  explicit Inside(const char* what) : thread(self(what)) { ++thread.inside; }
+  ~Inside() { --thread.inside; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+  Thread& thread;
+};
+
 // Suspends the current thread until wake(); what it waits for is for the report of a deadlock.
 void park(const char* waits_for, Where where);
 void wake(Thread& thread);
@@ -130,6 +140,8 @@ std::string describe(Where where);
 void warp_collective(const char* name, unsigned mask, void* operand, FunctionRef<void(void* const*, unsigned)> combine,
                      bool orders_memory, Where where);
 
+// What draws the order of threads: DRUPE_EMU_SEED, or 1.
 std::uint64_t seed();
+void set_seed(std::uint64_t value);
 
 }  // namespace drupe::emu

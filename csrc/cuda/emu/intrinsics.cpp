@@ -14,7 +14,8 @@ namespace {
 // Applies change(old) atomically, among all blocks too.
 template <class T, class Change>
 T update(const char* name, T* address, Where where, const Change& change) {
-  Thread& thread = self(name);
+  const Inside inside(name);
+  Thread& thread = inside.thread;
   if (reinterpret_cast<std::uintptr_t>(address) % sizeof(T) != 0)
     fault(std::string(name) + " on a misaligned address", where);
   check_access(thread, address, sizeof(T), Access::atomic, where);
@@ -25,6 +26,13 @@ T update(const char* name, T* address, Where where, const Change& change) {
   }
   maybe_yield();
   return std::bit_cast<T>(old);
+}
+
+void check_width(int width) {
+  const Inside inside("a shuffle");
+  if (width < 1 || width > kWarpSize || (width & (width - 1)) != 0) {
+    fault("a shuffle among segments of " + std::to_string(width) + " lanes", "an unknown line");
+  }
 }
 
 }  // namespace
@@ -50,18 +58,22 @@ void sync_warp(unsigned mask, Where where) {
 }
 
 void thread_fence() {
+  const Inside inside("__threadfence");
   std::atomic_thread_fence(std::memory_order_seq_cst);
   maybe_yield();
 }
 
 int segment_lane(int lane, int width) {
+  check_width(width);
   return (lane_index() & ~(width - 1)) | (lane & (width - 1));
 }
 int segment_xor(int lanes, int width) {
+  check_width(width);
   const int own = lane_index(), other = own ^ lanes;
   return (other & ~(width - 1)) > (own & ~(width - 1)) ? own : other;
 }
 int segment_shift(int by, int width) {
+  check_width(width);
   const int own = lane_index(), other = own + by;
   return (other & ~(width - 1)) == (own & ~(width - 1)) && other >= 0 ? other : own;
 }
@@ -71,6 +83,7 @@ void shuffle(const char* name, unsigned mask, void* value, std::size_t bytes, in
     std::byte given[16], taken[16];
     int source;
   } operand{{}, {}, source};
+  const Inside inside(name);
   if (bytes > sizeof operand.given) fault(std::string(name) + " of more than 16 bytes", where);
   std::memcpy(operand.given, value, bytes);
   warp_collective(
@@ -96,6 +109,7 @@ unsigned ballot(const char* name, unsigned mask, bool predicate, Where where) {
     bool given;
     unsigned taken;
   } operand{predicate, 0};
+  const Inside inside(name);
   warp_collective(
       name, mask, &operand,
       [](void* const* operands, unsigned lanes) {

@@ -26,6 +26,7 @@ int lane_index();
 
 // barrier.sync / barrier.arrive: `threads` of the block meet at a named barrier; 0 means all that are left.
 void block_barrier(int id, int threads, bool waits, Where where);
+void named_barrier(int id, int threads, bool waits, Where where);
 void sync_warp(unsigned mask, Where where);
 void cluster_barrier(Where where);
 void thread_fence();

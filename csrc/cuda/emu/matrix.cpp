@@ -66,8 +66,20 @@ void multiply_warp(Operands kind, void* const* operands) {
 
 }  // namespace
 
+namespace {
+
+// Tensor instructions take a whole warp.
+Thread& whole_warp(const char* name, Where where) {
+  Thread& thread = self(name);
+  if (thread.warp->alive != kFullMask) fault(std::string(name) + " in a warp that lacks lanes", where);
+  return thread;
+}
+
+}  // namespace
+
 void copy_async(void* to, const void* from, std::size_t bytes, std::size_t valid, Where where) {
-  Thread& thread = self("cp.async");
+  const Inside inside("cp.async");
+  Thread& thread = inside.thread;
   if (reinterpret_cast<std::uintptr_t>(to) % bytes || (valid && reinterpret_cast<std::uintptr_t>(from) % bytes)) {
     fault("cp.async of " + std::to_string(bytes) + " bytes at a misaligned address", where);
   }
@@ -87,13 +99,15 @@ void copy_async(void* to, const void* from, std::size_t bytes, std::size_t valid
 }
 
 void commit_copies() {
-  Thread& thread = self("cp.async.commit_group");
+  const Inside inside("cp.async.commit_group");
+  Thread& thread = inside.thread;
   if (thread.copy_groups.empty()) thread.copy_groups.emplace_back();
   thread.copy_groups.emplace_back();
 }
 
 void wait_copies(int pending) {
-  Thread& thread = self("cp.async.wait_group");
+  const Inside inside("cp.async.wait_group");
+  Thread& thread = inside.thread;
   while (static_cast<int>(thread.copy_groups.size()) - 1 > pending) {
     for (PendingCopy& copy : thread.copy_groups.front()) end_copy(thread, copy);
     thread.copy_groups.erase(thread.copy_groups.begin());
@@ -105,14 +119,17 @@ void load_matrices(std::uint32_t* registers, const void* row, int matrices, bool
     const std::byte* row;
     std::uint32_t* registers;
   } operand{static_cast<const std::byte*>(row), registers};
-  Thread& thread = self("ldmatrix");
+  const Inside inside("ldmatrix");
+  Thread& thread = whole_warp("ldmatrix", where);
   if (thread.lane < 8 * matrices) {
+    if (!is_shared(thread, row)) fault("ldmatrix of what is not shared memory", where);
     if (reinterpret_cast<std::uintptr_t>(row) % 16) fault("ldmatrix of a row at a misaligned address", where);
     check_access(thread, row, 16, Access::read, where);
   }
   warp_collective(
       "ldmatrix", kFullMask, &operand,
-      [matrices, transposed](void* const* operands, unsigned) {
+      [matrices, transposed, where](void* const* operands, unsigned lanes) {
+        if (lanes != kFullMask) fault("ldmatrix in a warp that lacks lanes", where);
         for (int m = 0; m < matrices; ++m) {
           std::uint16_t matrix[8][8];
           for (int i = 0; i < 8; ++i) std::memcpy(matrix[i], static_cast<Operand*>(operands[8 * m + i])->row, 16);
@@ -128,11 +145,13 @@ void load_matrices(std::uint32_t* registers, const void* row, int matrices, bool
 }
 
 void multiply(Operands kind, void* d, const std::uint32_t* a, const std::uint32_t* b, Where where) {
+  const Inside inside("mma");
+  whole_warp("mma", where);
   Fragment fragment{d, a, b};
   warp_collective(
       "mma", kFullMask, &fragment,
-      [kind](void* const* operands, unsigned lanes) {
-        if (lanes != kFullMask) return;  // some have ended: the result is undefined
+      [kind, where](void* const* operands, unsigned lanes) {
+        if (lanes != kFullMask) fault("mma in a warp that lacks lanes", where);
         if (kind == Operands::s8) {
           multiply_warp<std::int32_t>(kind, operands);
         } else {
@@ -147,10 +166,12 @@ void multiply(double* d, double a, double b, Where where) {
     double* d;
     double a, b;
   } operand{d, a, b};
+  const Inside inside("mma");
+  whole_warp("mma", where);
   warp_collective(
       "mma", kFullMask, &operand,
-      [](void* const* operands, unsigned lanes) {
-        if (lanes != kFullMask) return;
+      [where](void* const* operands, unsigned lanes) {
+        if (lanes != kFullMask) fault("mma in a warp that lacks lanes", where);
         const auto at = [&](int lane) { return static_cast<Operand*>(operands[lane]); };
         for (int lane = 0; lane < kWarpSize; ++lane) {
           const int g = lane >> 2, t = lane & 3;

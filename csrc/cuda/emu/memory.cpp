@@ -75,6 +75,7 @@ class Memory {
       size = sizes_.at(block);
     }
     set_valid(block, size, bytes);
+    if (bytes == 0) return;
     const DeviceAccess access;
     std::memset(block, 0xff, size);
   }

@@ -8,7 +8,8 @@ namespace drupe::emu {
 // Aligned to 256 bytes, filled with ones; null where the device has not that much left.
 void* device_allocate(std::size_t bytes);
 void device_free(void* block);
-// Only the first `bytes` of a block may be used from now on; they are filled with ones again.
+// Only the first `bytes` of a block may be used from now on, none where a pool keeps it; they are filled with ones
+// again.
 void device_reuse(void* block, std::size_t bytes);
 
 bool is_device_address(const void* address);

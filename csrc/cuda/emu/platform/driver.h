@@ -36,7 +36,7 @@ inline void* allocate(std::size_t bytes, int) {
 inline void release(void* block, int) {
   emu::device_free(block);
 }
-// A pooled block is handed out again, for `bytes` bytes.
+// A pooled block is handed out again, for `bytes` bytes, or is back in the pool: 0.
 inline void reuse(void* block, std::size_t bytes) {
   emu::device_reuse(block, bytes);
 }

@@ -26,6 +26,15 @@ inline void cp_async_wait_group() {
   emu::wait_copies(kPending);
 }
 
+// ---- barrier.sync, barrier.arrive (9.7.13.1): `threads` of the block, a multiple of 32, meet at barrier `id` of 1 to
+// 15. Those that arrive do not wait.
+inline void bar_sync(int id, int threads, Where where = Where::current()) {
+  emu::named_barrier(id, threads, true, where);
+}
+inline void bar_arrive(int id, int threads, Where where = Where::current()) {
+  emu::named_barrier(id, threads, false, where);
+}
+
 // ---- ldmatrix (9.7.14.5.15): kMatrices 8 x 8 matrices of 16-bit elements. Lane 8 j + i gives the address of row i of
 // matrix j; lane 4 g + t receives elements 2 t and 2 t + 1 of row g, of the transposed matrix with kTransposed.
 template <bool kTransposed = false>

@@ -76,7 +76,7 @@ inline void release(void* block, int device) {
   const OnDevice on(device);
   static_cast<void>(cudaFree(block));  // at interpreter exit the driver may be gone
 }
-// A pooled block is handed out again, for `bytes` bytes.
+// A pooled block is handed out again, for `bytes` bytes, or is back in the pool: 0.
 inline void reuse(void*, std::size_t) {}
 
 inline void copy(void* to, const void* from, std::size_t bytes, Stream stream) {

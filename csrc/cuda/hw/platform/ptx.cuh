@@ -37,6 +37,14 @@ __device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// ---- barrier.sync, barrier.arrive (9.7.13.1)
+__device__ __forceinline__ void bar_sync(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void bar_arrive(int id, int threads) {
+  asm volatile("barrier.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ---- ldmatrix (9.7.14.5.15)
 template <bool kTransposed = false>
 __device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&registers)[4], const void* row) {
