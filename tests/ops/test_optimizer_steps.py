@@ -104,9 +104,10 @@ def call(case, params, grads, states, step, **changes):
         op(lying[0], [lie(g) for g in grads], lying[1], [], lying[2], **options)
     else:
         op(lying[0], [lie(g) for g in grads], *lying[1:], **options)
-    for x, there in zip(sum(written, []), sum(lying, []), strict=True):
-        if there is not x:
-            x[...] = there.numpy()
+    for arrays, moved in zip(written, lying, strict=True):
+        for x, there in zip(arrays, moved, strict=True):
+            if there is not x:
+                x[...] = there.numpy()
 
 
 def draw(rng, shape, name):
