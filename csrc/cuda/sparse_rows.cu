@@ -73,13 +73,14 @@ __global__ __launch_bounds__(kMapThreads) void make_entries_kernel(Indices rows,
 constexpr int kSumInFlight = 4;
 constexpr int kJoinThreads = 128;
 constexpr std::int64_t kSumThreads = std::int64_t{1} << 18;  // about what a device holds
-constexpr std::int64_t kFewestEntries = 16;
+constexpr int kFewestLogEntries = 4;
 
-// Entries a task, given their number and the bytes of a row, of which a lane takes 16.
-std::int64_t choose_task(std::int64_t entries, std::int64_t row_bytes) {
-  const std::int64_t tasks =
-      std::clamp<std::int64_t>(kSumThreads * 16 / std::max<std::int64_t>(1, row_bytes), 1, kSumThreads);
-  return std::max(kFewestEntries, (entries + tasks - 1) / tasks);
+// The logarithm of the entries a task, given their number and the bytes of a row, of which a lane takes 16.
+int choose_log_task(std::int64_t entries, std::int64_t row_bytes) {
+  const std::int64_t lanes = std::max<std::int64_t>(1, row_bytes / 16);
+  int log_task = kFewestLogEntries;
+  while ((entries >> (log_task + 1)) * lanes >= kSumThreads) ++log_task;
+  return log_task;
 }
 
 template <class S>
@@ -134,8 +135,8 @@ struct SegmentSum {
 // One task's columns: walks its entries, and its segments along with them.
 template <class S, int kPack>
 __device__ __forceinline__ void sum_task(const SegmentSum<S>& sum, std::int64_t task, std::int64_t column) {
-  const std::int64_t begin = task * sum.segments.task;
-  const std::int64_t stop = begin + sum.segments.task < sum.size ? begin + sum.segments.task : sum.size;
+  const std::int64_t begin = task << sum.segments.log_task, end = (task + 1) << sum.segments.log_task;
+  const std::int64_t stop = end < sum.size ? end : sum.size;
   std::int64_t segment = sum.segments.of_task[task];
   std::int64_t next = sum.segments.begins[segment + 1];
   bool carried = sum.segments.begins[segment] < begin;
@@ -195,7 +196,7 @@ __global__ __launch_bounds__(kJoinThreads) void join_segments_kernel(SegmentSum<
   for (std::int64_t task = blockIdx.x; task < sum.tasks; task += gridDim.x) {
     const std::int64_t segment = sum.open_segment[task];
     if (segment < 0) continue;
-    const std::int64_t carries = (sum.segments.begins[segment + 1] - 1) / sum.segments.task - task;
+    const std::int64_t carries = ((sum.segments.begins[segment + 1] - 1) >> sum.segments.log_task) - task;
     const std::int64_t share = (carries + parts - 1) / parts;
     const std::int64_t from = part * share, to = from + share < carries ? from + share : carries;
     for (std::int64_t base = 0; base < sum.width; base += lanes) {
@@ -273,13 +274,16 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
   if (args.dense) zero_values(args, stream);
   if (totals.segments == 0) return;
 
-  const std::int64_t task = choose_task(totals.entries, args.width * static_cast<std::int64_t>(size_of(args.dtype)));
-  const std::int64_t tasks = (totals.entries + task - 1) / task;
+  const auto row_bytes = args.width * static_cast<std::int64_t>(size_of(args.dtype));
+  const int log_task = choose_log_task(totals.entries, row_bytes);
+  const std::int64_t tasks = ((totals.entries - 1) >> log_task) + 1;
   const auto begins = scratch<std::int64_t>(stream, totals.segments + 1),
              of_task = scratch<std::int64_t>(stream, tasks);
   const auto rows = scratch<std::int64_t>(stream, args.dense ? totals.segments : 0);
-  const Segments segments{
-      .begins = begins.get(), .rows = args.dense ? rows.get() : args.indices, .of_task = of_task.get(), .task = task};
+  const Segments segments{.begins = begins.get(),
+                          .rows = args.dense ? rows.get() : args.indices,
+                          .of_task = of_task.get(),
+                          .log_task = log_task};
   write_segments(stream, sorted, totals, before.get(), segments);
   if (args.width == 0) return;
   dispatch_float(args.dtype, [&]<class S>() {

@@ -81,7 +81,7 @@ struct Segments {
   std::int64_t* begins;   // (segments + 1,) entries
   std::int64_t* rows;     // (segments,)
   std::int64_t* of_task;  // (tasks,)
-  std::int64_t task;      // entries a task
+  int log_task;           // of the entries a task
 };
 
 template <class Entry>
@@ -106,7 +106,9 @@ __global__ __launch_bounds__(kHeadThreads) void write_segments_kernel(Sorted<Ent
       segments.begins[segment] = e;
       segments.rows[segment] = sorted.entries[e].key();
     }
-    if (e < totals.entries && e % segments.task == 0) segments.of_task[e / segments.task] = segment;
+    if (e < totals.entries && (e >> segments.log_task) << segments.log_task == e) {
+      segments.of_task[e >> segments.log_task] = segment;
+    }
     if (e == 0) segments.begins[totals.segments] = totals.entries;
     before += __popc(heads[k]);
   }
