@@ -16,6 +16,8 @@ namespace {
 constexpr std::size_t kReserved = std::size_t{64} << 30;
 constexpr std::size_t kGranule = 256;
 constexpr std::size_t kDefaultCapacity = std::size_t{8} << 30;
+// Opening and closing takes time for each page that was ever touched: large ones keep it short.
+constexpr std::size_t kPage = std::size_t{2} << 20;
 
 std::size_t round_up(std::size_t bytes) {
   return (bytes + kGranule - 1) / kGranule * kGranule;
@@ -24,6 +26,7 @@ std::size_t round_up(std::size_t bytes) {
 void* reserve(std::size_t bytes, int protection) {
   void* range = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw std::bad_alloc();
+  madvise(range, bytes, MADV_HUGEPAGE);
   return range;
 }
 
@@ -112,7 +115,7 @@ class Memory {
   }
 
   void protect(int protection) {
-    if (end_ > 0) mprotect(base_, (end_ + 4095) / 4096 * 4096, protection);
+    if (end_ > 0) mprotect(base_, (end_ + kPage - 1) / kPage * kPage, protection);
   }
 
   void set_valid(const std::byte* block, std::size_t size, std::size_t bytes) {
