@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -27,96 +28,77 @@ bool needs_wide_taps(const char* op, const Window& window) {
   return window.h.kernel * window.w.kernel > 256;
 }
 
+AverageRule adaptive_rule(std::int64_t in, std::int64_t out) {
+  AverageRule rule{.window = {}, .adaptive = true, .count_include_pad = false};
+  rule.window.in = in;
+  rule.window.out = out;
+  return rule;
+}
+
 // An AveragePoolAxis with the tables that it points to.
 class AverageTable {
  public:
-  AverageTable(std::int64_t in, std::int64_t out)
-      : in_(in), begin_(size(out)), end_(size(out)), count_(size(out)), first_(size(in)), last_(size(in)) {}
-
-  static AverageTable windows(const WindowAxis& axis, bool count_include_pad) {
-    AverageTable table(axis.in, axis.out);
-    for (std::int64_t i = 0; i < axis.out; ++i) {
-      const std::int64_t begin = i * axis.stride - axis.before;
-      const std::int64_t end = std::min(begin + axis.kernel, axis.in + axis.after);
-      table.set(i, std::max<std::int64_t>(begin, 0), std::min(end, axis.in));
-      if (count_include_pad) table.count_[size(i)] = end - begin;
+  explicit AverageTable(const AverageRule& rule) : in_(rule.window.in), out_(rule.window.out) {
+    for (std::int64_t i = 0; i < out_; ++i) {
+      begin_.push_back(rule.begin(i));
+      end_.push_back(rule.end(i));
+      count_.push_back(rule.count(i));
     }
-    table.invert();
-    return table;
-  }
-
-  static AverageTable adaptive(std::int64_t in, std::int64_t out) {
-    AverageTable table(in, out);
-    for (std::int64_t i = 0; i < out; ++i) table.set(i, i * in / out, ((i + 1) * in + out - 1) / out);
-    table.invert();
-    return table;
+    for (std::int64_t i = 0; i < in_; ++i) {
+      first_.push_back(rule.first(i));
+      last_.push_back(rule.last(i));
+    }
   }
 
   AveragePoolAxis axis() const {
-    return {
-        in_,         static_cast<std::int64_t>(begin_.size()), begin_.data(), end_.data(), count_.data(), first_.data(),
-        last_.data()};
+    return {in_, out_, begin_.data(), end_.data(), count_.data(), first_.data(), last_.data()};
   }
 
  private:
-  static std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
-
-  void set(std::int64_t i, std::int64_t begin, std::int64_t end) {
-    begin_[size(i)] = begin;
-    end_[size(i)] = end;
-    count_[size(i)] = end - begin;
-  }
-
-  // Both ends of the ranges only ever move up.
-  void invert() {
-    std::size_t first = 0, last = 0;
-    for (std::int64_t i = 0; i < in_; ++i) {
-      while (first < end_.size() && end_[first] <= i) ++first;
-      while (last < begin_.size() && begin_[last] <= i) ++last;
-      first_[size(i)] = static_cast<std::int64_t>(first);
-      last_[size(i)] = static_cast<std::int64_t>(std::max(first, last));
-    }
-  }
-
-  std::int64_t in_;
+  std::int64_t in_, out_;
   std::vector<std::int64_t> begin_, end_, count_, first_, last_;
 };
 
-// tables() gives the rows' and the columns' AverageTable; it is called only where there is something to average.
-template <class Tables>
-Tensor average(const Tensor& image, std::int64_t P, std::int64_t Q, const std::string& layout, const Tables& tables) {
-  const Tensor y = empty({image.size(0), P, Q, image.size(3)}, image.dtype(), image.device());
+AveragePool<AverageRule> average_args(const Tensor& from, const Tensor& to, const AverageRule& h,
+                                      const AverageRule& w) {
+  return {.N = to.size(0), .C = to.size(3), .h = h, .w = w, .from = from.raw(), .to = to.raw(), .dtype = to.dtype()};
+}
+
+AveragePoolArgs with_tables(const AveragePool<AverageRule>& args, const AverageTable& h, const AverageTable& w) {
+  return {
+      .N = args.N, .C = args.C, .h = h.axis(), .w = w.axis(), .from = args.from, .to = args.to, .dtype = args.dtype};
+}
+
+Tensor average(const Tensor& image, const AverageRule& h, const AverageRule& w, const std::string& layout) {
+  const Tensor y = empty({image.size(0), h.window.out, w.window.out, image.size(3)}, image.dtype(), image.device());
   if (y.numel() > 0) {
-    const auto [h, w] = tables();
-    const AveragePoolArgs args{.N = image.size(0),
-                               .C = image.size(3),
-                               .h = h.axis(),
-                               .w = w.axis(),
-                               .from = image.raw(),
-                               .to = y.raw(),
-                               .dtype = image.dtype()};
-    dispatch_isa([&]<Isa I>() { cpu::average_pool2d<I>(args); });
+    const AveragePool<AverageRule> args = average_args(image, y, h, w);
+    dispatch(
+        y.device(),
+        [&]<Isa I>() {
+          const AverageTable rows(h), cols(w);
+          cpu::average_pool2d<I>(with_tables(args, rows, cols));
+        },
+        [&](auto stream) { cuda::average_pool2d(args, stream); });
   }
   return from_nhwc(y, layout);
 }
 
-template <class Tables>
-Tensor average_backward(const char* op, const Tensor& dy, const Dims& x_shape, std::int64_t P, std::int64_t Q,
-                        const Tables& tables) {
-  const Dims expected{x_shape[0], P, Q, x_shape[3]};
+Tensor average_backward(const char* op, const Tensor& dy, const Dims& x_shape, const AverageRule& h,
+                        const AverageRule& w) {
+  const Dims expected{x_shape[0], h.window.out, w.window.out, x_shape[3]};
   check(dy.shape() == expected, op, "dy is ", dy.shape(), ": expected ", expected);
   const Tensor gradient = contiguous(dy);
   Tensor dx = empty(x_shape, dy.dtype(), dy.device());
   if (dx.numel() > 0) {
-    const auto [h, w] = tables();
-    const AveragePoolArgs args{.N = x_shape[0],
-                               .C = x_shape[3],
-                               .h = h.axis(),
-                               .w = w.axis(),
-                               .from = gradient.raw(),
-                               .to = dx.raw(),
-                               .dtype = dy.dtype()};
-    dispatch_isa([&]<Isa I>() { cpu::average_pool2d_backward<I>(args); });
+    const AveragePool<AverageRule> args = average_args(gradient, dx, h, w);
+    dispatch(
+        dx.device(),
+        [&]<Isa I>() {
+          const AverageTable rows(h), cols(w);
+          cpu::average_pool2d_backward<I>(with_tables(args, rows, cols));
+        },
+        [&](auto stream) { cuda::average_pool2d_backward(args, stream); });
   }
   return dx;
 }
@@ -149,7 +131,10 @@ std::pair<Tensor, Tensor> max_pool2d(const Tensor& x, const Dims& kernel, const 
                          .taps = taps.raw(),
                          .wide_taps = wide,
                          .dtype = x.dtype()};
-  if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::max_pool2d<I>(args); });
+  if (y.numel() > 0) {
+    dispatch(
+        x.device(), [&]<Isa I>() { cpu::max_pool2d<I>(args); }, [&](auto stream) { cuda::max_pool2d(args, stream); });
+  }
   return {from_nhwc(y, layout), taps};
 }
 
@@ -164,7 +149,7 @@ Tensor max_pool2d_backward(const Tensor& dy, const Tensor& taps, const Dims& x_s
         ": expected ", expected);
   check_type(taps.dtype() == (wide ? Dtype::i32 : Dtype::u8), op, "taps is ", taps.dtype(), ": expected ",
              wide ? Dtype::i32 : Dtype::u8);
-  common_device(op, {&dy, &taps});
+  const Device device = common_device(op, {&dy, &taps});
   const Tensor gradient = contiguous(dy), positions = contiguous(taps);
   Tensor dx = empty(x_shape, dy.dtype(), dy.device());
   const MaxPoolArgs args{.N = x_shape[0],
@@ -177,7 +162,11 @@ Tensor max_pool2d_backward(const Tensor& dy, const Tensor& taps, const Dims& x_s
                          .taps = positions.raw(),
                          .wide_taps = wide,
                          .dtype = dy.dtype()};
-  if (dx.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::max_pool2d_backward<I>(args); });
+  if (dx.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::max_pool2d_backward<I>(args); },
+        [&](auto stream) { cuda::max_pool2d_backward(args, stream); });
+  }
   return dx;
 }
 
@@ -186,10 +175,7 @@ Tensor avg_pool2d(const Tensor& x, const Dims& kernel, const WindowOptions& opti
   const char* op = "avg_pool2d";
   const Tensor image = to_nhwc(op, "x", x, layout);
   const Window window = plan(op, image.shape(), kernel, options);
-  return average(image, window.h.out, window.w.out, layout, [&] {
-    return std::pair(AverageTable::windows(window.h, count_include_pad),
-                     AverageTable::windows(window.w, count_include_pad));
-  });
+  return average(image, {window.h, false, count_include_pad}, {window.w, false, count_include_pad}, layout);
 }
 
 Tensor avg_pool2d_backward(const Tensor& dy, const Dims& x_shape, const Dims& kernel, const WindowOptions& options,
@@ -197,10 +183,7 @@ Tensor avg_pool2d_backward(const Tensor& dy, const Dims& x_shape, const Dims& ke
   const char* op = "avg_pool2d_backward";
   check_backward(op, dy, x_shape);
   const Window window = plan(op, x_shape, kernel, options);
-  return average_backward(op, dy, x_shape, window.h.out, window.w.out, [&] {
-    return std::pair(AverageTable::windows(window.h, count_include_pad),
-                     AverageTable::windows(window.w, count_include_pad));
-  });
+  return average_backward(op, dy, x_shape, {window.h, false, count_include_pad}, {window.w, false, count_include_pad});
 }
 
 Tensor adaptive_avg_pool2d(const Tensor& x, const Dims& output_size, const std::string& layout) {
@@ -217,18 +200,15 @@ Tensor adaptive_avg_pool2d(const Tensor& x, const Dims& output_size, const std::
   check(height > 0 && width > 0 && height < kLimit && width < kLimit, op, "the image is ", height, " x ", width,
         ": expected at least 1 x 1 and less than 2^31");
   checked_numel({image.size(0), output_size[0], output_size.back(), image.size(3)}, op);
-  return average(image, output_size[0], output_size.back(), layout, [&] {
-    return std::pair(AverageTable::adaptive(height, output_size[0]), AverageTable::adaptive(width, output_size.back()));
-  });
+  return average(image, adaptive_rule(height, output_size[0]), adaptive_rule(width, output_size.back()), layout);
 }
 
 Tensor adaptive_avg_pool2d_backward(const Tensor& dy, const Dims& x_shape) {
   const char* op = "adaptive_avg_pool2d_backward";
   check_backward(op, dy, x_shape);
   check(dy.size(1) > 0 && dy.size(2) > 0, op, "dy is ", dy.shape(), ": expected at least 1 x 1");
-  return average_backward(op, dy, x_shape, dy.size(1), dy.size(2), [&] {
-    return std::pair(AverageTable::adaptive(x_shape[1], dy.size(1)), AverageTable::adaptive(x_shape[2], dy.size(2)));
-  });
+  return average_backward(op, dy, x_shape, adaptive_rule(x_shape[1], dy.size(1)),
+                          adaptive_rule(x_shape[2], dy.size(2)));
 }
 
 }  // namespace drupe::ops

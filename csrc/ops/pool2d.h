@@ -15,6 +15,8 @@
 #include <string>
 #include <utility>
 
+#include "core/quotient.h"
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/window.h"
@@ -33,21 +35,56 @@ struct MaxPoolArgs {
   Dtype dtype;
 };
 
-// Output i averages the inputs [begin[i], end[i]) with the divisor count[i]; input i is averaged by the outputs
-// [first[i], last[i]).
+// Output i averages the inputs [begin(i), end(i)) with the divisor count(i); input i is averaged by the outputs
+// [first(i), last(i)).
+struct AverageRule {
+  WindowAxis window;  // `in` and `out` alone where adaptive
+  bool adaptive, count_include_pad;
+
+  constexpr std::int64_t begin(std::int64_t i) const {
+    if (adaptive) return quotient(i * window.in, window.out);
+    const std::int64_t at = i * window.stride - window.before;
+    return at < 0 ? 0 : at;
+  }
+  constexpr std::int64_t end(std::int64_t i) const {
+    if (adaptive) return quotient_up((i + 1) * window.in, window.out);
+    const std::int64_t at = i * window.stride - window.before + window.kernel;
+    return at < window.in ? at : window.in;
+  }
+  constexpr std::int64_t count(std::int64_t i) const {
+    if (!count_include_pad) return end(i) - begin(i);
+    const std::int64_t room = window.in + window.after - (i * window.stride - window.before);
+    return room < window.kernel ? room : window.kernel;
+  }
+  constexpr std::int64_t first(std::int64_t i) const {
+    if (adaptive) return quotient(i * window.out, window.in);
+    const std::int64_t reach = i + window.before - window.kernel + 1;
+    return reach <= 0 ? 0 : quotient_up(reach, window.stride);
+  }
+  constexpr std::int64_t last(std::int64_t i) const {
+    if (adaptive) return quotient_up((i + 1) * window.out, window.in);
+    const std::int64_t past = quotient(i + window.before, window.stride) + 1;
+    return past < window.out ? past : window.out;
+  }
+};
+
+// A rule's tables.
 struct AveragePoolAxis {
   std::int64_t in, out;
   const std::int64_t *begin, *end, *count;
   const std::int64_t *first, *last;
 };
 
-struct AveragePoolArgs {
+// Axis: AveragePoolAxis on the CPU, AverageRule on a device.
+template <class Axis>
+struct AveragePool {
   std::int64_t N, C;
-  AveragePoolAxis h, w;
+  Axis h, w;
   const void* from;  // x, or dy
   void* to;          // y, or dx
   Dtype dtype;
 };
+using AveragePoolArgs = AveragePool<AveragePoolAxis>;
 
 namespace ops {
 
@@ -79,5 +116,12 @@ void average_pool2d(const AveragePoolArgs& args);
 template <Isa>
 void average_pool2d_backward(const AveragePoolArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void max_pool2d(const MaxPoolArgs& args, Stream stream);
+void max_pool2d_backward(const MaxPoolArgs& args, Stream stream);
+void average_pool2d(const AveragePool<AverageRule>& args, Stream stream);
+void average_pool2d_backward(const AveragePool<AverageRule>& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

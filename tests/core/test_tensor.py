@@ -110,7 +110,7 @@ def test_unknown_dtypes_and_devices():
         drupe.empty((1,), "complex64")
     with pytest.raises(TypeError):
         drupe.empty((1,), "float31")
-    with pytest.raises(ValueError, match=r'"tpu": expected "cpu" or "cuda"'):
+    with pytest.raises(ValueError, match=r'"tpu": expected "cpu", "cuda" or "cuda:<index>"'):
         drupe.empty((1,), device="tpu")
 
 

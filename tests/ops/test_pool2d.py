@@ -122,7 +122,7 @@ FUNCTIONS = [
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_gradients(rng, function, layout):
+def test_gradients(device, rng, function, layout):
     # Distinct values, far apart for the differences' step.
     x = rng.permutation(2 * 3 * 7 * 6).reshape((2, 3, 7, 6) if layout == "NCHW" else (2, 7, 6, 3)) / 10.0
     check_gradients(lambda x: function(x, layout), x, rng=rng)
@@ -205,6 +205,20 @@ def test_layouts_agree_and_the_result_is_channels_last(backend, rng, function):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
+def test_memory_that_vectors_cannot_read(device, rng, function):
+    x = draw(rng, (2, 7, 6, 16), "float32")
+    flat = drupe.tensor(np.concatenate([[np.float32(0)], x.ravel()]))
+    leaves = [drupe.tensor(x, requires_grad=True), drupe.Tensor(flat.raw.slice(0, 1, flat.size, 1))]
+    leaves[1] = drupe.Tensor(ops.reshape(leaves[1], x.shape).raw, requires_grad=True)
+    assert leaves[1].raw.data_ptr % 16 != 0
+    ys = [function(leaf, "NHWC") for leaf in leaves]
+    for y in ys:
+        y.backward(np.full(y.shape, 0.3, np.float32))
+    np.testing.assert_array_equal(ys[0].detach().numpy(), ys[1].detach().numpy())
+    np.testing.assert_array_equal(leaves[0].grad.numpy(), leaves[1].grad.numpy())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=range(len(FUNCTIONS)))
 @pytest.mark.parametrize("shape", [(0, 3, 7, 6), (2, 0, 7, 6)], ids=str)
 def test_empty_input(backend, function, shape):
     x = drupe.tensor(np.ones(shape), requires_grad=True)
@@ -278,12 +292,12 @@ def test_random_geometries(backend, rng):
         ((1, 3, 5, 5), 2, {"stride": "a"}, TypeError, r"stride is 'a': expected whole numbers"),
     ],
 )
-def test_errors_name_what_is_wrong(op, x, kernel, options, error, message):
+def test_errors_name_what_is_wrong(device, op, x, kernel, options, error, message):
     with pytest.raises(error, match=message):
         op(np.ones(x), kernel, **options)
 
 
-def test_errors_of_the_others():
+def test_errors_of_the_others(device):
     with pytest.raises(ValueError, match=r"dilation is \(0,\): expected at least 1"):
         ops.max_pool2d(np.ones((1, 1, 4, 4)), 2, dilation=0)
     with pytest.raises(ValueError, match=r"output_size is \(0,\): expected at least 1"):
