@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/norm_common.h"
 
@@ -77,7 +78,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x, const std::option
   p.args.momentum = options.momentum;
   p.args.eps = options.eps;
   p.args.training = options.training;
-  dispatch_isa([&]<Isa I>() { cpu::batch_norm<I>(p.args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::batch_norm<I>(p.args); }, [&](auto stream) { cuda::batch_norm(p.args, stream); });
   return {from_channels_last(y, options.layout), mean, rstd};
 }
 
@@ -90,6 +92,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& dy, const T
   const Dtype computed = accumulator_of(x.dtype());
   check_type(dy.dtype() == x.dtype(), op, "x is ", x.dtype(), ", dy is ", dy.dtype());
   check(dy.shape() == x.shape(), op, "x is ", x.shape(), ", dy is ", dy.shape());
+  common_device(op, {&x, &dy, &mean, &rstd});
   for (const Tensor* saved : {&mean, &rstd}) {
     check(saved->shape() == Dims{p.args.C} && saved->dtype() == computed && saved->is_contiguous(), op,
           "mean and rstd are not what the forward pass gave");
@@ -105,7 +108,9 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_backward(const Tensor& dy, const T
   p.args.dweight = dweight.raw();
   p.args.dbias = dbias.raw();
   p.args.training = training;
-  dispatch_isa([&]<Isa I>() { cpu::batch_norm_backward<I>(p.args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::batch_norm_backward<I>(p.args); },
+      [&](auto stream) { cuda::batch_norm_backward(p.args, stream); });
   return {from_channels_last(dx, layout), weight ? cast(dweight, weight->dtype()) : Tensor(),
           bias ? cast(dbias, bias->dtype()) : Tensor()};
 }

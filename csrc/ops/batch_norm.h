@@ -22,6 +22,7 @@
 #include <string>
 #include <tuple>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -76,5 +77,10 @@ void batch_norm(const BatchNormArgs& args);
 template <Isa>
 void batch_norm_backward(const BatchNormArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void batch_norm(const BatchNormArgs& args, Stream stream);
+void batch_norm_backward(const BatchNormArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -1,6 +1,7 @@
 #include "ops/group_norm.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/norm_common.h"
 
@@ -50,7 +51,8 @@ std::tuple<Tensor, Tensor, Tensor> group_norm(const Tensor& x, std::int64_t grou
   p.args.mean = mean.raw();
   p.args.rstd = rstd.raw();
   p.args.eps = eps;
-  dispatch_isa([&]<Isa I>() { cpu::group_norm<I>(p.args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::group_norm<I>(p.args); }, [&](auto stream) { cuda::group_norm(p.args, stream); });
   return {from_channels_last(y, layout), mean, rstd};
 }
 
@@ -64,6 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_backward(const Tensor& dy, const T
   const Dtype computed = accumulator_of(x.dtype());
   check_type(dy.dtype() == x.dtype(), op, "x is ", x.dtype(), ", dy is ", dy.dtype());
   check(dy.shape() == x.shape(), op, "x is ", x.shape(), ", dy is ", dy.shape());
+  common_device(op, {&x, &dy, &mean, &rstd});
   for (const Tensor* saved : {&mean, &rstd}) {
     check(saved->size(0) == p.args.N && saved->dtype() == computed && saved->is_contiguous(), op,
           "mean and rstd are not what the forward pass gave");
@@ -78,7 +81,9 @@ std::tuple<Tensor, Tensor, Tensor> group_norm_backward(const Tensor& dy, const T
   p.args.rstd = rstd.raw();
   p.args.dweight = dweight.raw();
   p.args.dbias = dbias.raw();
-  dispatch_isa([&]<Isa I>() { cpu::group_norm_backward<I>(p.args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::group_norm_backward<I>(p.args); },
+      [&](auto stream) { cuda::group_norm_backward(p.args, stream); });
   return {from_channels_last(dx, layout), weight ? cast(dweight, weight->dtype()) : Tensor(),
           bias ? cast(dbias, bias->dtype()) : Tensor()};
 }

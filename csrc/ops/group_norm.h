@@ -17,6 +17,7 @@
 #include <string>
 #include <tuple>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -57,5 +58,10 @@ void group_norm(const GroupNormArgs& args);
 template <Isa>
 void group_norm_backward(const GroupNormArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void group_norm(const GroupNormArgs& args, Stream stream);
+void group_norm_backward(const GroupNormArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -8,8 +8,9 @@ from drupe import ops
 from gradients import check_gradients
 from reference import FLOATS, assert_close, dtype, f64
 
-# Channels below and above a vector, four vectors and a chunk of 256; rows across a block.
-SHAPES = [(2, 1), (7, 3), (5, 16), (3, 17, 2), (2, 65, 3, 5), (2, 130, 4, 4), (3, 300, 5), (40, 70, 5, 5)]
+# Channels below and above a vector, four vectors and a chunk of 256; few rows of many channels; rows across a block.
+SHAPES = [(2, 1), (7, 3), (5, 16), (3, 296), (3, 17, 2), (2, 65, 3, 5), (2, 130, 4, 4), (3, 300, 5)]
+SHAPES += [(40, 70, 5, 5), (9, 64, 8, 9), (5, 33, 30, 30)]
 
 
 def per_channel(values, ndim):
@@ -139,7 +140,7 @@ def test_nan_stays_in_its_channel(backend, rng):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("shape", [(4, 3), (2, 5, 3, 2)], ids=str)
-def test_gradients(backend, rng, training, layout, shape):
+def test_gradients(device, rng, training, layout, shape):
     x = rng.standard_normal(shape)
     C = shape[1] if layout == "NCHW" else shape[-1]
     mean, var = rng.standard_normal(C), rng.uniform(1, 2, C)
@@ -166,7 +167,7 @@ def test_gradients_of_every_dtype(backend, rng, name):
     assert_close(leaves[2].grad, d.sum(axes), name, 750, 27)
 
 
-def test_two_forwards_before_backward(rng):
+def test_two_forwards_before_backward(device, rng):
     x = drupe.tensor(rng.standard_normal((4, 3)), requires_grad=True)
     mean, var = drupe.tensor(np.zeros(3)), drupe.tensor(np.ones(3))
     options = {"training": True, "momentum": 0.5}
@@ -229,12 +230,12 @@ def frozen(array):
         ((1, 3, 1, 1), {}, ValueError, r"training needs more than one value"),
     ],
 )
-def test_errors_name_what_is_wrong(shape, options, error, message):
+def test_errors_name_what_is_wrong(device, shape, options, error, message):
     with pytest.raises(error, match=message):
         ops.batch_norm(np.ones(shape), **{"training": True, **options})
 
 
-def test_running_statistics_may_be_read_only_outside_training():
+def test_running_statistics_may_be_read_only_outside_training(device):
     mean, var = frozen(np.zeros(3)), frozen(np.ones(3))
     np.testing.assert_allclose(ops.batch_norm(np.ones((1, 3)), None, None, mean, var, training=False), 1, rtol=1e-5)
 

@@ -8,7 +8,15 @@ from drupe import ops
 from gradients import check_gradients
 from reference import FLOATS, assert_close, dtype, f64
 
-CASES = [((2, 1), 1), ((3, 6), 2), ((2, 17, 3), 17), ((2, 64, 5, 5), 8), ((1, 300, 9, 9), 3), ((3, 40, 30, 20), 1)]
+CASES = [
+    ((2, 1), 1),
+    ((3, 6), 2),
+    ((2, 17, 3), 17),
+    ((2, 64, 5, 5), 8),
+    ((1, 300, 9, 9), 3),
+    ((3, 40, 30, 20), 1),
+    ((2, 64, 20, 30), 4),
+]
 
 
 def reference(x, groups, weight, bias, eps=1e-5):
@@ -52,7 +60,7 @@ def test_large_mean_does_not_cancel(backend, rng):
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 6), 3), ((2, 4, 3, 2), 2), ((2, 3, 4), 3)], ids=str)
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_gradients(backend, rng, shape, groups, layout):
+def test_gradients(device, rng, shape, groups, layout):
     C = shape[1]
     if layout == "NHWC":
         shape = (shape[0], *shape[2:], C)
@@ -125,7 +133,7 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
         ((2, 4), {"groups": 2, "layout": "nchw"}, ValueError, r'layout is "nchw"'),
     ],
 )
-def test_errors_name_what_is_wrong(shape, options, error, message):
+def test_errors_name_what_is_wrong(device, shape, options, error, message):
     with pytest.raises(error, match=message):
         ops.group_norm(np.ones(shape), **options)
 

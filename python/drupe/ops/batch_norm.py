@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from drupe import _C
 from drupe.ops._call import A, Array, Call
-from drupe.tensor import Tensor, to_raw
+from drupe.tensor import Tensor, share, to_raw
 
 
-def _running(x: Array | None, name: str, *, written: bool) -> _C.Tensor | None:
+def _running(x: Array | None, name: str, *, written: bool) -> tuple[_C.Tensor | None, _C.Tensor | None]:
+    """Return running statistics where the op wants them, and the tensor of their own memory if that is elsewhere."""
     if x is None:
-        return None
-    raw = to_raw(x, "batch_norm")
+        return None, None
+    home = share(x, "batch_norm")
     interface = getattr(x, "__array_interface__", None)
-    if written and interface is not None and raw.data_ptr != interface["data"][0]:
+    if written and interface is not None and home.data_ptr != interface["data"][0]:
         raise ValueError(f"[batch_norm] {name} cannot be updated in place: expected an aligned array in native order")
-    return raw
+    raw = to_raw(x, "batch_norm")
+    if raw.device == home.device:
+        return raw, None
+    if written and home.readonly:
+        raise ValueError(f"[batch_norm] {name} is read-only and would be written in place")
+    return raw, home
 
 
 def batch_norm(
@@ -62,10 +68,13 @@ def batch_norm(
     """
     call = Call("batch_norm", x, weight, bias)
     rx, rweight, rbias = call.raw
-    mean_in = _running(running_mean, "running_mean", written=training)
-    var_in = _running(running_var, "running_var", written=training)
+    mean_in, mean_home = _running(running_mean, "running_mean", written=training)
+    var_in, var_home = _running(running_var, "running_var", written=training)
     y, mean, rstd = _C.batch_norm(rx, rweight, rbias, mean_in, var_in, training, momentum, eps, layout)
     if training:
+        for updated, home in ((mean_in, mean_home), (var_in, var_home)):
+            if updated is not None and home is not None:
+                _C.copy_into(home, _C.to_device(updated, home.device))
         for statistic in (running_mean, running_var):
             if isinstance(statistic, Tensor):
                 statistic.version += 1
