@@ -35,7 +35,8 @@ __all__: list[str] = [
     "cross_entropy",
     "cross_entropy_backward",
     "cuda_built",
-    "cuda_reason",
+    "cuda_status",
+    "current_stream",
     "dropout",
     "embedding",
     "embedding_backward",
@@ -46,6 +47,7 @@ __all__: list[str] = [
     "embedding_bag_backward_sparse",
     "empty",
     "empty_cache",
+    "from_cuda_array",
     "from_dlpack",
     "from_numpy",
     "full",
@@ -79,6 +81,7 @@ __all__: list[str] = [
     "softmax",
     "softmax_backward",
     "sum_of_squares",
+    "to_device",
     "to_numpy",
     "topk",
     "topk_backward",
@@ -93,7 +96,7 @@ class Tensor:
     def __dlpack__(
         self,
         *,
-        stream: typing.Any = None,
+        stream: typing.SupportsInt | typing.SupportsIndex | None = None,
         max_version: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         | None = None,
         dl_device: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
@@ -306,6 +309,8 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
+def cuda_status() -> tuple[bool, str, int]: ...
+def current_stream(device: str) -> int: ...
 def dropout(
     x: Tensor,
     p: typing.SupportsFloat | typing.SupportsIndex,
@@ -365,12 +370,22 @@ def embedding_bag_backward_sparse(
 ) -> tuple[Tensor, Tensor]: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
+def from_cuda_array(
+    object: typing.Any,
+    pointer: typing.SupportsInt | typing.SupportsIndex,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    dtype: str,
+    readonly: bool,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> Tensor: ...
 def from_dlpack(source: typing.Any) -> Tensor: ...
 def from_numpy(array: numpy.ndarray, dtype: str) -> Tensor: ...
 def full(
     shape: tuple[int, ...],
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
     dtype: str,
+    device: str = "cpu",
 ) -> Tensor: ...
 def gemm(
     a: Tensor,
@@ -440,7 +455,7 @@ def measure_limit(
     bytes: typing.SupportsInt | typing.SupportsIndex = 0,
     seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1,
 ) -> float | None: ...
-def memory_stats() -> dict[str, int]: ...
+def memory_stats(device: str = "cpu") -> dict[str, int]: ...
 def merge_rows(
     indices: collections.abc.Sequence[Tensor], values: collections.abc.Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]: ...
@@ -494,6 +509,7 @@ def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
     dtype: str,
+    device: str = "cpu",
 ) -> Tensor: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
@@ -515,6 +531,7 @@ def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
+def to_device(x: Tensor, device: str) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(
     x: Tensor,
@@ -538,5 +555,4 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
 def zeros(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 
 __version__: str
-cuda_built: str = "OFF"
-cuda_reason: str = "this version has no CUDA kernels yet"
+cuda_built: str
