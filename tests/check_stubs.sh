@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 stubs=$(mktemp -d)
 trap 'rm -rf "$stubs"' EXIT
 pybind11-stubgen drupe._C --output-dir "$stubs" --exit-code >/dev/null
-# The version comes from pyproject.toml alone.
-sed -i -E "s/^__version__: str = .*/__version__: str/" "$stubs/drupe/_C.pyi"
+# The version comes from pyproject.toml alone, the CUDA backend from the build.
+sed -i -E "s/^(__version__|cuda_built): str = .*/\1: str/" "$stubs/drupe/_C.pyi"
 ruff format --quiet --isolated --line-length 120 "$stubs/drupe/_C.pyi"
 if [ "${1:-}" = --write ]; then
   cp "$stubs/drupe/_C.pyi" python/drupe/_C.pyi

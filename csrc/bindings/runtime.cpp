@@ -34,13 +34,23 @@ void bind_runtime(py::module_& m) {
   m.def("isa_reason", &isa_reason);
   m.def("set_isa", &set_isa, py::arg("name"));
 
-  m.def("memory_stats", [] {
-    const MemoryStats stats = memory_stats();
-    return std::map<std::string, std::size_t>{
-        {"in_use_bytes", stats.in_use_bytes}, {"cached_bytes", stats.cached_bytes}, {"peak_bytes", stats.peak_bytes}};
-  });
+  m.def(
+      "memory_stats",
+      [](Device device) {
+        const MemoryStats stats = device.type == DeviceType::cpu ? memory_stats() : cuda::memory_stats(device.index);
+        return std::map<std::string, std::size_t>{{"in_use_bytes", stats.in_use_bytes},
+                                                  {"cached_bytes", stats.cached_bytes},
+                                                  {"peak_bytes", stats.peak_bytes}};
+      },
+      py::arg("device") = Device{});
   m.def("reset_peak_memory", &reset_peak_memory);
-  m.def("empty_cache", &empty_cache);
+  m.def(
+      "empty_cache",
+      [] {
+        empty_cache();
+        cuda::empty_cache();
+      },
+      Nogil());
 }
 
 }  // namespace drupe::bindings

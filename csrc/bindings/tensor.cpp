@@ -3,6 +3,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
+#include "core/cuda.h"
 #include "core/dlpack.h"
 #include "ops/copy.h"
 
@@ -61,19 +62,50 @@ void destroy_capsule(PyObject* capsule, const char* name) {
   if (managed->deleter) managed->deleter(managed);
 }
 
-py::object to_dlpack(const Tensor& self, const py::object& stream,
+// A stream as the array API's DLPack and the CUDA array interface number them: 1 is the legacy default stream, 2 the
+// thread's own, anything else a cudaStream_t. 0 could be either of the former.
+Stream parse_stream(const char* op, std::int64_t number, int device) {
+  if (number < 1) {
+    throw py::value_error(std::string("[") + op + "] stream is " + std::to_string(number) +
+                          ": expected None, 1, 2 or the address of a stream");
+  }
+  return {.handle = number == 1 ? nullptr : reinterpret_cast<void*>(number), .device = device};
+}
+
+std::int64_t number_of(Stream stream) {
+  return stream.handle ? static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(stream.handle)) : 1;
+}
+
+// Makes the consumer's stream wait for ours. None is the legacy default stream, -1 asks for no such thing.
+void release_to(const Tensor& tensor, const std::optional<std::int64_t>& stream) {
+  if (tensor.device().type == DeviceType::cpu) {
+    if (stream) throw py::value_error("[__dlpack__] stream must be None for a tensor on the CPU");
+    return;
+  }
+  if (stream.value_or(1) == -1) return;
+  const int device = tensor.device().index;
+  cuda::wait_for(parse_stream("__dlpack__", stream.value_or(1), device), cuda::current_stream(device));
+}
+
+// The tensor on the device that a consumer asks for: its own, or the CPU.
+Tensor move_for(const Tensor& self, const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
+  const dlpack::DLDevice here = dlpack::to_dldevice(self.device()), host = dlpack::to_dldevice(Device{});
+  if (!dl_device || *dl_device == std::pair(here.device_type, here.device_id)) {
+    return copy.value_or(false) ? ops::clone(self) : self;
+  }
+  if (*dl_device != std::pair(host.device_type, host.device_id)) {
+    throw py::buffer_error("[__dlpack__] dl_device names another device: move the tensor there first");
+  }
+  if (copy && !*copy) throw py::buffer_error("[__dlpack__] another device needs a copy, which copy=False forbids");
+  return ops::to_device(self, Device{});
+}
+
+py::object to_dlpack(const Tensor& self, const std::optional<std::int64_t>& stream,
                      const std::optional<std::pair<int, int>>& max_version,
                      const std::optional<std::pair<int, int>>& dl_device, std::optional<bool> copy) {
-  if (!stream.is_none()) throw py::value_error("[__dlpack__] stream must be None for a tensor on the CPU");
-  if (dl_device) {
-    const auto [type, index] = *dl_device;
-    const dlpack::DLDevice here = dlpack::to_dldevice(self.device());
-    if (type != here.device_type || index != here.device_id) {
-      throw py::buffer_error("[__dlpack__] dl_device names another device: move the tensor there first");
-    }
-  }
-  const bool copied = copy.value_or(false);
-  const Tensor tensor = copied ? ops::clone(self) : self;
+  const Tensor tensor = move_for(self, dl_device, copy);
+  const bool copied = tensor.owner() != self.owner();
+  release_to(tensor, stream);
   if (max_version && max_version->first >= 1) {
     return py::reinterpret_steal<py::object>(
         PyCapsule_New(dlpack::to_versioned(tensor, copied), kVersionedCapsule,
@@ -99,14 +131,26 @@ Tensor consume(PyObject* capsule, Managed* managed, bool readonly, const char* u
   });
 }
 
+// What tells a producer which stream the tensor will be used on.
+py::dict stream_for(const py::object& source) {
+  py::dict options;
+  if (!py::hasattr(source, "__dlpack_device__")) return options;
+  const auto [type, index] = source.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+  if (type == dlpack::kCuda && index >= 0 && index < cuda::status().devices) {
+    options["stream"] = number_of(cuda::current_stream(index));
+  }
+  return options;
+}
+
 Tensor from_dlpack(const py::object& source) {
   py::object capsule = source;
   if (py::hasattr(source, "__dlpack__")) {
+    const py::dict stream = stream_for(source);
     try {
-      capsule = source.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+      capsule = source.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0), **stream);
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_TypeError)) throw;
-      capsule = source.attr("__dlpack__")();
+      capsule = source.attr("__dlpack__")(**stream);
     }
   }
   if (PyCapsule_IsValid(capsule.ptr(), kVersionedCapsule)) {
@@ -126,6 +170,21 @@ Tensor from_dlpack(const py::object& source) {
     throw py::value_error("[from_dlpack] the capsule was consumed already: a DLPack capsule can be used once");
   }
   throw py::type_error("[from_dlpack] expected an object with __dlpack__ or a DLPack capsule");
+}
+
+// Shares the memory that a __cuda_array_interface__ describes, for the object's sake; strides count elements.
+Tensor from_cuda_array(const py::object& object, std::uintptr_t pointer, const Dims& shape,
+                       const std::optional<Dims>& strides, Dtype dtype, bool readonly,
+                       const std::optional<std::int64_t>& stream) {
+  constexpr const char* op = "__cuda_array_interface__";
+  if (checked_numel(shape, op) == 0) return empty(shape, dtype, {DeviceType::cuda, 0});
+  check(!strides || strides->size() == shape.size(), op, "shape is ", shape, ", strides are ", *strides);
+  auto* const data = reinterpret_cast<void*>(pointer);
+  const Device device{DeviceType::cuda, cuda::device_of(data)};
+  check(device.index >= 0, op, "the data is not in a device's memory");
+  check(pointer % size_of(dtype) == 0, op, "the data is not aligned to its elements of ", size_of(dtype), " bytes");
+  if (stream) cuda::wait_for(cuda::current_stream(device.index), parse_stream(op, *stream, device.index));
+  return Tensor(own(object, data), data, shape, strides.value_or(contiguous_strides(shape)), dtype, device, readonly);
 }
 
 }  // namespace
@@ -161,6 +220,10 @@ void bind_tensor(py::module_& m) {
   m.def("from_numpy", &from_numpy, py::arg("array").noconvert(), py::arg("dtype"));
   m.def("to_numpy", &to_numpy, py::arg("tensor"), py::arg("dtype"));
   m.def("from_dlpack", &from_dlpack, py::arg("source"));
+  m.def("from_cuda_array", &from_cuda_array, py::arg("object"), py::arg("pointer"), py::arg("shape"),
+        py::arg("strides"), py::arg("dtype"), py::arg("readonly"), py::arg("stream"));
+  m.def(
+      "current_stream", [](Device device) { return number_of(cuda::current_stream(device.index)); }, py::arg("device"));
 
   m.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
   m.def("zeros", &zeros, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());

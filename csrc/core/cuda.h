@@ -1,5 +1,5 @@
-// What core and the ops need of the CUDA backend: cuda/runtime.cpp, or in a build without it cuda/absent.cpp, where whatever
-// needs a device throws std::runtime_error and says why there is none.
+// What core and the ops need of the CUDA backend: cuda/runtime.cpp, or in a build without it cuda/absent.cpp, where
+// whatever needs a device throws std::runtime_error and says why there is none.
 #pragma once
 
 #include <cstddef>
@@ -33,9 +33,14 @@ void check_available(Device device);
 Stream current_stream(int device);
 void set_current_stream(Stream stream);
 void synchronize(int device);
+// What goes to `waiter` from now on runs after what `source` has been given so far. Both are of source's device.
+void wait_for(Stream waiter, Stream source);
 
-// Uninitialised memory for work on the current stream; its last owner returns it to the device's pool, whose next user on that
-// stream runs after what was queued before. Throws OutOfMemory.
+// The device whose memory an address lies in; -1 for the host's.
+int device_of(const void* address);
+
+// Uninitialised memory for work on the current stream; its last owner returns it to the device's pool, whose next user
+// on that stream runs after what was queued before. Throws OutOfMemory.
 std::shared_ptr<void> allocate(std::size_t bytes, Device device);
 
 struct OutOfMemory : std::bad_alloc {

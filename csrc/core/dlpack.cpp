@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/check.h"
+#include "core/cuda.h"
 
 namespace drupe::dlpack {
 namespace {
@@ -30,6 +31,18 @@ std::optional<Dtype> from_dltype(DLDataType type) {
     if (known.code == type.code && known.bits == type.bits && type.lanes == 1) return dtype;
   }
   return std::nullopt;
+}
+
+bool is_host(DLDevice device) {
+  return device.device_type == kCpu || device.device_type == kCudaHost;
+}
+
+void check_device(const char* op, DLDevice device) {
+  if (is_host(device)) return;
+  const cuda::Status status = cuda::status();
+  check(device.device_type == kCuda && device.device_id >= 0 && device.device_id < status.devices, op,
+        "the tensor lies on device ", device.device_type, ":", device.device_id, ": drupe's are the CPU and ",
+        status.devices, " CUDA device(s) (", status.reason, ")");
 }
 
 // Keeps what the DLTensor points to: the shape, the strides, and the memory's owner.
@@ -75,8 +88,7 @@ DLManagedTensorVersioned* to_versioned(const Tensor& tensor, bool copied) {
 
 void validate(const DLTensor& source) {
   constexpr const char* op = "from_dlpack";
-  check(source.device.device_type == kCpu || source.device.device_type == kCudaHost, op, "the tensor lies on device ",
-        source.device.device_type, ":", source.device.device_id, ": this build has no CUDA backend");
+  check_device(op, source.device);
   check(source.ndim >= 0 && source.ndim <= kMaxDims, op, "the tensor has ", source.ndim, " dimensions: expected 0 to ",
         kMaxDims);
   check(source.ndim == 0 || source.shape, op, "the tensor has no shape");
@@ -110,7 +122,8 @@ Tensor from_dltensor(const DLTensor& source, bool readonly, std::function<void()
       source.strides ? Dims(std::span<const std::int64_t>(source.strides, ndim)) : contiguous_strides(shape);
   void* data = static_cast<std::byte*>(source.data) + source.byte_offset;
   std::shared_ptr<void> owner(data ? data : &release, [release = std::move(release)](void*) { release(); });
-  return Tensor(std::move(owner), data, shape, strides, *from_dltype(source.dtype), {}, readonly);
+  const Device device = is_host(source.device) ? Device{} : Device{DeviceType::cuda, source.device.device_id};
+  return Tensor(std::move(owner), data, shape, strides, *from_dltype(source.dtype), device, readonly);
 }
 
 }  // namespace drupe::dlpack

@@ -52,8 +52,8 @@ struct DLManagedTensorVersioned {
 DLManagedTensor* to_managed(const Tensor& tensor);
 DLManagedTensorVersioned* to_versioned(const Tensor& tensor, bool copied);
 
-// Throws before it takes ownership: std::invalid_argument for a device, rank or extent that drupe cannot
-// hold, TypeError for a dtype. `release` runs when the last view of the memory is gone.
+// Throws before it takes ownership: std::invalid_argument for a device that is not here, a rank or extent that drupe
+// cannot hold, TypeError for a dtype. `release` runs when the last view of the memory is gone.
 void validate(const DLTensor& source);
 Tensor from_dltensor(const DLTensor& source, bool readonly, std::function<void()> release);
 

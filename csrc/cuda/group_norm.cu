@@ -1,14 +1,14 @@
 // Group normalisation by the sweeps of channel_norm.h, and between them kernels that add up their partial results in
-// double: forward a block a sample and group; backward first over chunks, 32 channels a block, then over groups, a
-// block each, and over samples, a thread a channel. Bytes: forward reads x twice and writes y; backward reads x and dy
-// twice and writes dx.
+// double: over a sample's chunks, 32 channels a block, then over a group's channels, a block each; for the parameters'
+// gradients over samples, a thread a channel.
+// Bytes: forward reads x twice and writes y; backward reads x and dy twice and writes dx.
 #include "ops/group_norm.h"
 
 #include "core/cuda.h"
 #include "core/dispatch.h"
 #include "core/quotient.h"
 #include "cuda/channel_norm.h"
-#include "cuda/tile/fold.cuh"
+#include "cuda/tile/channel_fold.cuh"
 #include "cuda/tile/grid.cuh"
 #include "cuda/tile/map.cuh"
 #include "cuda/tile/reduce.cuh"
@@ -19,11 +19,6 @@ namespace {
 constexpr int kGroupThreads = 128;
 
 using GroupStorage = ReduceStorage<double, kGroupThreads>;
-
-template <class A>
-__device__ __forceinline__ double parameter(const void* values, std::int64_t c, double otherwise) {
-  return values ? static_cast<double>(static_cast<const A*>(values)[c]) : otherwise;
-}
 
 __device__ __forceinline__ double block_sum(double value, GroupStorage& storage) {
   const double sum = block_reduce<kGroupThreads>(value, Sum{}, storage);
@@ -41,30 +36,39 @@ __device__ __forceinline__ Group group_of(const GroupNormArgs& args, std::int64_
   return {.sample = sample, .first = (number - sample * args.groups) * width, .width = width};
 }
 
-// A group's statistics, and its coefficients of channel_affine.
+// A sample's sums or moments over its chunks; folded is (N, 2, C).
+template <bool kMoments>
+__global__ __launch_bounds__(kFoldThreads) void group_norm_fold_kernel(ChannelTiling tiling, std::int64_t columns,
+                                                                       const double* partial, double* folded) {
+  const std::int64_t sample = quotient(block_number(), columns);
+  if (sample >= tiling.samples) return;
+  auto& storage = shared_storage<FoldStorage>();
+  const std::int64_t c = (block_number() - sample * columns) * kFoldChannels + fold_channel();
+  const Folded result =
+      kMoments ? fold_moments(tiling, partial, sample, c, storage) : fold_sums(tiling, partial, sample, c, storage);
+  if (c >= tiling.C || fold_lane() > 0) return;
+  folded[sample * 2 * tiling.C + c] = result.first;
+  folded[(sample * 2 + 1) * tiling.C + c] = result.second;
+}
+
+// A group's statistics from its channels' moments, and its coefficients of channel_affine.
 template <class A>
-__global__ __launch_bounds__(kGroupThreads) void group_norm_finish_kernel(GroupNormArgs args, ChannelTiling tiling,
-                                                                          const double* partial, A* coefficients) {
+__global__ __launch_bounds__(kGroupThreads) void group_norm_finish_kernel(GroupNormArgs args, const double* moments,
+                                                                          A* coefficients) {
   const std::int64_t number = block_number();
   if (number >= args.N * args.groups) return;
   auto& storage = shared_storage<GroupStorage>();
   const Group group = group_of(args, number);
-  const double* chunks = partial + group.sample * tiling.chunks * 2 * args.C + group.first;
-  const std::int64_t items = tiling.chunks * group.width;
-  const double n = static_cast<double>(args.rows) * static_cast<double>(group.width);
+  const double* own = moments + group.sample * 2 * args.C;
+  const double rows = static_cast<double>(args.rows), width = static_cast<double>(group.width);
   double sum = 0, second = 0;
-  for (std::int64_t i = threadIdx.x; i < items; i += kGroupThreads) {
-    const std::int64_t chunk = quotient(i, group.width), c = i - chunk * group.width;
-    sum += static_cast<double>(tiling.chunk_size(chunk)) * chunks[chunk * 2 * args.C + c];
+  for (std::int64_t c = group.first + threadIdx.x; c < group.first + group.width; c += kGroupThreads) sum += own[c];
+  const double mean = block_sum(sum, storage) / width;
+  for (std::int64_t c = group.first + threadIdx.x; c < group.first + group.width; c += kGroupThreads) {
+    const double distance = own[c] - mean;
+    second += own[args.C + c] + rows * distance * distance;
   }
-  const double mean = block_sum(sum, storage) / n;
-  for (std::int64_t i = threadIdx.x; i < items; i += kGroupThreads) {
-    const std::int64_t chunk = quotient(i, group.width), c = i - chunk * group.width;
-    const double* p = chunks + chunk * 2 * args.C + c;
-    const double distance = p[0] - mean;
-    second += p[args.C] + static_cast<double>(tiling.chunk_size(chunk)) * distance * distance;
-  }
-  const double rstd = 1 / std::sqrt(block_sum(second, storage) / n + args.eps);
+  const double rstd = 1 / std::sqrt(block_sum(second, storage) / (rows * width) + args.eps);
   const A center = static_cast<A>(mean);
   if (threadIdx.x == 0) {
     static_cast<A*>(args.mean)[number] = center;
@@ -78,26 +82,6 @@ __global__ __launch_bounds__(kGroupThreads) void group_norm_finish_kernel(GroupN
     table[2 * args.C + c] =
         static_cast<A>(parameter<A>(args.bias, c, 0) - (mean - static_cast<double>(center)) * scale);
   }
-}
-
-// A sample's sums over its chunks; sums is (N, 2, C).
-__global__ __launch_bounds__(kFoldThreads) void group_norm_fold_kernel(ChannelTiling tiling, std::int64_t columns,
-                                                                       const double* partial, double* sums) {
-  const std::int64_t sample = quotient(block_number(), columns);
-  if (sample >= tiling.samples) return;
-  auto& storage = shared_storage<FoldStorage>();
-  const std::int64_t c = (block_number() - sample * columns) * kFoldColumns + fold_column();
-  const double* chunks = partial + sample * tiling.chunks * 2 * tiling.C + c;
-  double sum = 0, weighted = 0;
-  for (std::int64_t chunk = fold_lane(); c < tiling.C && chunk < tiling.chunks; chunk += kFoldLanes) {
-    sum += chunks[chunk * 2 * tiling.C];
-    weighted += chunks[(chunk * 2 + 1) * tiling.C];
-  }
-  sum = fold(sum, storage);
-  weighted = fold(weighted, storage);
-  if (c >= tiling.C || fold_lane() > 0) return;
-  sums[sample * 2 * tiling.C + c] = sum;
-  sums[(sample * 2 + 1) * tiling.C + c] = weighted;
 }
 
 // A group's coefficients of channel_gradient from its channels' sums of dy and dy (x - mean).
@@ -151,37 +135,44 @@ std::shared_ptr<void> scratch(std::int64_t count, std::size_t itemsize, Stream s
   return allocate(static_cast<std::size_t>(count) * itemsize, {DeviceType::cuda, stream.device});
 }
 
+// Adds up partial over each sample's chunks: (N, 2, C).
+template <bool kMoments>
+std::shared_ptr<void> fold_chunks(const ChannelTiling& tiling, const std::shared_ptr<void>& partial, Stream stream) {
+  auto folded = scratch(tiling.samples * 2 * tiling.C, sizeof(double), stream);
+  launch<group_norm_fold_kernel<kMoments>>(fold_config(tiling.samples, tiling.C), stream, tiling,
+                                           fold_columns(tiling.C), static_cast<const double*>(partial.get()),
+                                           static_cast<double*>(folded.get()));
+  return folded;
+}
+
 template <class A>
 void forward(const GroupNormArgs& args, Stream stream) {
   const ChannelTiling tiling = sum_tiling(args.N, args.rows, args.C, args.dtype, args.x, args.x);
   const auto partial = scratch(args.N * tiling.chunks * 2 * args.C, sizeof(double), stream);
   const auto coefficients = scratch(args.N * 3 * args.C, sizeof(A), stream);
   channel_statistics(tiling, args.dtype, args.x, static_cast<double*>(partial.get()), stream);
-  launch<group_norm_finish_kernel<A>>(group_config(args), stream, args, tiling,
-                                      static_cast<const double*>(partial.get()), static_cast<A*>(coefficients.get()));
+  const auto moments = fold_chunks<true>(tiling, partial, stream);
+  launch<group_norm_finish_kernel<A>>(group_config(args), stream, args, static_cast<const double*>(moments.get()),
+                                      static_cast<A*>(coefficients.get()));
   channel_affine(args.N, args.rows, args.C, args.dtype, args.x, coefficients.get(), args.y, stream);
 }
 
 template <class A>
 void backward(const GroupNormArgs& args, Stream stream) {
-  const ChannelTiling tiling = sum_tiling(args.N, args.rows, args.C, args.dtype, args.x, args.dy);
-  const auto partial = scratch(args.N * tiling.chunks * 2 * args.C, sizeof(double), stream);
-  const auto scratch_sums = scratch(args.N * 2 * args.C, sizeof(double), stream);
-  const auto coefficients = scratch(args.N * 4 * args.C, sizeof(A), stream);
-  auto* const sums = static_cast<double*>(scratch_sums.get());
+  std::shared_ptr<void> sums;
   if (args.N * args.rows > 0) {
+    const ChannelTiling tiling = sum_tiling(args.N, args.rows, args.C, args.dtype, args.x, args.dy);
+    const auto partial = scratch(args.N * tiling.chunks * 2 * args.C, sizeof(double), stream);
+    const auto coefficients = scratch(args.N * 4 * args.C, sizeof(A), stream);
     channel_gradient_sums(tiling, args.dtype, args.x, args.dy, args.mean, args.groups,
                           static_cast<double*>(partial.get()), stream);
-    const std::int64_t columns = (args.C + kFoldColumns - 1) / kFoldColumns;
-    launch<group_norm_fold_kernel>(
-        {.grid = grid_of(args.N * columns), .block = {kFoldThreads}, .shared_bytes = sizeof(FoldStorage)}, stream,
-        tiling, columns, static_cast<const double*>(partial.get()), sums);
-    launch<group_norm_coefficients_kernel<A>>(group_config(args), stream, args, static_cast<const double*>(sums),
+    sums = fold_chunks<false>(tiling, partial, stream);
+    launch<group_norm_coefficients_kernel<A>>(group_config(args), stream, args, static_cast<const double*>(sums.get()),
                                               static_cast<A*>(coefficients.get()));
     channel_gradient(args.N, args.rows, args.C, args.dtype, args.x, args.dy, coefficients.get(), args.y, stream);
   }
   launch<group_norm_parameters_kernel<A>>({.grid = {blocks_for(args.C)}, .block = {kMapThreads}}, stream, args,
-                                          static_cast<const double*>(sums));
+                                          static_cast<const double*>(sums.get()));
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ class Pool {
 
   void empty(int device) {
     const std::lock_guard lock(mutex_);
-    drop_cached(device);
+    if (stats_.cached_bytes > 0) drop_cached(device);  // else leave a device alone that nobody has used
   }
 
   MemoryStats stats() {
@@ -145,6 +145,16 @@ void set_current_stream(Stream stream) {
 void synchronize(int device) {
   check_available({DeviceType::cuda, device});
   driver::synchronize_device(device);
+}
+
+void wait_for(Stream waiter, Stream source) {
+  check_available({DeviceType::cuda, source.device});
+  if (waiter.handle != source.handle) driver::wait_for(waiter, source);
+}
+
+int device_of(const void* address) {
+  check_available({DeviceType::cuda, 0});
+  return driver::device_of(address);
 }
 
 std::shared_ptr<void> allocate(std::size_t bytes, Device device) {

@@ -28,7 +28,7 @@ Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
 // x itself where the dtype is already that one.
 Tensor cast(const Tensor& x, Dtype dtype);
-// x itself where it lies on that device; a contiguous copy there otherwise.
+// x itself where it lies on that device; a copy there otherwise, with x's strides where x is dense, else contiguous.
 Tensor to_device(const Tensor& x, Device device);
 // Writes src, broadcast to dst's shape, into dst. They may overlap.
 void copy_into(const Tensor& dst, const Tensor& src);

@@ -36,6 +36,7 @@ __all__: list[str] = [
     "cross_entropy_backward",
     "cuda_built",
     "cuda_status",
+    "current_stream",
     "dropout",
     "embedding",
     "embedding_backward",
@@ -46,6 +47,7 @@ __all__: list[str] = [
     "embedding_bag_backward_sparse",
     "empty",
     "empty_cache",
+    "from_cuda_array",
     "from_dlpack",
     "from_numpy",
     "full",
@@ -94,7 +96,7 @@ class Tensor:
     def __dlpack__(
         self,
         *,
-        stream: typing.Any = None,
+        stream: typing.SupportsInt | typing.SupportsIndex | None = None,
         max_version: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
         | None = None,
         dl_device: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]
@@ -308,6 +310,7 @@ def cross_entropy_backward(
     reduction: str,
 ) -> Tensor: ...
 def cuda_status() -> tuple[bool, str, int]: ...
+def current_stream(device: str) -> int: ...
 def dropout(
     x: Tensor,
     p: typing.SupportsFloat | typing.SupportsIndex,
@@ -367,6 +370,15 @@ def embedding_bag_backward_sparse(
 ) -> tuple[Tensor, Tensor]: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
+def from_cuda_array(
+    object: typing.Any,
+    pointer: typing.SupportsInt | typing.SupportsIndex,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None,
+    dtype: str,
+    readonly: bool,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> Tensor: ...
 def from_dlpack(source: typing.Any) -> Tensor: ...
 def from_numpy(array: numpy.ndarray, dtype: str) -> Tensor: ...
 def full(
@@ -443,7 +455,7 @@ def measure_limit(
     bytes: typing.SupportsInt | typing.SupportsIndex = 0,
     seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1,
 ) -> float | None: ...
-def memory_stats() -> dict[str, int]: ...
+def memory_stats(device: str = "cpu") -> dict[str, int]: ...
 def merge_rows(
     indices: collections.abc.Sequence[Tensor], values: collections.abc.Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]: ...
@@ -543,4 +555,4 @@ def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor: ...
 def zeros(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 
 __version__: str
-cuda_built: str = "OFF"
+cuda_built: str

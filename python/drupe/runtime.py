@@ -45,13 +45,21 @@ def set_cpu_isa(name: str) -> None:
     _C.set_isa(name)
 
 
-def memory_stats() -> dict[str, int]:
-    """Return ``in_use_bytes``, ``cached_bytes`` and ``peak_bytes`` of the host memory pool."""
-    return _C.memory_stats()
+def memory_stats(device: str = "cpu") -> dict[str, int]:
+    """Return ``in_use_bytes``, ``cached_bytes`` and ``peak_bytes`` of a device's memory pool.
+
+    Args:
+        device: ``"cpu"`` for the host's, ``"cuda"`` or ``"cuda:<index>"``.
+
+    Raises:
+        ValueError: no device has that name.
+        RuntimeError: there is no such device here, and why.
+    """
+    return _C.memory_stats(device)
 
 
 def empty_cache() -> None:
-    """Give the memory that the pool keeps for reuse back to the system."""
+    """Give the memory that the pools keep for reuse back to the system and to the devices."""
     _C.empty_cache()
 
 

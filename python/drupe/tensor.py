@@ -115,6 +115,8 @@ def share(x: Any, op: str = "tensor") -> _C.Tensor:
         return _from_numpy(x)
     if isinstance(x, SupportsDLPack):
         return _from_dlpack(x)
+    if hasattr(x, "__cuda_array_interface__"):
+        return _from_cuda_array(x)
     if isinstance(x, np.generic) or hasattr(x, "__array_interface__"):
         return _from_numpy(np.asarray(x))
     raise TypeError(
@@ -132,11 +134,30 @@ def _from_numpy(x: npt.NDArray[Any]) -> _C.Tensor:
 
 def _from_dlpack(x: Any) -> _C.Tensor:
     raw = _C.from_dlpack(x)
-    if raw.dtype == "bool":
+    if raw.dtype == "bool" and raw.device == "cpu":  # a look at a device's would wait for it
         shared = _C.to_numpy(raw, _DTYPES["bool"])
         proper = _proper_bools(shared)
         return raw if proper is shared else _C.from_numpy(proper, "bool")
     return raw
+
+
+def _from_cuda_array(x: Any) -> _C.Tensor:
+    """Share the memory of a __cuda_array_interface__, version 3 or older."""
+    interface = x.__cuda_array_interface__
+    dtype = np.dtype(interface["typestr"])
+    name = dtype_name(dtype)
+    if interface.get("mask") is not None:
+        raise TypeError("[__cuda_array_interface__] a masked array would lose its mask")
+    if not dtype.isnative:
+        raise TypeError(f"[__cuda_array_interface__] dtype {dtype.str} is of the other byte order")
+    strides = interface.get("strides")
+    if strides is not None:
+        if any(stride % dtype.itemsize for stride in strides):
+            raise ValueError(f"[__cuda_array_interface__] strides are {strides}, not of whole {dtype} elements")
+        strides = tuple(stride // dtype.itemsize for stride in strides)
+    pointer, readonly = interface["data"]
+    stream = interface.get("stream")
+    return _C.from_cuda_array(x, pointer, tuple(interface["shape"]), strides, name, readonly, stream)
 
 
 def _proper_bools(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -338,6 +359,23 @@ class Tensor(Operators):
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.raw.__dlpack_device__()
 
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        if self.raw.device == "cpu" or self.raw.dtype == "bfloat16":
+            raise AttributeError(
+                f"[__cuda_array_interface__] it cannot describe a {self.raw.dtype} tensor on {self.raw.device}"
+            )
+        if self.requires_grad:
+            raise RuntimeError("[__cuda_array_interface__] the tensor requires a gradient: call detach() first")
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "strides": tuple(stride * self.dtype.itemsize for stride in self.strides),
+            "data": (self.raw.data_ptr if self.size else 0, self.raw.readonly),
+            "stream": _C.current_stream(self.raw.device),
+            "version": 3,
+        }
+
     def item(self) -> Any:
         """Return the only element as a Python number.
 
@@ -392,7 +430,8 @@ def tensor(x: Any, dtype: DtypeLike | None = None, *, requires_grad: bool = Fals
         dtype: the dtype of the copy; that of ``x`` by default.
         requires_grad: whether backward collects a gradient for it.
     """
-    if not isinstance(x, Tensor | np.ndarray | np.generic | SupportsDLPack) and not hasattr(x, "__array_interface__"):
+    is_array = isinstance(x, Tensor | np.ndarray | np.generic | SupportsDLPack)
+    if not is_array and not hasattr(x, "__array_interface__") and not hasattr(x, "__cuda_array_interface__"):
         x = np.asarray(x)
         if dtype is None and x.dtype == np.float64:
             x = x.astype(np.float32)

@@ -10,7 +10,7 @@ from reference import FLOATS, assert_close, dtype, f64
 
 # Channels below and above a vector, four vectors and a chunk of 256; few rows of many channels; rows across a block.
 SHAPES = [(2, 1), (7, 3), (5, 16), (3, 296), (3, 17, 2), (2, 65, 3, 5), (2, 130, 4, 4), (3, 300, 5)]
-SHAPES += [(40, 70, 5, 5), (9, 64, 8, 9)]
+SHAPES += [(40, 70, 5, 5), (9, 64, 8, 9), (5, 33, 30, 30)]
 
 
 def per_channel(values, ndim):

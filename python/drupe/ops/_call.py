@@ -28,13 +28,22 @@ def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
     if isinstance(array, np.ndarray | np.generic):
         return _to_numpy
     root = type(array).__module__.partition(".")[0]
+    from_dlpack: Callable[[_C.Tensor], Any]
     if root in ("torch", "cupy"):
-        return lambda raw: sys.modules[root].from_dlpack(raw)
-    if root in ("jax", "jaxlib"):
-        return lambda raw: sys.modules["jax"].dlpack.from_dlpack(raw)
-    if hasattr(array, "__array_namespace__"):
-        return lambda raw: array.__array_namespace__().from_dlpack(raw)
-    return Tensor
+        from_dlpack = sys.modules[root].from_dlpack
+    elif root in ("jax", "jaxlib"):
+        from_dlpack = sys.modules["jax"].dlpack.from_dlpack
+    elif hasattr(array, "__array_namespace__"):
+        from_dlpack = array.__array_namespace__().from_dlpack
+    else:
+        return Tensor
+
+    def export(raw: _C.Tensor) -> Any:
+        if raw.device != "cpu" and array.__dlpack_device__()[0] != raw.__dlpack_device__()[0]:
+            raw = _C.to_device(raw, "cpu")  # where the array lies
+        return from_dlpack(raw)
+
+    return export
 
 
 def _side_by_side(op: str, inputs: tuple[Any, ...]) -> tuple[_C.Tensor | None, ...]:

@@ -51,5 +51,12 @@ inline void zero(void* to, std::size_t bytes, Stream) {
 }
 inline void synchronize(Stream) {}
 inline void synchronize_device(int) {}
+// What goes to `waiter` from now on runs after what `source` has been given so far.
+inline void wait_for(Stream, Stream) {}
+
+// -1 for the host's.
+inline int device_of(const void* address) {
+  return emu::is_device_address(address) ? 0 : -1;
+}
 
 }  // namespace drupe::cuda::driver

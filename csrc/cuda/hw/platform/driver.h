@@ -92,5 +92,25 @@ inline void synchronize_device(int device) {
   const OnDevice on(device);
   check_status(cudaDeviceSynchronize());
 }
+// What goes to `waiter` from now on runs after what `source` has been given so far.
+inline void wait_for(Stream waiter, Stream source) {
+  const OnDevice on(source.device);
+  cudaEvent_t event = nullptr;
+  check_status(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(source.handle));
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(waiter.handle), event, 0);
+  static_cast<void>(cudaEventDestroy(event));  // the driver keeps it until it has happened
+  check_status(status);
+}
+
+// -1 for the host's.
+inline int device_of(const void* address) {
+  cudaPointerAttributes found{};
+  if (cudaPointerGetAttributes(&found, address) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return -1;
+  }
+  return found.type == cudaMemoryTypeDevice || found.type == cudaMemoryTypeManaged ? found.device : -1;
+}
 
 }  // namespace drupe::cuda::driver
