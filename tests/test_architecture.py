@@ -27,7 +27,7 @@ FORBIDDEN_IN_KERNELS = re.compile(
 )
 MACROS = {"DRUPE_INLINE"}
 # CUDA's own keywords and indices, which the emulated platform must spell.
-PLATFORM_MACROS = {"__global__", "__device__", "__host__", "__forceinline__", "__launch_bounds__"}
+PLATFORM_MACROS = {"__global__", "__device__", "__host__", "__forceinline__", "__launch_bounds__", "__grid_constant__"}
 PLATFORM_MACROS |= {"threadIdx", "blockIdx", "blockDim", "gridDim"}
 NATIVE = (".h", ".cpp", ".cu", ".cuh")
 

@@ -31,4 +31,16 @@ inline void expect_none(const std::function<void()>& launch) {
   emu::set_seed(before);
 }
 
+// For what shows in some orders of the threads only.
+inline void expect_fault_in_some_order(const std::string& words, const std::function<void()>& launch) {
+  const std::uint64_t before = emu::seed();
+  expect_fault(words, [&] {
+    for (std::uint64_t order = 0; order < 100; ++order) {
+      emu::set_seed(1000 * before + order);
+      launch();
+    }
+  });
+  emu::set_seed(before);
+}
+
 }  // namespace drupe::selftest

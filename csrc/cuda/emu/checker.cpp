@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <string>
 
 #include "cuda/emu/grid.h"
@@ -50,12 +51,37 @@ void take_in(Counts& counts, const Counts& more) {
   }
 }
 
+void put(Merged& merged, const std::shared_ptr<const Counts>& known) {
+  if (!known || merged.last == known) return;
+  take_in(merged.counts, *known);
+  merged.last = known;
+  merged.all = merged.before = merged.after = nullptr;
+}
+
+void take(Merged& merged, std::shared_ptr<const Counts>& known) {
+  if (merged.counts.empty()) return;
+  if (!merged.all) merged.all = std::make_shared<const Counts>(merged.counts);
+  if (!known) {
+    known = merged.all;
+    return;
+  }
+  if (!merged.after || merged.before != known) {
+    Counts both = merged.counts;
+    take_in(both, *known);
+    merged.before = known;
+    merged.after = both == merged.counts ? merged.all : std::make_shared<const Counts>(std::move(both));
+  }
+  known = merged.after;
+}
+
 bool has_seen(const Thread& thread, std::uint16_t other, std::uint32_t clock) {
   return other == thread.id() || clock <= (*thread.clock.seen)[other];
 }
 
 std::string name_of(const Thread& thread, int id) {
   const int size = static_cast<int>(thread.block->threads.size());
+  const int agent = id - size * static_cast<int>(thread.block->cluster->blocks.size());
+  if (agent >= 0) return agent % kAgents == 0 ? "the copy engine" : "the tensor cores";
   return "thread " + std::to_string(id % size) + (id / size == thread.block->rank ? "" : " of another block");
 }
 
@@ -75,6 +101,10 @@ void check_shared(Thread& thread, Block& block, const std::byte* address, std::s
               " bytes past the end of the shared memory of " + std::to_string(block.shared_bytes) + " bytes",
           describe(place));
   }
+  if (block.alive == 0) {
+    fault(std::string(kVerbs[static_cast<int>(access)]) + " of the shared memory of a block that has ended",
+          describe(place));
+  }
   const auto id = static_cast<std::uint16_t>(thread.id());
   for (std::size_t i = offset; i < offset + bytes; ++i) {
     Cell& cell = block.shadow[i];
@@ -83,13 +113,19 @@ void check_shared(Thread& thread, Block& block, const std::byte* address, std::s
                 earlier + " by " + name_of(thread, other),
             describe(place));
     };
+    if (cell.is_mbarrier) {
+      fault(std::string(kVerbs[static_cast<int>(access)]) + " of an mbarrier by an ordinary instruction",
+            describe(place));
+    }
     if (cell.pending) race("a copy in flight that was begun", cell.writer);
+    if (access != Access::read && cell.async_reads > 0)
+      race("an asynchronous read in flight that was begun", cell.reader);
     if (cell.write_clock != 0 && !has_seen(thread, cell.writer, cell.write_clock) &&
-        !(access == Access::atomic && cell.generic == 2)) {
-      race("a store", cell.writer);
+        !(access == Access::atomic && cell.written == kAtomic)) {
+      race(cell.written == kAsync ? "an asynchronous write" : "a store", cell.writer);
     }
     if (access == Access::read) {
-      if (cell.read_clock == 0 || has_seen(thread, cell.reader, cell.read_clock)) {
+      if (cell.async_reads == 0 && (cell.read_clock == 0 || has_seen(thread, cell.reader, cell.read_clock))) {
         cell.reader = id;
         cell.read_clock = thread.clock.own;
       }
@@ -97,7 +133,7 @@ void check_shared(Thread& thread, Block& block, const std::byte* address, std::s
       if (cell.read_clock != 0 && !has_seen(thread, cell.reader, cell.read_clock)) race("a load", cell.reader);
       cell.writer = id;
       cell.write_clock = thread.clock.own;
-      cell.generic = access == Access::atomic ? 2 : 1;
+      cell.written = access == Access::atomic ? kAtomic : kStore;
     }
   }
 }
@@ -172,28 +208,33 @@ void check(Thread& thread, const void* pointer, std::size_t bytes, Access access
 }  // namespace
 
 void release(SyncClock& sync, Thread& thread) {
-  if (sync.merged != thread.clock.seen) {
-    take_in(sync.counts, *thread.clock.seen);
-    sync.merged = thread.clock.seen;
-  }
-  std::uint32_t& own = sync.counts[static_cast<std::size_t>(thread.id())];
+  put(sync.seen, thread.clock.seen);
+  put(sync.fenced, thread.clock.fenced);
+  std::uint32_t& own = sync.seen.counts[static_cast<std::size_t>(thread.id())];
   own = std::max(own, thread.clock.own++);
+  sync.seen.all = sync.seen.before = sync.seen.after = nullptr;
 }
 
 void acquire(SyncClock& sync, Thread* const* threads, std::size_t count) {
-  if (sync.counts.empty()) return;
-  const auto all = std::make_shared<const Counts>(sync.counts);
-  std::shared_ptr<const Counts> before, after = all;
   for (std::size_t i = 0; i < count; ++i) {
-    std::shared_ptr<const Counts>& seen = threads[i]->clock.seen;
-    if (seen != before) {
-      before = seen;
-      Counts both = *all;
-      take_in(both, *seen);
-      after = both == *all ? all : std::make_shared<const Counts>(std::move(both));
-    }
-    seen = after;
+    take(sync.seen, threads[i]->clock.seen);
+    take(sync.fenced, threads[i]->clock.fenced);
   }
+}
+
+void fence_async(Thread& thread) {
+  Counts counts = *thread.clock.seen;
+  if (thread.clock.fenced) take_in(counts, *thread.clock.fenced);
+  counts[static_cast<std::size_t>(thread.id())] = thread.clock.own++;
+  thread.clock.fenced = std::make_shared<const Counts>(std::move(counts));
+}
+
+void publish(SyncClock& sync, const Thread& any, int agent, std::uint32_t count) {
+  Merged& seen = sync.seen;
+  if (seen.counts.empty()) seen.counts.resize(any.clock.seen->size());
+  std::uint32_t& known = seen.counts[static_cast<std::size_t>(agent)];
+  known = std::max(known, count);
+  seen.all = seen.before = seen.after = nullptr;
 }
 
 void meet(Thread* const* threads, std::size_t count) {
@@ -208,6 +249,88 @@ void check_access(Thread& thread, const void* address, std::size_t bytes, Access
   } else if (is_device_address(address) && !is_device_range(address, bytes)) {
     fault(std::string(kVerbs[static_cast<int>(access)]) + " of device memory outside any live block", where);
   }
+}
+
+Block* shared_owner(Thread& thread, const void* address) {
+  return owner_of(thread, static_cast<const std::byte*>(address));
+}
+
+namespace {
+
+// The cells behind an address that the async proxy is about to touch. Faults where they are not shared memory, or where
+// an ordinary store to them was not fenced.
+std::span<Cell> async_cells(Thread& thread, const void* address, std::size_t bytes, std::source_location where) {
+  Block* block = shared_owner(thread, address);
+  const auto* from = static_cast<const std::byte*>(address);
+  if (!block || from + bytes > block->shared + block->shared_bytes) {
+    fault("an asynchronous access of " + std::to_string(bytes) + " bytes outside shared memory", where);
+  }
+  if (block->alive == 0) fault("an asynchronous access of the shared memory of a block that has ended", where);
+  if (!kChecked) return {};
+  const std::span<Cell> cells = std::span(block->shadow).subspan(static_cast<std::size_t>(from - block->shared), bytes);
+  for (const Cell& cell : cells) {
+    if (cell.written != kStore && cell.written != kAtomic) continue;
+    if (!thread.clock.fenced || (*thread.clock.fenced)[cell.writer] < cell.write_clock) {
+      fault("an asynchronous access at shared byte " + std::to_string(from - block->shared + (&cell - cells.data())) +
+                " of what " + name_of(thread, cell.writer) + " stored: no fence.proxy.async between them",
+            where);
+    }
+  }
+  return cells;
+}
+
+}  // namespace
+
+void begin_async_read(Thread& thread, const void* address, std::size_t bytes, std::source_location where) {
+  const auto id = static_cast<std::uint16_t>(thread.id());
+  if (kChecked && shared_owner(thread, address)) {  // as an ordinary read, but for the cells' record of readers
+    for (Cell& cell : async_cells(thread, address, bytes, where)) {
+      const auto race = [&](const char* earlier) {
+        fault(std::string("an asynchronous read races with ") + earlier + " by " + name_of(thread, cell.writer), where);
+      };
+      if (cell.is_mbarrier) fault("an asynchronous read of an mbarrier", where);
+      if (cell.pending) race("a copy in flight that was begun");
+      if (cell.write_clock != 0 && !has_seen(thread, cell.writer, cell.write_clock)) {
+        race(cell.written == kAsync ? "an asynchronous write" : "a store");
+      }
+      if (cell.async_reads++ == 0) cell.reader = id;
+    }
+  } else {
+    async_cells(thread, address, bytes, where);
+  }
+}
+
+void end_async_read(Block& block, std::size_t offset, std::size_t bytes, int id, std::uint32_t clock) {
+  if (!kChecked) return;
+  for (Cell& cell : std::span(block.shadow).subspan(offset, bytes)) {
+    --cell.async_reads;
+    cell.reader = static_cast<std::uint16_t>(id);
+    cell.read_clock = clock;
+  }
+}
+
+void begin_async_write(Thread& thread, void* address, std::size_t bytes, std::source_location where) {
+  const std::span<Cell> cells = async_cells(thread, address, bytes, where);
+  check_access(thread, address, bytes, Access::write, where);
+  std::memset(address, 0xff, bytes);
+  for (Cell& cell : cells) cell.pending = 1;
+}
+
+void end_async_write(Block& block, std::size_t offset, std::size_t bytes, int id, std::uint32_t clock) {
+  if (!kChecked) return;
+  for (Cell& cell : std::span(block.shadow).subspan(offset, bytes)) {
+    cell.pending = 0;
+    cell.written = kAsync;
+    cell.writer = static_cast<std::uint16_t>(id);
+    cell.write_clock = clock;
+  }
+}
+
+void mark_mbarrier(Thread& thread, void* address, std::source_location where) {
+  check_access(thread, address, 8, Access::write, where);
+  if (!kChecked) return;
+  const auto offset = static_cast<std::size_t>(static_cast<std::byte*>(address) - thread.block->shared);
+  for (Cell& cell : std::span(thread.block->shadow).subspan(offset, 8)) cell.is_mbarrier = 1;
 }
 
 bool is_shared(const Thread& thread, const void* address) {
@@ -244,6 +367,7 @@ void end_copy(Thread& thread, PendingCopy& copy) {
   for (std::size_t i = offset; i < offset + copy.bytes; ++i) {
     Cell& cell = block->shadow[i];
     cell.pending = 0;
+    cell.written = kStore;
     cell.writer = static_cast<std::uint16_t>(thread.id());
     cell.write_clock = thread.clock.own;
   }

@@ -33,6 +33,14 @@ struct Resources {
 };
 thread_local Resources resources;
 
+// Neighbouring seeds give unlike sequences (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number
+// generators").
+std::uint32_t mixed(std::uint64_t value) {
+  value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
+  value = (value ^ value >> 27) * 0x94d049bb133111ebu;
+  return static_cast<std::uint32_t>(value >> 32 ^ value) | 1u;
+}
+
 std::string text_of(Dim3 index) {
   std::ostringstream out;
   out << '(' << index.x << ", " << index.y << ", " << index.z << ')';
@@ -65,6 +73,8 @@ std::string describe_deadlock(const Cluster& cluster) {
 // Goes on with a ready thread drawn at random, or back to the scheduler where there is none.
 void switch_away(Thread& from, bool ends) {
   Cluster& cluster = *from.block->cluster;
+  while ((cluster.ready.empty() || cluster.random() % cluster.patience == 0) && advance_transfers(cluster)) {
+  }
   Context* next = &cluster.scheduler;
   Thread* chosen = nullptr;
   if (!cluster.ready.empty()) {
@@ -106,6 +116,14 @@ void complete(Barrier& barrier, Thread* last) {
   }
 }
 
+void end_cluster_phase(Cluster& cluster) {
+  Barrier& barrier = cluster.barrier;
+  if (barrier.arrived == 0 || static_cast<std::size_t>(barrier.arrived) != cluster.alive) return;
+  ++cluster.barrier_phase;
+  cluster.barrier_clock = barrier.clock;
+  complete(barrier, nullptr);
+}
+
 // Those that are left no longer wait for one that has ended.
 void retire(Thread& thread) {
   Block& block = *thread.block;
@@ -123,10 +141,11 @@ void retire(Thread& thread) {
   for (Barrier& whole : block.barriers) {
     if (whole.expected == 0 && whole.arrived > 0 && whole.arrived == block.alive) complete(whole, nullptr);
   }
-  Barrier& cluster = block.cluster->barrier;
-  if (cluster.arrived > 0 && static_cast<std::size_t>(cluster.arrived) == block.cluster->alive) {
-    complete(cluster, nullptr);
+  if (thread.cluster_arrived && thread.cluster_phase == block.cluster->barrier_phase) {
+    --block.cluster->barrier.arrived;  // it is not among those that are waited for any more
   }
+  end_cluster_phase(*block.cluster);
+  if (block.alive == 0) check_transfers(thread);
 }
 
 void enter(void* argument) {
@@ -153,6 +172,7 @@ void lay_out(Block& block, const Launch& launch, unsigned rank) {
   block.alive = static_cast<int>(threads);
   block.threads = std::vector<Thread>(threads);
   block.warps = std::vector<Warp>((threads + kWarpSize - 1) / kWarpSize);
+  block.warpgroups = std::vector<Warpgroup>((threads + kWarpgroupSize - 1) / kWarpgroupSize);
   if (kChecked) block.shadow.assign(launch.shared_bytes, Cell{});
   for (std::size_t i = 0; i < threads; ++i) {
     Thread& thread = block.threads[i];
@@ -171,7 +191,8 @@ void lay_out(Block& block, const Launch& launch, unsigned rank) {
 void run_cluster(const Launch& launch, FunctionRef<void()> body, std::size_t first) {
   const std::size_t members = launch.cluster.count(), threads = launch.block.count();
   Cluster cluster(launch, body, members);
-  cluster.random.seed(static_cast<unsigned>(seed() * 2654435761u + first + 1));
+  cluster.random.seed(mixed(seed() * 0x9e3779b97f4a7c15u + first));
+  cluster.patience = 2u << cluster.random() % 3 * 3;
   cluster.alive = members * threads;
 
   const std::size_t stride = (launch.shared_bytes + 2 * kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
@@ -186,7 +207,7 @@ void run_cluster(const Launch& launch, FunctionRef<void()> body, std::size_t fir
   const Dim3 corner{static_cast<unsigned>(first % across) * launch.cluster.x,
                     static_cast<unsigned>(first / across % down) * launch.cluster.y,
                     static_cast<unsigned>(first / (across * down)) * launch.cluster.z};
-  const auto none = std::make_shared<const Counts>(kChecked ? members * threads : 0);
+  const auto none = std::make_shared<const Counts>(kChecked ? members * (threads + kAgents) : 0);
   for (unsigned rank = 0; rank < members; ++rank) {
     Block& block = cluster.blocks[rank];
     block.cluster = &cluster;
@@ -215,6 +236,10 @@ void run_cluster(const Launch& launch, FunctionRef<void()> body, std::size_t fir
 
 int Thread::id() const {
   return block->rank * static_cast<int>(block->threads.size()) + linear;
+}
+
+int Block::agent(int which) const {
+  return static_cast<int>(cluster->blocks.size() * threads.size()) + rank * kAgents + which;
 }
 
 std::uint64_t seed() {
@@ -339,19 +364,32 @@ void named_barrier(int id, int threads, bool waits, Where where) {
   block_barrier(id, threads, waits, where);
 }
 
-void cluster_barrier(Where where) {
-  const Inside inside("a cluster barrier");
+void cluster_arrive(Where where) {
+  const Inside inside("barrier.cluster.arrive");
   Thread& thread = inside.thread;
   Cluster& cluster = *thread.block->cluster;
-  Barrier& barrier = cluster.barrier;
-  ++barrier.arrived;
-  if (kChecked) release(barrier.clock, thread);
-  if (static_cast<std::size_t>(barrier.arrived) == cluster.alive) {
-    complete(barrier, &thread);
-  } else {
-    barrier.waiting.push_back(&thread);
+  if (thread.cluster_arrived) fault("barrier.cluster.arrive twice without a wait between", where);
+  thread.cluster_arrived = true;
+  thread.cluster_phase = cluster.barrier_phase;
+  ++cluster.barrier.arrived;
+  if (kChecked) release(cluster.barrier.clock, thread);
+  end_cluster_phase(cluster);
+  maybe_yield();
+}
+
+void cluster_wait(Where where) {
+  const Inside inside("barrier.cluster.wait");
+  Thread& thread = inside.thread;
+  Cluster& cluster = *thread.block->cluster;
+  if (!thread.cluster_arrived) fault("barrier.cluster.wait without an arrival", where);
+  if (thread.cluster_phase == cluster.barrier_phase) {
+    cluster.barrier.waiting.push_back(&thread);
     park("the cluster's barrier", where);
+  } else if (kChecked) {
+    Thread* self = &thread;
+    acquire(cluster.barrier_clock, &self, 1);
   }
+  thread.cluster_arrived = false;
 }
 
 void* shared_memory(std::size_t bytes, Where where) {

@@ -5,15 +5,19 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "core/parallel.h"
+#include "cuda/emu/async.h"
 #include "cuda/emu/checker.h"
 #include "cuda/emu/fiber.h"
 #include "cuda/emu/intrinsics.h"
+#include "cuda/emu/wgmma.h"
 
 namespace drupe::emu {
 
@@ -23,6 +27,7 @@ struct Fault : std::runtime_error {
 };
 
 inline constexpr int kNamedBarriers = 16;
+inline constexpr int kRegisters = 65536;  // of a multiprocessor
 
 struct Launch {
   std::string kernel;
@@ -55,6 +60,11 @@ struct Thread {
   int inside = 1;  // emulator's functions: their accesses are not the kernel's
   Clock clock;
   std::vector<std::vector<PendingCopy>> copy_groups;  // cp.async: committed groups, oldest first; the last is open
+  std::vector<BulkGroup> bulk_groups;                 // the same of bulk stores
+  int wgmma_groups = 0, wgmma_waited = 0;             // committed; known to be done
+  bool wgmma_fenced = false;
+  unsigned cluster_phase = 0;  // of the cluster's barrier, at which it arrived
+  bool cluster_arrived = false;
 
   int id() const;  // in its cluster
 };
@@ -73,6 +83,7 @@ struct Collective {
 struct Warp {
   Thread* lanes[kWarpSize] = {};
   unsigned alive = 0;
+  int registers = 0;  // a thread, once setmaxnreg was used
   std::vector<Collective> open;
 };
 
@@ -95,6 +106,12 @@ struct Block {
   std::size_t shared_bytes = 0;
   Shadow shadow;
   Barrier barriers[kNamedBarriers];
+  std::map<std::size_t, Mbarrier> mbarriers;  // by offset
+  std::vector<Thread*> wants_registers;
+  std::vector<Warpgroup> warpgroups;
+  std::uint32_t agent_clocks[kAgents] = {};
+
+  int agent(int which) const;  // its id
 };
 
 struct Cluster {
@@ -106,6 +123,10 @@ struct Cluster {
   std::vector<Thread*> ready;
   std::size_t alive = 0;
   Barrier barrier;
+  unsigned barrier_phase = 0;
+  SyncClock barrier_clock;  // of the phase that ended last
+  std::vector<std::shared_ptr<Transfer>> transfers;
+  unsigned patience = 1;  // one goes a step further at one of so many switches between threads
   Context scheduler;
   std::string fault;
   std::minstd_rand random;

@@ -41,8 +41,12 @@ struct OutOfBounds {
   const Type* index;
 };
 
-[[noreturn]] void report(const std::string& what, const Site& site) {
+// First of all: what follows is not the kernel's.
+void stop_watching() {
   if (Thread* thread = current()) ++thread->inside;
+}
+
+[[noreturn]] void report(const std::string& what, const Site& site) {
   const std::string file = site.file;
   const std::string place = file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
   if (current()) fault(what, place);
@@ -58,6 +62,7 @@ using drupe::emu::hook;
 using drupe::emu::Mismatch;
 using drupe::emu::OutOfBounds;
 using drupe::emu::report;
+using drupe::emu::stop_watching;
 
 extern "C" {
 void __tsan_init() {}
@@ -145,11 +150,13 @@ std::uint64_t __tsan_atomic64_fetch_add(volatile std::uint64_t* a, std::uint64_t
   return __atomic_fetch_add(a, value, __ATOMIC_SEQ_CST);
 }
 void __ubsan_handle_type_mismatch_v1(const Mismatch* data, std::uintptr_t address) {
+  stop_watching();
   report("an address " + std::to_string(address % (std::uintptr_t{1} << data->log_alignment)) + " bytes off the " +
              std::to_string(std::uintptr_t{1} << data->log_alignment) + "-byte alignment of " + data->type->name,
          data->site);
 }
 void __ubsan_handle_out_of_bounds(const OutOfBounds* data, std::uintptr_t index) {
+  stop_watching();
   report("index " + std::to_string(static_cast<std::intptr_t>(index)) + " is past the end of " + data->array->name,
          data->site);
 }

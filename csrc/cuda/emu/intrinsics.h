@@ -28,7 +28,6 @@ int lane_index();
 void block_barrier(int id, int threads, bool waits, Where where);
 void named_barrier(int id, int threads, bool waits, Where where);
 void sync_warp(unsigned mask, Where where);
-void cluster_barrier(Where where);
 void thread_fence();
 
 // The lane that a shuffle reads, given the calling one.

@@ -12,6 +12,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define threadIdx (::drupe::emu::thread_index())
 #define blockIdx (::drupe::emu::block_index())
 #define blockDim (::drupe::emu::block_size())
