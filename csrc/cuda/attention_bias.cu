@@ -6,7 +6,7 @@
 #include "core/cuda.h"
 #include "core/dispatch.h"
 #include "cuda/attention/backward.cuh"
-#include "cuda/attention/gradients.cuh"
+#include "cuda/attention/variants.cuh"
 #include "cuda/tile/map.cuh"
 
 namespace drupe::cuda {
