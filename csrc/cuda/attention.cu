@@ -8,7 +8,6 @@
 
 #include "core/dispatch.h"
 #include "cuda/attention/fma.cuh"
-#include "cuda/attention/mma.cuh"
 #include "cuda/attention/variants.cuh"
 #include "cuda/tile/reduce.cuh"
 
@@ -136,7 +135,7 @@ void attend(const AttentionArgs& args, Stream stream) {
 
 void attention(const AttentionArgs& args, Stream stream) {
   if (args.B * args.Hq * args.Sq == 0) return;
-  if (size_of(args.dtype) == 2 && std::max(args.D, args.Dv) <= kMostWidth) return attention_mma(args, stream);
+  if (suits_mma(args)) return attention_mma(args, stream);
   dispatch_float(args.dtype, [&]<class T>() {
     if constexpr (std::is_same_v<T, float>) {
       if (args.Dv <= kSide) return attend<T, 1>(args, stream);

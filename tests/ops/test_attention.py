@@ -119,6 +119,27 @@ def test_matches_numpy(backend, rng, name, shape):
     compare(*operands(rng, *shape, name), name, rng=rng)
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("width", "sizes", "options"),
+    [
+        ((8, 32), (130, 70), {"causal": True}),
+        ((56, 64), (20, 140), {"causal": True, "scale": -0.3}),
+        ((96, 88), (70, 66), {"window": (20, 10)}),
+        ((128, 128), (66, 130), {"causal": True, "window": 40}),
+        ((129, 128), (18, 35), {}),
+        ((256, 200), (70, 67), {"causal": True}),
+        ((264, 16), (9, 70), {}),
+    ],
+    ids=str,
+)
+def test_16_bit_formats_of_every_width(backend, rng, name, width, sizes, options):
+    arrays = operands(rng, 2, 2, 1, *sizes, *width, name)
+    lengths, query_lengths = np.array([sizes[1], sizes[1] // 2 + 1]), np.array([sizes[0] - 1, sizes[0]])
+    for bias in (None, draw(rng, (2, 1, sizes[1]), name)):
+        compare(*arrays, name, bias=bias, lengths=lengths, query_lengths=query_lengths, rng=rng, **options)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 0, 3, (5, None), (None, 2), (40, 20)], ids=str)
 @pytest.mark.parametrize("masked", [(), ("lengths",), ("query_lengths",), ("lengths", "query_lengths")], ids=str)

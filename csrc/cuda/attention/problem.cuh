@@ -28,6 +28,8 @@ struct Rows {
   std::int64_t stride;
   std::int64_t width;
   bool aligned;  // every row begins and ends at a multiple of 16 bytes
+
+  __device__ __forceinline__ Rows from(std::int64_t row) const { return {data + row * stride, stride, width, aligned}; }
 };
 
 template <class T>
@@ -74,10 +76,9 @@ struct Sight {
   }
 };
 
-// Who sees whom in the tile of queries from query0 and keys from key0 on, in local indices; tiles are at most kMost
-// wide.
+// Who sees whom among the queries from query0 and the keys from key0 on, in local indices below kMost.
 struct Mask {
-  static constexpr std::int64_t kMost = 1024;
+  static constexpr std::int64_t kMost = std::int64_t{1} << 30;
   int lowest, highest;  // of key - query
   int queries, keys;    // that exist
 
@@ -90,6 +91,15 @@ struct Mask {
   __device__ __forceinline__ bool sees(int query, int key) const {
     const int ahead = key - query;
     return ahead >= lowest && ahead <= highest && query < queries && key < keys;
+  }
+  // The same for local indices that count from (query, key) on.
+  __device__ __forceinline__ Mask from(int query, int key) const {
+    Mask shifted = *this;
+    shifted.lowest += query - key;
+    shifted.highest += query - key;
+    shifted.queries -= query;
+    shifted.keys -= key;
+    return shifted;
   }
   // Whether each of so many queries sees each of so many keys.
   __device__ __forceinline__ bool is_open(int tile_queries, int tile_keys) const {
