@@ -18,10 +18,11 @@ using fma_tile::kM;
 using fma_tile::kRows;
 using fma_tile::kSide;
 
-// A warp a row; rows beyond the query lengths are not read.
+// delta, and where it is given `shift`: lse in units of log 2, +infinity where a query sees nothing. A warp a row; rows
+// beyond the query lengths are not read.
 template <class T>
 __global__ __launch_bounds__(kMapThreads) void attention_delta_kernel(AttentionBackwardArgs args, std::int64_t rows,
-                                                                      Accumulator<T>* delta) {
+                                                                      Accumulator<T>* delta, Accumulator<T>* shift) {
   using A = Accumulator<T>;
   const AttentionArgs& f = args.forward;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -35,6 +36,10 @@ __global__ __launch_bounds__(kMapThreads) void attention_delta_kernel(AttentionB
     }
     sum = warp_reduce(sum, Sum{});
     if (lane == 0) delta[r] = sum;
+    if (lane == 0 && shift) {
+      const A lse = static_cast<const A*>(f.lse)[r];
+      shift[r] = lse == -infinity<A>() ? infinity<A>() : static_cast<A>(kLog2E) * lse;
+    }
   }
 }
 
@@ -126,20 +131,28 @@ void run(const AttentionBackwardArgs& args, const Accumulator<T>* delta, Stream 
 
 void attention_backward(const AttentionBackwardArgs& args, Stream stream) {
   const AttentionArgs& f = args.forward;
+  const bool tensor_cores = suits_mma(f);
   dispatch_float(f.dtype, [&]<class T>() {
     using A = Accumulator<T>;
     const std::int64_t rows = f.B * f.Hq * f.Sq;
-    const auto memory = allocate(static_cast<std::size_t>(rows) * sizeof(A), {DeviceType::cuda, stream.device});
+    const auto memory = allocate(static_cast<std::size_t>(2 * rows) * sizeof(A), {DeviceType::cuda, stream.device});
     A* const delta = static_cast<A*>(memory.get());
+    A* const shift = tensor_cores ? delta + rows : nullptr;
     if (rows > 0) {
       launch<attention_delta_kernel<T>>({.grid = {blocks_for(rows * kWarp)}, .block = {kMapThreads}}, stream, args,
-                                        rows, delta);
+                                        rows, delta, shift);
     }
-    const bool narrow = std::max(f.D, f.Dv) <= kSide;
-    if constexpr (std::is_same_v<T, float>) {
-      if (narrow) run<T, 1>(args, delta, stream);
+    if constexpr (sizeof(T) == 2) {
+      if (tensor_cores) {
+        attention_backward_mma(args, shift, delta, stream);
+      } else {
+        run<T, fma_tile::kMostChunks<T>>(args, delta, stream);
+      }
+    } else if constexpr (fma_tile::kMostChunks<T> == 1) {
+      run<T, 1>(args, delta, stream);
+    } else {
+      std::max(f.D, f.Dv) <= kSide ? run<T, 1>(args, delta, stream) : run<T, 2>(args, delta, stream);
     }
-    if (!std::is_same_v<T, float> || !narrow) run<T, fma_tile::kMostChunks<T>>(args, delta, stream);
     if (args.dbias) attention_bias_gradient(args, delta, stream);
   });
 }

@@ -52,7 +52,7 @@ __device__ __forceinline__ void finish_logits(typename C::Logits& logits, const 
   const int query = row0 + Logits::row_of(0, 0), key = Logits::col_of(0, 0);
   const Mask lane = mask.from(query, key);
   if (whole)
-    scale_and_add_bias(logits, args, lane, bias ? bias + query * args.bias_row + key * args.bias_col : nullptr);
+    scale_and_add_bias<false>(logits, args, lane, bias ? bias + query * args.bias_row + key * args.bias_col : nullptr);
   if (open) return;
 #pragma unroll
   for (int i = 0; i < Logits::kRowBlocks; ++i) {

@@ -102,9 +102,10 @@ __device__ __forceinline__ void multiply_over_rows(WarpTile<kM, kN>& sum, const 
   }
 }
 
-// Products to logits in units of log 2. `bias` and the mask count from the lane's first query and key on. One pointer
-// walks along each row, and a barrier ends it: all addresses and loads at once would take too many registers.
-template <class T, int kM, int kN>
+// Products to logits in units of log 2. `bias` and the mask count from the lane's first query and key on; queries are
+// the rows, or with kKeysOwn the keys are. One pointer walks along each row, and a barrier ends it: all addresses and
+// loads at once would take too many registers.
+template <bool kKeysOwn, class T, int kM, int kN>
 __device__ __forceinline__ void scale_and_add_bias(WarpTile<kM, kN>& logits, const AttentionArgs& args,
                                                    const Mask& mask, const T* bias) {
   const float factor = static_cast<float>(args.scale * kLog2E);
@@ -122,12 +123,13 @@ __device__ __forceinline__ void scale_and_add_bias(WarpTile<kM, kN>& logits, con
     const T* at = bias;
 #pragma unroll
     for (int n = 0; n < kN / 4; ++n) {
-      if (mask.sees(down, n / 2 * 8 + n % 2)) {
+      const int right = n / 2 * 8 + n % 2;
+      if (kKeysOwn ? mask.sees(right, down) : mask.sees(down, right)) {
         logits.d[down / 16][n / 2][down % 16 / 4 + n % 2] += static_cast<float>(kLog2E) * widen(*at);
       }
-      at += (n % 2 == 0 ? 1 : 7) * args.bias_col;
+      at += (n % 2 == 0 ? 1 : 7) * (kKeysOwn ? args.bias_row : args.bias_col);
     }
-    bias += 8 * args.bias_row;
+    bias += 8 * (kKeysOwn ? args.bias_col : args.bias_row);
     __syncwarp();
   }
 }

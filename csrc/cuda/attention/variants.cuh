@@ -27,6 +27,10 @@ Aligned align(const AttentionOperand& operand, std::int64_t B, std::int64_t H, s
 // Of problems that suit.
 void attention_mma(const AttentionArgs& args, Stream stream);
 
+// dq, dk and dv of problems that suit, given delta and `shift`, what 2^x is divided by: lse in units of log 2,
+// +infinity where a query sees nothing. Both (B, Hq, Sq).
+void attention_backward_mma(const AttentionBackwardArgs& args, const float* shift, const float* delta, Stream stream);
+
 // dbias, given delta, of the accumulator's type, (B, Hq, Sq).
 void attention_bias_gradient(const AttentionBackwardArgs& args, const void* delta, Stream stream);
 
