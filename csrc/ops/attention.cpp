@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -27,8 +28,9 @@ Tensor checked_lengths(const Tensor& lengths, std::int64_t B, std::int64_t limit
              ": expected int32 or int64");
   check(lengths.shape() == Dims{B}, op, what, " is ", lengths.shape(), ": expected (", B, ",)");
   const Tensor result = contiguous(cast(lengths, Dtype::i64));
+  const Tensor on_host = to_device(result, Device{});
   for (std::int64_t b = 0; b < B; ++b) {
-    const std::int64_t length = result.data<std::int64_t>()[b];
+    const std::int64_t length = on_host.data<std::int64_t>()[b];
     check(length >= 0 && length <= limit, op, what, "[", b, "] is ", length, ": expected 0 to ", limit);
   }
   return result;
@@ -137,7 +139,10 @@ std::pair<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tens
   Tensor lse = empty({args.B, args.Hq, args.Sq}, accumulator_of(args.dtype), problem.device);
   args.y = operand(y);
   args.lse = lse.raw();
-  if (lse.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::attention<I>(args); });
+  if (lse.numel() > 0) {
+    dispatch(
+        problem.device, [&]<Isa I>() { cpu::attention<I>(args); }, [&](auto stream) { cuda::attention(args, stream); });
+  }
   return {y, lse};
 }
 
@@ -149,6 +154,7 @@ AttentionGradients attention_backward(const Tensor& dy, const Tensor& y, const T
   AttentionBackwardArgs args{.forward = problem.args, .dy = {}, .dq = {}, .dk = {}, .dv = {}};
   AttentionArgs& f = args.forward;
   const Dims shape{f.B, f.Hq, f.Sq, f.Dv};
+  common_device(op, {&q, &dy, &y, &lse});
   check_type(dy.dtype() == f.dtype && y.dtype() == f.dtype, op, "q is ", f.dtype, ", dy is ", dy.dtype(), ", y is ",
              y.dtype());
   check(dy.shape() == shape && y.shape() == shape, op, "dy is ", dy.shape(), ", y is ", y.shape(), ": expected ",
@@ -169,11 +175,13 @@ AttentionGradients attention_backward(const Tensor& dy, const Tensor& y, const T
   if (wanted.dv) args.dv = operand(out.dv);
   if (wanted.dbias && options.bias) {
     const Tensor& bias = *options.bias;
-    out.dbias = zeros(bias.shape(), f.dtype);
+    out.dbias = zeros(bias.shape(), f.dtype, problem.device);
     args.dbias = out.dbias.raw();
     for (int i = 0; i < 4; ++i) args.bias_shape[i] = i + bias.ndim() < 4 ? 1 : bias.size(i - 4);
   }
-  dispatch_isa([&]<Isa I>() { cpu::attention_backward<I>(args); });
+  dispatch(
+      problem.device, [&]<Isa I>() { cpu::attention_backward<I>(args); },
+      [&](auto stream) { cuda::attention_backward(args, stream); });
   return out;
 }
 

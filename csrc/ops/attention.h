@@ -25,6 +25,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -87,5 +88,10 @@ void attention(const AttentionArgs& args);
 template <Isa>
 void attention_backward(const AttentionBackwardArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void attention(const AttentionArgs& args, Stream stream);
+void attention_backward(const AttentionBackwardArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

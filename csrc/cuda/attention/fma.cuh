@@ -1,0 +1,187 @@
+// Products of tiles in shared memory, by FMA, for any dtype and any width. kThreads threads own a tile of kRows x 64: a
+// warp 16 (float64: 8) rows, a half-warp every other one of them, a thread kM rows by 4 columns.
+#pragma once
+
+#include "cuda/attention/problem.cuh"
+#include "cuda/tile/vec.cuh"
+
+namespace drupe::cuda::fma_tile {
+
+inline constexpr int kThreads = 128;
+inline constexpr int kSide = 64;   // columns of a tile
+inline constexpr int kDepth = 32;  // of a stage
+
+// Rows of a thread and of a tile: as many as keep the sums in registers.
+template <class A>
+inline constexpr int kM = sizeof(A) == 8 ? 4 : 8;
+template <class A>
+inline constexpr int kRows = 8 * kM<A>;
+
+// Columns of the output that a block sums at once, in units of kSide.
+template <class T>
+inline constexpr int kMostChunks = sizeof(T) == 8 ? 1 : 2;
+
+// Rows are 16 bytes longer than they need be, which spreads them over the banks.
+template <class A>
+struct Storage {
+  static constexpr int kPad = 16 / sizeof(A);
+  struct Factors {
+    A left[kRows<A>][kDepth + kPad], right[kSide][kDepth + kPad];
+  };
+  union {
+    alignas(16) Factors factors;    // of a product over the width
+    A values[kSide][kSide + kPad];  // the right factor of a product over rows
+  };
+  alignas(16) A weights[kRows<A>][kSide + kPad];  // the left one
+};
+
+// The local rows and columns of a thread: of the tile as a product over the width gives it, columns kept 16 apart; of
+// the sums over rows, 4 columns side by side.
+struct Lane {
+  int row, column;
+
+  template <class A>
+  static __device__ __forceinline__ Lane here() {
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+    return {thread / 32 * 2 * kM<A> + lane / 16, lane % 16};
+  }
+};
+
+// to[r][c] = from's row row0 + r, column column0 + c, or zero outside `exist` and the width.
+template <int kCount, int kColumns, class T, class A, int kStride>
+__device__ __forceinline__ void load_tile(A (&to)[kCount][kStride], const Rows<const T>& from, std::int64_t row0,
+                                          Span exist, std::int64_t column0) {
+  constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+  const T* const base = from.data + row0 * from.stride + column0;
+  const std::int64_t columns = from.width - column0;
+  if (from.aligned) {
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x); i < kCount * kColumns / kPack; i += kThreads) {
+      const int r = i / (kColumns / kPack), c = i % (kColumns / kPack) * kPack;
+      const bool valid = row0 + r >= exist.begin && row0 + r < exist.end && c < columns;
+      Pack<T, kPack> pack{};
+      if (valid) pack = load_pack<kPack>(base + r * from.stride + c);
+#pragma unroll
+      for (int k = 0; k < kPack; ++k) to[r][c + k] = widen(pack.element[k]);
+    }
+  } else {
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x); i < kCount * kColumns; i += kThreads) {
+      const int r = i / kColumns, c = i % kColumns;
+      const bool valid = row0 + r >= exist.begin && row0 + r < exist.end && c < columns;
+      to[r][c] = valid ? widen(base[r * from.stride + c]) : A(0);
+    }
+  }
+}
+
+// sum[i][j] = left's row `2 i` from the thread's . right's row `16 j` from the thread's, over the width of both.
+template <class T, class A>
+__device__ __forceinline__ void multiply_over_width(A (&sum)[kM<A>][4], Storage<A>& storage, const Rows<const T>& left,
+                                                    std::int64_t left0, Span left_exist, const Rows<const T>& right,
+                                                    std::int64_t right0, Span right_exist) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(A));
+  const Lane lane = Lane::here<A>();
+  const bool busy = left0 + lane.row - lane.row % (2 * kM<A>) < left_exist.end;
+#pragma unroll
+  for (int i = 0; i < kM<A>; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum[i][j] = A(0);
+  }
+  for (std::int64_t d = 0; d < left.width; d += kDepth) {
+    __syncthreads();
+    load_tile<kRows<A>, kDepth>(storage.factors.left, left, left0, left_exist, d);
+    load_tile<kSide, kDepth>(storage.factors.right, right, right0, right_exist, d);
+    __syncthreads();
+    if (!busy) continue;
+    const int depth = static_cast<int>(std::min<std::int64_t>(kDepth, left.width - d));
+#pragma unroll 1
+    for (int k = 0; k < depth; k += kVector) {
+      Pack<A, kVector> b[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) b[j] = load_pack<kVector>(&storage.factors.right[lane.column + 16 * j][k]);
+#pragma unroll
+      for (int i = 0; i < kM<A>; ++i) {
+        const Pack<A, kVector> a = load_pack<kVector>(&storage.factors.left[lane.row + 2 * i][k]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) sum[i][j] += a.element[e] * b[j].element[e];
+        }
+      }
+    }
+  }
+}
+
+// sum[c][i][·] += weights' rows times 64 columns of `right` from column0 + 64 c on. `depth` rows of it exist.
+template <int kChunks, class T, class A>
+__device__ __forceinline__ void multiply_over_rows(A (&sum)[kChunks][kM<A>][4], Storage<A>& storage,
+                                                   const Rows<const T>& right, std::int64_t right0, Span exist,
+                                                   std::int64_t column0) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(A));
+  const Lane lane = Lane::here<A>();
+  const int depth = static_cast<int>(std::min<std::int64_t>(kSide, exist.end - right0));
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const std::int64_t column = column0 + c * kSide;
+    if (column >= right.width) break;
+    __syncthreads();
+    load_tile<kSide, kSide>(storage.values, right, right0, exist, column);
+    __syncthreads();
+    if (column + 4 * lane.column >= right.width) continue;
+#pragma unroll 1
+    for (int k = 0; k < depth; k += kVector) {
+      Pack<A, 4> b[kVector];
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+#pragma unroll
+        for (int j = 0; j < 4; j += kVector) {
+          const Pack<A, kVector> part = load_pack<kVector>(&storage.values[k + e][4 * lane.column + j]);
+#pragma unroll
+          for (int l = 0; l < kVector; ++l) b[e].element[j + l] = part.element[l];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kM<A>; ++i) {
+        const Pack<A, kVector> a = load_pack<kVector>(&storage.weights[lane.row + 2 * i][k]);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) sum[c][i][j] += a.element[e] * b[e].element[j];
+        }
+      }
+    }
+  }
+}
+
+template <class A>
+__device__ __forceinline__ void store_weights(Storage<A>& storage, const A (&values)[kM<A>][4]) {
+  const Lane lane = Lane::here<A>();
+#pragma unroll
+  for (int i = 0; i < kM<A>; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) storage.weights[lane.row + 2 * i][lane.column + 16 * j] = values[i][j];
+  }
+}
+
+// The rows [row0, end) of `to`, from what multiply_over_rows summed, row i of a thread times factor[i].
+template <int kChunks, class T, class A>
+__device__ __forceinline__ void store_sums(const A (&sum)[kChunks][kM<A>][4], const A (&factor)[kM<A>],
+                                           const Rows<T>& to, std::int64_t row0, std::int64_t end,
+                                           std::int64_t column0) {
+  const Lane lane = Lane::here<A>();
+#pragma unroll
+  for (int i = 0; i < kM<A>; ++i) {
+    const std::int64_t row = row0 + lane.row + 2 * i;
+    if (row >= end) break;
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      const std::int64_t column = column0 + c * kSide + 4 * lane.column;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (column + j < to.width) to.data[row * to.stride + column + j] = narrow<T>(sum[c][i][j] * factor[i]);
+      }
+    }
+  }
+}
+
+}  // namespace drupe::cuda::fma_tile
