@@ -50,8 +50,7 @@ void copy_into(const Tensor& dst, const Tensor& src) {
                       .dst_strides = loops.strides[0],
                       .src_dtype = src.dtype(),
                       .dst_dtype = dst.dtype()};
-  dispatch(
-      device, [&]<Isa I>() { cpu::copy<I>(args); }, [&](auto stream) { cuda::copy(args, stream); });
+  dispatch(device, [&]<Isa I>() { cpu::copy<I>(args); }, [&](auto stream) { cuda::copy(args, stream); });
 }
 
 Tensor clone(const Tensor& x) {
@@ -74,10 +73,10 @@ Tensor cast(const Tensor& x, Dtype dtype) {
 Tensor to_device(const Tensor& x, Device device) {
   if (x.device() == device) return x;
   if (device.type == DeviceType::cuda) cuda::check_available(device);
-  const Tensor source = contiguous(x);
-  Tensor y = empty(x.shape(), x.dtype(), device);
+  const Tensor source = is_dense(x) ? x : contiguous(x);  // what is dense keeps its memory order
+  const Tensor y = empty(x.shape(), x.dtype(), device);
   cuda::copy_bytes(y.raw(), device, source.raw(), x.device(), x.nbytes());
-  return y;
+  return Tensor(y.owner(), y.raw(), x.shape(), source.strides(), x.dtype(), device);
 }
 
 Tensor reshape(const Tensor& x, const Dims& shape) {
