@@ -26,6 +26,9 @@ struct Status {
 };
 Status status();
 
+// Of a device that can be used.
+int multiprocessors(int device);
+
 // Throws std::runtime_error unless that device can be used.
 void check_available(Device device);
 
