@@ -49,25 +49,4 @@ DRUPE_INLINE Vec<T, I> activation_derivative(Vec<T, I> s) {
   return one;
 }
 
-// Calls f.operator()<Activation>().
-template <class F>
-DRUPE_INLINE void dispatch_activation(Activation activation, F&& f) {
-  switch (activation) {
-    case Activation::none:
-      return f.template operator()<Activation::none>();
-    case Activation::relu:
-      return f.template operator()<Activation::relu>();
-    case Activation::gelu:
-      return f.template operator()<Activation::gelu>();
-    case Activation::gelu_tanh:
-      return f.template operator()<Activation::gelu_tanh>();
-    case Activation::silu:
-      return f.template operator()<Activation::silu>();
-    case Activation::sigmoid:
-      return f.template operator()<Activation::sigmoid>();
-    case Activation::tanh:
-      return f.template operator()<Activation::tanh>();
-  }
-}
-
 }  // namespace drupe::cpu

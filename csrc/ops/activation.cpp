@@ -1,6 +1,7 @@
 #include "ops/activation.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe {
@@ -34,13 +35,15 @@ Tensor activation(const Tensor& x, const std::string& name) {
   Tensor y = empty_like(source);
   const ActivationArgs args{
       .x = source.raw(), .dy = nullptr, .y = y.raw(), .size = x.numel(), .dtype = x.dtype(), .activation = kind};
-  dispatch_isa([&]<Isa I>() { cpu::activation<I>(args); });
+  dispatch(
+      x.device(), [&]<Isa I>() { cpu::activation<I>(args); }, [&](auto stream) { cuda::activation(args, stream); });
   return y;
 }
 
 Tensor activation_backward(const Tensor& dy, const Tensor& saved, const std::string& name) {
   const Activation kind = parse_activation(name, "activation_backward");
   const char* op = "activation_backward";
+  const Device device = common_device(op, {&dy, &saved});
   check_type(is_float(dy.dtype()) && dy.dtype() == saved.dtype(), op, "dy is ", dy.dtype(), ", saved is ",
              saved.dtype(), ": expected one float dtype");
   check(dy.shape() == saved.shape(), op, "dy is ", dy.shape(), ", saved is ", saved.shape());
@@ -50,7 +53,9 @@ Tensor activation_backward(const Tensor& dy, const Tensor& saved, const std::str
   Tensor dx = empty_like(x);
   const ActivationArgs args{
       .x = x.raw(), .dy = g.raw(), .y = dx.raw(), .size = x.numel(), .dtype = x.dtype(), .activation = kind};
-  dispatch_isa([&]<Isa I>() { cpu::activation_backward<I>(args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::activation_backward<I>(args); },
+      [&](auto stream) { cuda::activation_backward(args, stream); });
   return dx;
 }
 

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -25,6 +26,27 @@ const char* name_of(Activation activation);
 // Whether f'(x) is computed from x; from y = f(x) otherwise.
 constexpr bool needs_input(Activation activation) {
   return activation == Activation::gelu || activation == Activation::gelu_tanh || activation == Activation::silu;
+}
+
+// Calls f.operator()<Activation>().
+template <class F>
+[[gnu::always_inline]] inline void dispatch_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::none:
+      return f.template operator()<Activation::none>();
+    case Activation::relu:
+      return f.template operator()<Activation::relu>();
+    case Activation::gelu:
+      return f.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh:
+      return f.template operator()<Activation::gelu_tanh>();
+    case Activation::silu:
+      return f.template operator()<Activation::silu>();
+    case Activation::sigmoid:
+      return f.template operator()<Activation::sigmoid>();
+    case Activation::tanh:
+      return f.template operator()<Activation::tanh>();
+  }
 }
 
 struct ActivationArgs {
@@ -51,5 +73,10 @@ void activation(const ActivationArgs& args);
 template <Isa>
 void activation_backward(const ActivationArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void activation(const ActivationArgs& args, Stream stream);
+void activation_backward(const ActivationArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe
