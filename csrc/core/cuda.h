@@ -1,5 +1,5 @@
-// What core and the ops need of the CUDA backend: cuda/runtime.cpp, or in a build without it cuda/absent.cpp, where whatever
-// needs a device throws std::runtime_error and says why there is none.
+// What core and the ops need of the CUDA backend: cuda/runtime.cpp, or in a build without it cuda/absent.cpp, where
+// whatever needs a device throws std::runtime_error and says why there is none.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +19,9 @@ struct Status {
 };
 Status status();
 
+// Of a device that can be used.
+int multiprocessors(int device);
+
 // Throws std::runtime_error unless that device can be used.
 void check_available(Device device);
 
@@ -27,8 +30,8 @@ Stream current_stream(int device);
 void set_current_stream(Stream stream);
 void synchronize(int device);
 
-// Uninitialised memory for work on the current stream; its last owner returns it to the device's pool, whose next user on that
-// stream runs after what was queued before. Throws OutOfMemory.
+// Uninitialised memory for work on the current stream; its last owner returns it to the device's pool, whose next user
+// on that stream runs after what was queued before. Throws OutOfMemory.
 std::shared_ptr<void> allocate(std::size_t bytes, Device device);
 
 struct OutOfMemory : std::bad_alloc {

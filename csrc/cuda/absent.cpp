@@ -18,6 +18,9 @@ Status status() {
 void check_available(Device) {
   refuse();
 }
+int multiprocessors(int) {
+  refuse();
+}
 Stream current_stream(int) {
   refuse();
 }

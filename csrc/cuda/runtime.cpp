@@ -95,6 +95,7 @@ struct Devices {
   int count = 0;
   std::string reason;
   std::vector<std::unique_ptr<Pool>> pools;
+  std::vector<int> multiprocessors;
 };
 
 // Never destroyed: tensors may outlive static destruction.
@@ -102,7 +103,10 @@ Devices& devices() {
   static Devices* instance = [] {
     auto* found = new Devices;
     found->count = driver::device_count(found->reason);
-    for (int i = 0; i < found->count; ++i) found->pools.push_back(std::make_unique<Pool>());
+    for (int i = 0; i < found->count; ++i) {
+      found->pools.push_back(std::make_unique<Pool>());
+      found->multiprocessors.push_back(driver::properties(i).multiprocessors);
+    }
     return found;
   }();
   return *instance;
@@ -129,6 +133,11 @@ void check_available(Device device) {
     throw std::runtime_error("[cuda] there is no cuda:" + std::to_string(device.index) + ": the machine has " +
                              std::to_string(found.count) + " device(s)");
   }
+}
+
+int multiprocessors(int device) {
+  check_available({DeviceType::cuda, device});
+  return devices().multiprocessors[static_cast<std::size_t>(device)];
 }
 
 Stream current_stream(int device) {
