@@ -3,8 +3,9 @@
 #include <cmath>
 
 #include "core/check.h"
-#include "core/dispatch.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
+#include "ops/index_range.h"
 
 namespace drupe::ops {
 namespace {
@@ -16,14 +17,10 @@ struct Problem {
 };
 
 void check_labels(const char* op, const Tensor& labels, std::int64_t C, std::int64_t ignore_index) {
-  dispatch_index(labels.dtype(), [&]<class L>() {
-    const L* label = labels.data<L>();
-    for (std::int64_t i = 0, count = labels.numel(); i < count; ++i) {
-      const std::int64_t y = label[i];
-      check_index((y >= 0 && y < C) || y == ignore_index, op, "labels hold ", y, ", at position ", i,
-                  ": expected 0 to ", C - 1, " or ignore_index ", ignore_index);
-    }
-  });
+  if (const auto wrong = first_out_of_range(labels, C, ignore_index)) {
+    fail<std::out_of_range>(op, "labels hold ", wrong->index, ", at position ", wrong->position, ": expected 0 to ",
+                            C - 1, " or ignore_index ", ignore_index);
+  }
 }
 
 Dims sums_shape(Dims rows) {
@@ -31,7 +28,9 @@ Dims sums_shape(Dims rows) {
   return rows;
 }
 
+// Kernels on a device sum the weights themselves.
 double sum_of(const Tensor& weight) {
+  if (weight.device().type != DeviceType::cpu) return 0;
   double sum = 0;
   for (std::int64_t c = 0; c < weight.numel(); ++c) {
     sum += weight.dtype() == Dtype::f64 ? weight.data<double>()[c] : static_cast<double>(weight.data<float>()[c]);
@@ -61,7 +60,6 @@ Problem prepare(const char* op, const Tensor& logits, const Tensor& labels, cons
     check(weight->shape() == Dims{C}, op, "weight is ", weight->shape(), ": expected ", Dims{C});
     p.weight = cast(contiguous(*weight), computed);
   }
-  check_labels(op, p.labels, C, options.ignore_index);
   p.args = {.rows = p.labels.numel(),
             .C = C,
             .logits = p.logits.raw(),
@@ -86,7 +84,9 @@ Problem prepare(const char* op, const Tensor& logits, const Tensor& labels, cons
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& labels,
                                                  const std::optional<Tensor>& weight,
                                                  const CrossEntropyOptions& options) {
-  Problem p = prepare("cross_entropy", logits, labels, weight, options);
+  const char* op = "cross_entropy";
+  Problem p = prepare(op, logits, labels, weight, options);
+  check_labels(op, p.labels, p.args.C, options.ignore_index);
   const Dtype computed = accumulator_of(logits.dtype());
   Tensor loss = empty(p.args.reduction == Reduction::none ? p.shape : Dims{}, computed, logits.device());
   Tensor sums = empty(sums_shape(p.shape), computed, logits.device());
@@ -94,7 +94,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, const Ten
   p.args.loss = loss.raw();
   p.args.sums = sums.raw();
   p.args.total = total.data<double>();
-  dispatch_isa([&]<Isa I>() { cpu::cross_entropy<I>(p.args); });
+  dispatch(
+      logits.device(), [&]<Isa I>() { cpu::cross_entropy<I>(p.args); },
+      [&](auto stream) { cuda::cross_entropy(p.args, stream); });
   return {loss, sums, total};
 }
 
@@ -103,6 +105,9 @@ Tensor cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const T
                               const CrossEntropyOptions& options) {
   const char* op = "cross_entropy_backward";
   Problem p = prepare(op, logits, labels, weight, options);
+  const Device device = common_device(op, {&dloss, &logits, &sums, &total});
+  // Forward has found them right; a device's kernel leaves those alone that have changed since.
+  if (device.type == DeviceType::cpu) check_labels(op, p.labels, p.args.C, options.ignore_index);
   const Dtype computed = accumulator_of(logits.dtype());
   const Dims expected = p.args.reduction == Reduction::none ? p.shape : Dims{};
   check_type(dloss.dtype() == computed, op, "dloss is ", dloss.dtype(), ": expected ", computed);
@@ -116,7 +121,9 @@ Tensor cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const T
   p.args.sums = sums.raw();
   p.args.total = total.data<double>();
   p.args.dlogits = dlogits.raw();
-  dispatch_isa([&]<Isa I>() { cpu::cross_entropy_backward<I>(p.args); });
+  dispatch(
+      device, [&]<Isa I>() { cpu::cross_entropy_backward<I>(p.args); },
+      [&](auto stream) { cuda::cross_entropy_backward(p.args, stream); });
   return dlogits;
 }
 

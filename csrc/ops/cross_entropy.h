@@ -22,6 +22,7 @@
 #include <string>
 #include <tuple>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/reduction.h"
@@ -41,7 +42,7 @@ struct CrossEntropyArgs {
   void* dlogits;  // backward only
   std::int64_t ignore_index;
   double label_smoothing;
-  double weight_sum;  // W
+  double weight_sum;  // W; a device's kernels sum given weights themselves
   Reduction reduction;
   Dtype dtype;
   Dtype label_dtype;
@@ -71,5 +72,10 @@ void cross_entropy(const CrossEntropyArgs& args);
 template <Isa>
 void cross_entropy_backward(const CrossEntropyArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void cross_entropy(const CrossEntropyArgs& args, Stream stream);
+void cross_entropy_backward(const CrossEntropyArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/fill.h"
 
@@ -114,7 +115,7 @@ Tensor run(const Tensor& given, Axes axes, const Work& work) {
                         .op = work.op,
                         .finish = work.finish,
                         .divisor = work.divisor};
-  dispatch_isa([&]<Isa I>() { cpu::reduce<I>(args); });
+  dispatch(x.device(), [&]<Isa I>() { cpu::reduce<I>(args); }, [&](auto stream) { cuda::reduce(args, stream); });
   return y;
 }
 
@@ -129,7 +130,7 @@ Tensor drop(Tensor y, const Dims& axes, bool keepdims) {
 Tensor constant(const Tensor& x, const Axes& axes, Scalar value, Dtype dtype) {
   Dims shape = x.shape();
   for (std::int64_t dim : axes.reduced) shape[static_cast<int>(dim)] = 1;
-  return full(shape, value, dtype);
+  return full(shape, value, dtype, x.device());
 }
 
 void check_float(const Tensor& x, const char* op) {

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "core/loops.h"
+#include "core/stream.h"
 #include "cpu/isa.h"
 
 namespace drupe {
@@ -51,5 +52,9 @@ namespace cpu {
 template <Isa>
 void reduce(const ReduceArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void reduce(const ReduceArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

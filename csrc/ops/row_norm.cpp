@@ -1,6 +1,7 @@
 #include "ops/row_norm.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/norm_common.h"
 
@@ -70,13 +71,15 @@ std::tuple<Tensor, Tensor, Tensor> forward(const char* op, Problem p, double eps
   p.args.y = y.raw();
   p.args.mean = mean.raw();
   p.args.rstd = rstd.raw();
-  dispatch_isa([&]<Isa I>() { cpu::row_norm<I>(p.args); });
+  dispatch(
+      p.x.device(), [&]<Isa I>() { cpu::row_norm<I>(p.args); }, [&](auto stream) { cuda::row_norm(p.args, stream); });
   return {y, mean, rstd};
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const char* op, Problem p, const Tensor& dy, const Tensor* mean,
                                             const Tensor& rstd) {
   const Dtype computed = accumulator_of(p.x.dtype());
+  common_device(op, {&p.x, &dy, mean, &rstd});
   check_type(dy.dtype() == p.x.dtype(), op, "x is ", p.x.dtype(), ", dy is ", dy.dtype());
   check(dy.shape() == p.x.shape(), op, "x is ", p.x.shape(), ", dy is ", dy.shape());
   for (const Tensor* saved : {mean, &rstd}) {
@@ -94,7 +97,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const char* op, Problem p, const Ten
   p.args.rstd = rstd.raw();
   p.args.dweight = dweight.raw();
   p.args.dbias = dbias.raw();
-  dispatch_isa([&]<Isa I>() { cpu::row_norm_backward<I>(p.args); });
+  dispatch(
+      p.x.device(), [&]<Isa I>() { cpu::row_norm_backward<I>(p.args); },
+      [&](auto stream) { cuda::row_norm_backward(p.args, stream); });
   return {dx, dweight, dbias};
 }
 

@@ -20,6 +20,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -70,5 +71,10 @@ void row_norm(const RowNormArgs& args);
 template <Isa>
 void row_norm_backward(const RowNormArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void row_norm(const RowNormArgs& args, Stream stream);
+void row_norm_backward(const RowNormArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -1,6 +1,7 @@
 #include "ops/softmax.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -31,7 +32,7 @@ Tensor softmax(const Tensor& x, std::int64_t axis, bool log) {
   if (y.numel() == 0) return y;
   SoftmaxArgs args = plan(source, dim, log);
   args.y = y.raw();
-  dispatch_isa([&]<Isa I>() { cpu::softmax<I>(args); });
+  dispatch(x.device(), [&]<Isa I>() { cpu::softmax<I>(args); }, [&](auto stream) { cuda::softmax(args, stream); });
   return y;
 }
 
@@ -48,7 +49,9 @@ Tensor softmax_backward(const Tensor& dy, const Tensor& y, std::int64_t axis, bo
   SoftmaxArgs args = plan(saved, dim, log);
   args.dy = gradient.raw();
   args.y = dx.raw();
-  dispatch_isa([&]<Isa I>() { cpu::softmax_backward<I>(args); });
+  dispatch(
+      y.device(), [&]<Isa I>() { cpu::softmax_backward<I>(args); },
+      [&](auto stream) { cuda::softmax_backward(args, stream); });
   return dx;
 }
 

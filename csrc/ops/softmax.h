@@ -13,6 +13,7 @@
 
 #include <cstdint>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -42,5 +43,10 @@ void softmax(const SoftmaxArgs& args);
 template <Isa>
 void softmax_backward(const SoftmaxArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void softmax(const SoftmaxArgs& args, Stream stream);
+void softmax_backward(const SoftmaxArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -3,7 +3,9 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
+#include "ops/index_range.h"
 
 namespace drupe::ops {
 namespace {
@@ -51,7 +53,7 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, std::int64_t k, std::int64_t axi
                         .largest = largest,
                         .sorted = sorted,
                         .dtype = x.dtype()};
-    dispatch_isa([&]<Isa I>() { cpu::topk<I>(args); });
+    dispatch(x.device(), [&]<Isa I>() { cpu::topk<I>(args); }, [&](auto stream) { cuda::topk(args, stream); });
   }
   return {with_last_at(values, dim), with_last_at(indices, dim)};
 }
@@ -61,12 +63,12 @@ Tensor topk_backward(const Tensor& dy, const Tensor& indices, std::int64_t axis,
   check(dy.shape() == indices.shape(), op, "dy is ", dy.shape(), ", indices are ", indices.shape());
   check_type(is_float(dy.dtype()) && indices.dtype() == Dtype::i64, op, "dy is ", dy.dtype(), ", indices are ",
              indices.dtype(), ": expected a float dtype and int64");
+  const Device device = common_device(op, {&dy, &indices});
   const int dim = normalize_dim(axis, dy.ndim(), op);
   const Tensor gradient = with_axis_last(dy, dim);
   const Tensor where = with_axis_last(indices, dim);
-  for (std::int64_t i = 0; i < where.numel(); ++i) {
-    const std::int64_t index = where.data<std::int64_t>()[i];
-    check_index(index >= 0 && index < size, op, "index ", index, " is out of range for extent ", size);
+  if (const auto wrong = first_out_of_range(where, size)) {
+    fail<std::out_of_range>(op, "index ", wrong->index, " is out of range for extent ", size);
   }
   const Tensor dx = zeros(with_last_extent(gradient.shape(), size), dy.dtype(), dy.device());
   if (dy.numel() > 0) {
@@ -77,7 +79,8 @@ Tensor topk_backward(const Tensor& dy, const Tensor& indices, std::int64_t axis,
                                 .size = size,
                                 .k = dy.size(dim),
                                 .dtype = dy.dtype()};
-    dispatch_isa([&]<Isa I>() { cpu::topk_backward<I>(args); });
+    dispatch(
+        device, [&]<Isa I>() { cpu::topk_backward<I>(args); }, [&](auto stream) { cuda::topk_backward(args, stream); });
   }
   return with_last_at(dx, dim);
 }
@@ -98,7 +101,9 @@ Tensor arg_extremum(const std::string& name, const Tensor& x, std::int64_t axis,
                                .size = x.size(dim),
                                .largest = name == "argmax",
                                .dtype = x.dtype()};
-    dispatch_isa([&]<Isa I>() { cpu::arg_extremum<I>(args); });
+    dispatch(
+        x.device(), [&]<Isa I>() { cpu::arg_extremum<I>(args); },
+        [&](auto stream) { cuda::arg_extremum(args, stream); });
   }
   return keepdims ? y.unsqueeze(dim) : y;
 }

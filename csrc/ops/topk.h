@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -59,5 +60,11 @@ void topk_backward(const TopkBackwardArgs& args);
 template <Isa>
 void arg_extremum(const ArgExtremumArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void topk(const TopkArgs& args, Stream stream);
+void topk_backward(const TopkBackwardArgs& args, Stream stream);
+void arg_extremum(const ArgExtremumArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

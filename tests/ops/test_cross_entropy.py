@@ -166,7 +166,7 @@ def test_gradients_of_every_dtype(backend, rng, name, C):
     assert_close(leaf.grad, expected / 10, name, 1, 0.2)
 
 
-def test_broadcast_gradient(rng):
+def test_broadcast_gradient(device, rng):
     logits = drupe.tensor(rng.standard_normal((6, 5)), requires_grad=True)
     labels = rng.integers(0, 5, 6)
     ops.cross_entropy(logits, labels, reduction="none").backward(np.broadcast_to(2.0, 6))
@@ -207,12 +207,20 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
         ((3, 4), [0, 1, 2], {"weight": np.ones(4, "f")}, TypeError, r"logits are float64, weight is float32"),
     ],
 )
-def test_errors_name_what_is_wrong(logits, labels, options, error, message):
+def test_errors_name_what_is_wrong(device, logits, labels, options, error, message):
     with pytest.raises(error, match=message):
         ops.cross_entropy(np.ones(logits), np.array(labels, np.int64), **options)
 
 
-def test_dtype_errors():
+@pytest.mark.parametrize("label_dtype", [np.int32, np.int64])
+def test_first_of_many_wrong_labels_is_reported(device, label_dtype):
+    labels = np.zeros(10_000, label_dtype)
+    labels[[9_999, 4_321, 5_000]] = [7, -5, 8]
+    with pytest.raises(IndexError, match=r"labels hold -5, at position 4321"):
+        ops.cross_entropy(np.ones((10_000, 7), np.float32), labels)
+
+
+def test_dtype_errors(device):
     with pytest.raises(TypeError, match=r"\[cross_entropy\] logits are int64"):
         ops.cross_entropy(np.ones((2, 2), np.int64), np.zeros(2, np.int64))
     with pytest.raises(TypeError, match=r"labels are float64: expected int32 or int64"):
@@ -223,7 +231,7 @@ def test_dtype_errors():
         )
 
 
-def test_gradients_that_pass_the_caches_are_those_that_do_not(backend, rng):
+def test_gradients_that_pass_the_caches_are_those_that_do_not(isa, rng):
     """Above 32 MiB they are written past the caches, where rows begin anywhere in a register; half of them is not."""
     logits, labels = rng.standard_normal((8600, 1001), np.float32), rng.integers(0, 1001, 8600)
 

@@ -9,7 +9,7 @@ from gradients import check_gradients
 from reference import FLOATS, assert_close, dtype, f64
 
 # Below and above a vector of every ISA, its four partial sums, and the stretch of 64 such.
-SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 130, 768, 4096, 4103]
+SIZES = [1, 2, 15, 16, 17, 63, 64, 65, 130, 300, 768, 4096, 4103, 8200]
 
 
 def reference(x, weight=None, bias=None, *, residual=None, eps=1e-5, ndim=1):
@@ -136,14 +136,15 @@ def test_gradients(backend, rng, rows, with_residual):
         check_gradients(lambda x, w, b: ops.layer_norm(x, w, b, eps=0.1), x, weight, bias, rng=rng)
 
 
-def test_gradients_over_two_dimensions_without_parameters(rng):
+def test_gradients_over_two_dimensions_without_parameters(device, rng):
     check_gradients(lambda x: ops.layer_norm(x, ndim=2), rng.standard_normal((2, 3, 4)), rng=rng)
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_gradients_of_every_dtype(backend, rng, name):
-    shape = (130, 96)
-    x, weight, bias, dy = (draw(rng, s, name) for s in (shape, 96, 96, shape))
+@pytest.mark.parametrize("shape", [(130, 96), (21, 97), (5, 1000), (3, 4100), (9, 8208)], ids=str)
+def test_gradients_of_every_dtype(backend, rng, name, shape):
+    rows, size = shape
+    x, weight, bias, dy = (draw(rng, s, name) for s in (shape, size, size, shape))
     leaves = [drupe.tensor(a, requires_grad=True) for a in (x, weight, bias)]
     ops.layer_norm(*leaves).backward(dy)
     h, w, d = f64(x), f64(weight), f64(dy)
@@ -151,12 +152,12 @@ def test_gradients_of_every_dtype(backend, rng, name):
     xhat = (h - h.mean(-1, keepdims=True)) * rstd
     g = d * w
     dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
-    for leaf, expected, length in zip(leaves, (dx, (d * xhat).sum(0), d.sum(0)), (96, 130, 130), strict=True):
+    for leaf, expected, length in zip(leaves, (dx, (d * xhat).sum(0), d.sum(0)), (size, rows, rows), strict=True):
         assert leaf.grad.dtype == dtype(name)
         assert_close(leaf.grad, expected, name, length, np.sqrt(length))
 
 
-def test_strided_gradient(rng):
+def test_strided_gradient(device, rng):
     x = drupe.tensor(rng.standard_normal((6, 7)), requires_grad=True)
     dy = rng.standard_normal((7, 6)).T
     ops.layer_norm(x).backward(dy)
@@ -197,7 +198,7 @@ def test_same_bits_on_any_number_of_threads(backend, rng, shape):
         (((3, 4),), {"residual": np.ones((3, 4), np.float32)}, TypeError, r"x is float64, residual is float32"),
     ],
 )
-def test_errors_name_what_is_wrong(arguments, options, error, message):
+def test_errors_name_what_is_wrong(device, arguments, options, error, message):
     with pytest.raises(error, match=message):
         ops.layer_norm(*(np.ones(shape) for shape in arguments), **options)
 
@@ -211,7 +212,7 @@ def test_dtype_errors():
         ops.layer_norm(np.ones((2, 2), np.float16), None, np.ones(2))
 
 
-def test_results_that_pass_the_caches_are_those_that_do_not(backend, rng):
+def test_results_that_pass_the_caches_are_those_that_do_not(isa, rng):
     """Above 32 MiB they are written past the caches, where rows begin anywhere in a register; half of them is not."""
     x, dy = rng.standard_normal((2, 8600, 1001), np.float32)
 

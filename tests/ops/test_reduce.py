@@ -150,6 +150,37 @@ def test_topk(backend, rng, name, shape):
                 np.testing.assert_array_equal(unsorted, np.take_along_axis(x, places, axis))
 
 
+@pytest.mark.parametrize(("shape", "k"), [((2, 3000), 40), ((1, 5000), 3000), ((3, 1025), 1), ((2, 1024), 33)], ids=str)
+@pytest.mark.parametrize("name", ["float32", "float64", "float16", "int8"])
+def test_topk_of_long_rows(backend, rng, name, shape, k):
+    x = (30 * rng.standard_normal(shape)).round().astype(dtype(name))  # with ties
+    for largest in (True, False):
+        expected = np.argsort(-f64(x) if largest else f64(x), axis=-1, kind="stable")[:, :k]
+        for in_order in (True, False):
+            values, indices = ops.topk(x, k, largest=largest, sorted=in_order)
+            places = expected if in_order else np.sort(expected, axis=-1)
+            np.testing.assert_array_equal(indices, places)
+            np.testing.assert_array_equal(values, np.take_along_axis(x, places, -1))
+
+
+def test_topk_of_nan_in_long_rows(backend, rng):
+    x = rng.permutation(2000).astype(np.float32)
+    x[[5, 1500]] = np.nan
+    assert ops.topk(x, 40)[1].tolist()[:2] == [5, 1500]
+    assert ops.topk(x, 2000, largest=False)[1].tolist()[-2:] == [5, 1500]
+
+
+@pytest.mark.parametrize("shape", [(1, 300_000), (3, 100_001), (2000, 70)], ids=str)
+def test_argmax_of_long_rows(backend, rng, shape):
+    x = rng.integers(0, 1000, shape).astype(np.float32)  # with ties
+    for op in ("argmax", "argmin"):
+        np.testing.assert_array_equal(getattr(ops, op)(x, axis=1), getattr(np, op)(x, axis=1))
+        np.testing.assert_array_equal(getattr(ops, op)(x), getattr(np, op)(x))
+    x[0, 65_000 % shape[1]] = np.nan
+    for op in ("argmax", "argmin"):
+        np.testing.assert_array_equal(getattr(ops, op)(x, axis=1), getattr(np, op)(x, axis=1))
+
+
 def test_topk_of_nan(backend):
     x = np.array([1.0, np.nan, 3.0, np.nan, -np.inf], np.float32)
     assert ops.topk(x, 3)[1].tolist() == [1, 3, 2]
@@ -166,7 +197,7 @@ def test_strided_search(backend, rng):
 
 
 @pytest.mark.parametrize("op", ["sum", "mean", "var", "prod", "max", "min", "logsumexp"])
-def test_gradients(rng, op):
+def test_gradients(device, rng, op):
     x = rng.standard_normal((3, 4, 2))
     for axis in (None, 0, (0, 2), -1):
         for keepdims in (False, True):
@@ -175,21 +206,21 @@ def test_gradients(rng, op):
     check_gradients(getattr(ops, op), rng.standard_normal(()), rng=rng)
 
 
-def test_gradients_of_var_with_ddof_and_of_products_with_zeros(rng):
+def test_gradients_of_var_with_ddof_and_of_products_with_zeros(device, rng):
     x = rng.standard_normal((4, 5))
     check_gradients(lambda x: ops.var(x, axis=1, ddof=1), x, rng=rng)
     x[0, 1] = x[2, 2] = x[2, 3] = 0
     check_gradients(lambda x: ops.prod(x, axis=1), x, rng=rng)
 
 
-def test_topk_gradients(rng):
+def test_topk_gradients(device, rng):
     x = rng.permutation(60).reshape(3, 4, 5) / 10
     for axis in (0, 1, -1):
         check_gradients(lambda x, a=axis: ops.topk(x, 2, axis=a)[0], x, rng=rng)
         check_gradients(lambda x, a=axis: ops.topk(x, 2, axis=a, largest=False, sorted=False)[0], x, rng=rng)
 
 
-def test_equal_elements_share_the_gradient_of_the_maximum():
+def test_equal_elements_share_the_gradient_of_the_maximum(device):
     x = drupe.tensor(np.array([[1.0, 3.0, 3.0], [2.0, 1.0, 0.0]]), requires_grad=True)
     ops.sum(ops.max(x, axis=1)).backward()
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0.5, 0.5], [1, 0, 0]])
@@ -211,7 +242,7 @@ def test_equal_elements_share_the_gradient_of_the_maximum():
         (lambda x: ops.topk(x.sum(), 1), ValueError, r"\[topk\] x is \(\)"),
     ],
 )
-def test_errors(call, error, message):
+def test_errors(device, call, error, message):
     with pytest.raises(error, match=message):
         call(np.ones((2, 3)))
 

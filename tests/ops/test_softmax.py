@@ -12,7 +12,8 @@ from reference import FLOATS, assert_close, dtype, f64
 OPS = {"softmax": (ops.softmax, special.softmax), "log_softmax": (ops.log_softmax, special.log_softmax)}
 
 # Every number of vectors that registers hold, both sides of the switch to long rows, and of its unrolling.
-SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 64, 65, 80, 100, 127, 128, 129, 191, 192, 200, 1000, 2049]
+SIZES = [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 48, 63, 64, 65, 80, 100, 127, 128, 129, 191, 192, 200, 257, 1000, 2049]
+SIZES += [8190, 9001]
 
 
 def draw(rng, shape, name):
@@ -35,7 +36,10 @@ def test_matches_scipy(backend, rng, op, name, size):
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize(
     ("shape", "axis"),
-    [((5, 3), 0), ((4, 7, 5), 1), ((2, 6, 70), 1), ((33, 17), 0), ((2, 1, 3), 1), ((40,), 0), ((2, 3, 4, 9), -4)],
+    [
+        *[((5, 3), 0), ((4, 7, 5), 1), ((2, 6, 70), 1), ((33, 17), 0), ((2, 1, 3), 1), ((40,), 0), ((2, 3, 4, 9), -4)],
+        *[((3, 40, 64), 1), ((2, 300, 3), 1)],
+    ],
     ids=str,
 )
 def test_any_axis(backend, rng, op, name, shape, axis):
@@ -101,7 +105,11 @@ def test_gradients(backend, rng, op, shape, axis):
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize(("shape", "axis"), [((3, 257), -1), ((2, 9, 70), 1), ((6, 16), -1)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 257), -1), ((2, 9, 70), 1), ((6, 16), -1), ((3, 40, 64), 1), ((2, 8200), -1), ((2, 1500), 1)],
+    ids=str,
+)
 def test_backward_matches_numpy(backend, rng, op, name, shape, axis):
     x = drupe.tensor(draw(rng, shape, name), requires_grad=True)
     y = OPS[op][0](x, axis)
@@ -130,7 +138,7 @@ def test_same_bits_on_any_number_of_threads(backend, rng, op):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_errors_name_what_is_wrong(op):
+def test_errors_name_what_is_wrong(device, op):
     function, _ = OPS[op]
     with pytest.raises(IndexError, match=rf"\[{op}\].*2"):
         function(np.ones((3, 4)), 2)

@@ -1,0 +1,83 @@
+// A row of neighbouring elements, wherever it begins, by the aligned 16-byte blocks of memory that hold it; and
+// reductions over the threads that share a row.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <platform/device.cuh>
+
+#include "cuda/tile/reduce.cuh"
+#include "cuda/tile/vec.cuh"
+
+namespace drupe::cuda {
+
+// How far into a block of kPackSize<T> elements the row begins: its block b covers the elements from
+// b * kPackSize<T> - skew on.
+template <class T>
+__device__ __forceinline__ int skew_of(const T* row) {
+  return static_cast<int>(reinterpret_cast<std::uintptr_t>(row) / sizeof(T) % kPackSize<T>);
+}
+
+// Elements begin … begin + kPack - 1 of a row, `fill` outside of [0, size). `aligned`: whole blocks begin at multiples
+// of 16 bytes.
+template <int kPack, class T, class A>
+__device__ __forceinline__ void load_block(const T* row, std::int64_t begin, std::int64_t size, bool aligned, A fill,
+                                           A* values) {
+  constexpr int kStep = kPack < kPackSize<T> ? kPack : kPackSize<T>;
+  if (aligned && begin >= 0 && begin + kPack <= size) {
+#pragma unroll
+    for (int first = 0; first < kPack; first += kStep) {
+      const auto pack = load_pack<kStep>(row + begin + first);
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) values[first + k] = widen(pack.element[k]);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const std::int64_t at = begin + k;
+      values[k] = at >= 0 && at < size ? widen(row[at]) : fill;
+    }
+  }
+}
+
+// The opposite; what lies outside of the row is dropped.
+template <int kPack, class T, class A>
+__device__ __forceinline__ void store_block(T* row, std::int64_t begin, std::int64_t size, bool aligned,
+                                            const A* values) {
+  static_assert(kPack <= kPackSize<T>);
+  if (aligned && begin >= 0 && begin + kPack <= size) {
+    Pack<T, kPack> pack;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) pack.element[k] = narrow<T>(values[k]);
+    store_pack(row + begin, pack);
+  } else {
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const std::int64_t at = begin + k;
+      if (at >= 0 && at < size) row[at] = narrow<T>(values[k]);
+    }
+  }
+}
+
+// Over segments of `lanes` neighbouring lanes of a warp, a power of two, or over the block where it is more than 32.
+template <int kThreads, class T, class Op>
+__device__ __forceinline__ T group_reduce(T value, Op op, int lanes, ReduceStorage<T, kThreads>& storage) {
+  if (lanes > kWarp) return block_reduce<kThreads>(value, op, storage);
+  for (int by = lanes / 2; by > 0; by /= 2) value = op(value, __shfl_xor_sync(kFullMask, value, by));
+  return value;
+}
+
+// The smallest power of two that is not less.
+constexpr std::int64_t round_up_to_power_of_two(std::int64_t value) {
+  std::int64_t power = 1;
+  while (power < value) power *= 2;
+  return power;
+}
+
+// Threads for one row of `blocks` 16-byte blocks at `per_lane` each: up to a warp.
+constexpr int lanes_for(std::int64_t blocks, std::int64_t per_lane) {
+  const std::int64_t wanted = (blocks + per_lane - 1) / per_lane;
+  return wanted >= kWarp ? kWarp : static_cast<int>(round_up_to_power_of_two(wanted));
+}
+
+}  // namespace drupe::cuda

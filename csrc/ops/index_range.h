@@ -1,0 +1,35 @@
+// Indices that must lie within an extent, wherever they are stored.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace drupe {
+
+struct IndexRangeArgs {
+  const void* indices;
+  std::int64_t count, size;
+  std::optional<std::int64_t> allowed;  // besides 0 to size - 1
+  std::int64_t* remaining;  // zero; gets count - the position of the first index out of range, if there is one
+  Dtype dtype;              // int32 or int64
+};
+
+}  // namespace drupe
+
+namespace drupe::ops {
+
+struct IndexAt {
+  std::int64_t index, position;
+};
+// The first index that is neither in [0, size) nor `allowed`. Contiguous int32 or int64; a device is waited for.
+std::optional<IndexAt> first_out_of_range(const Tensor& indices, std::int64_t size,
+                                          std::optional<std::int64_t> allowed = {});
+
+}  // namespace drupe::ops
+
+namespace drupe::cuda {
+void find_out_of_range(const IndexRangeArgs& args, Stream stream);
+}  // namespace drupe::cuda
