@@ -65,9 +65,14 @@ __device__ __forceinline__ void sum_row(const Plan& plan, const S* z, int lane, 
   constexpr A kLowest = -std::numeric_limits<A>::infinity();
   const std::int64_t C = plan.args.C, step = std::int64_t{plan.lanes} * kPack;
   const bool smooth = plan.args.label_smoothing > 0;
-  for (std::int64_t begin = lane * kPack - skew_of(z); begin < C; begin += step) {
+  std::int64_t begin = lane * kPack - skew_of(z);
+  A next[kPack];
+  load_block<kPack>(z, begin, C, true, kLowest, next);
+  for (; begin < C; begin += step) {
     A value[kPack];
-    load_block<kPack>(z, begin, C, true, kLowest, value);
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) value[k] = next[k];
+    load_block<kPack>(z, begin + step, C, true, kLowest, next);  // arrives while the exponentials are computed
     A top = value[0];
 #pragma unroll
     for (int k = 1; k < kPack; ++k) top = Maximum{}(top, value[k]);
@@ -85,7 +90,7 @@ __device__ __forceinline__ void sum_row(const Plan& plan, const S* z, int lane, 
 }
 
 template <class S>
-__global__ __launch_bounds__(kThreads, 3) void cross_entropy_kernel(Plan plan) {
+__global__ __launch_bounds__(kThreads, 2) void cross_entropy_kernel(Plan plan) {
   using A = Accumulator<S>;
   auto& storage = shared_storage<RowStorage<A>>();
   const CrossEntropyArgs& args = plan.args;

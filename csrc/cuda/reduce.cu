@@ -15,7 +15,7 @@ namespace drupe::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kResident = 3;  // blocks of a multiprocessor; left to itself, the compiler spills to make it five
+constexpr int kResident = 2;  // blocks of a multiprocessor; left to itself, the compiler spills to make it five
 constexpr int kUnroll = 4;
 constexpr std::int64_t kManyBlocks = 1024;  // enough for any device; more are made out of few results
 constexpr std::int64_t kMinSteps = 8;       // of a thread, before its work is cut further

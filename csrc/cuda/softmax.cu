@@ -58,10 +58,16 @@ __global__ __launch_bounds__(kSoftmaxThreads, kSoftmaxResident) void softmax_lon
   const S* x = static_cast<const S*>(plan.x) + part.offset;
   constexpr std::int64_t kStep = std::int64_t{kSoftmaxThreads} * kPack;
   const std::int64_t first = part.lane * kPack - part.skew;
+  constexpr A kLowest = -std::numeric_limits<A>::infinity();
   Online<A> own;
+  A next[kPack];
+  load_block<kPack>(x, first, plan.size, plan.aligned, kLowest, next);
   for (std::int64_t begin = first; begin < plan.size; begin += kStep) {
     A value[kPack];
-    load_block<kPack>(x, begin, plan.size, plan.aligned, -std::numeric_limits<A>::infinity(), value);
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) value[k] = next[k];
+    // Arrives while the exponentials are computed.
+    load_block<kPack>(x, begin + kStep, plan.size, plan.aligned, kLowest, next);
     A top = value[0];
 #pragma unroll
     for (int k = 1; k < kPack; ++k) top = Maximum{}(top, value[k]);

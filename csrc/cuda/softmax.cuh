@@ -13,7 +13,7 @@ namespace drupe::cuda {
 
 inline constexpr int kSoftmaxThreads = 256;
 // Blocks of a multiprocessor where no row is kept in registers; left to itself, the compiler spills to make it five.
-inline constexpr int kSoftmaxResident = 3;
+inline constexpr int kSoftmaxResident = 2;
 inline constexpr int kSoftmaxFew = 8, kSoftmaxMany = 32;  // a thread's elements of a row in registers
 
 struct SoftmaxRows {

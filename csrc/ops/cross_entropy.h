@@ -42,7 +42,7 @@ struct CrossEntropyArgs {
   void* dlogits;  // backward only
   std::int64_t ignore_index;
   double label_smoothing;
-  double weight_sum;  // W
+  double weight_sum;  // W; a device's kernels sum given weights themselves
   Reduction reduction;
   Dtype dtype;
   Dtype label_dtype;

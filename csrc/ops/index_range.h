@@ -17,7 +17,9 @@ struct IndexRangeArgs {
   Dtype dtype;              // int32 or int64
 };
 
-namespace ops {
+}  // namespace drupe
+
+namespace drupe::ops {
 
 struct IndexAt {
   std::int64_t index, position;
@@ -26,10 +28,8 @@ struct IndexAt {
 std::optional<IndexAt> first_out_of_range(const Tensor& indices, std::int64_t size,
                                           std::optional<std::int64_t> allowed = {});
 
-}  // namespace ops
+}  // namespace drupe::ops
 
-namespace cuda {
+namespace drupe::cuda {
 void find_out_of_range(const IndexRangeArgs& args, Stream stream);
-}  // namespace cuda
-
-}  // namespace drupe
+}  // namespace drupe::cuda

@@ -212,6 +212,14 @@ def test_errors_name_what_is_wrong(device, logits, labels, options, error, messa
         ops.cross_entropy(np.ones(logits), np.array(labels, np.int64), **options)
 
 
+@pytest.mark.parametrize("label_dtype", [np.int32, np.int64])
+def test_first_of_many_wrong_labels_is_reported(device, label_dtype):
+    labels = np.zeros(10_000, label_dtype)
+    labels[[9_999, 4_321, 5_000]] = [7, -5, 8]
+    with pytest.raises(IndexError, match=r"labels hold -5, at position 4321"):
+        ops.cross_entropy(np.ones((10_000, 7), np.float32), labels)
+
+
 def test_dtype_errors(device):
     with pytest.raises(TypeError, match=r"\[cross_entropy\] logits are int64"):
         ops.cross_entropy(np.ones((2, 2), np.int64), np.zeros(2, np.int64))
