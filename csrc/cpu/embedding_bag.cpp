@@ -208,8 +208,22 @@ void embedding_bag_backward_scale(const BagScaleArgs& args) {
   });
 }
 
+template <Isa>
+void inspect_bags(InspectBagsArgs& args) {
+  args.first = args.offsets[0];
+  args.decrease = args.too_long = -1;
+  for (std::int64_t b = 1; b <= args.bags; ++b) {
+    const std::int64_t before = args.offsets[b - 1], here = args.offsets[b];
+    if (args.decrease < 0 && here < before) args.decrease = b;
+    // Without sign: what decreases is too long as well, and has been found.
+    const auto length = static_cast<std::uint64_t>(here) - static_cast<std::uint64_t>(before);
+    if (args.too_long < 0 && length > static_cast<std::uint64_t>(args.longest)) args.too_long = b - 1;
+  }
+}
+
 template void embedding_bag<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
 template void embedding_bag_counts<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
 template void embedding_bag_backward_scale<Isa::DRUPE_ISA>(const BagScaleArgs&);
+template void inspect_bags<Isa::DRUPE_ISA>(InspectBagsArgs&);
 
 }  // namespace drupe::cpu

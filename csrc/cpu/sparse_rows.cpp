@@ -326,9 +326,10 @@ void add_rows(const AddRowsArgs& args) {
 }
 
 template <Isa I>
-void find_outside(FindOutsideArgs& args) {
+void inspect_rows(InspectRowsArgs& args) {
   const std::int64_t tasks = (args.size + kIndexGrain - 1) / kIndexGrain;
   Scratch<std::int64_t> found(static_cast<std::size_t>(tasks));
+  args.outside = args.disorder = args.largest = -1;
   dispatch_index(args.dtype, [&]<class Index>() {
     const auto* indices = static_cast<const Index*>(args.indices);
     const auto outside = [&](std::int64_t i) {
@@ -344,15 +345,19 @@ void find_outside(FindOutsideArgs& args) {
       }
       found[static_cast<std::size_t>(begin / kIndexGrain)] = first;
     });
+    for (std::int64_t i = 0; args.full && i < args.size; ++i) {
+      const auto index = static_cast<std::int64_t>(indices[i]);
+      if (args.disorder < 0 && i > 0 && index <= static_cast<std::int64_t>(indices[i - 1])) args.disorder = i;
+      args.largest = std::max(args.largest, index);
+    }
   });
-  args.position = -1;
-  for (std::int64_t task = 0; task < tasks && args.position < 0; ++task) {
-    args.position = found[static_cast<std::size_t>(task)];
+  for (std::int64_t task = 0; task < tasks && args.outside < 0; ++task) {
+    args.outside = found[static_cast<std::size_t>(task)];
   }
 }
 
 template void sum_rows<Isa::DRUPE_ISA>(SumRowsArgs&);
 template void add_rows<Isa::DRUPE_ISA>(const AddRowsArgs&);
-template void find_outside<Isa::DRUPE_ISA>(FindOutsideArgs&);
+template void inspect_rows<Isa::DRUPE_ISA>(InspectRowsArgs&);
 
 }  // namespace drupe::cpu

@@ -1,6 +1,7 @@
 #include "ops/embedding.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/sparse_rows.h"
 
@@ -13,7 +14,7 @@ auto backward(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
   const char* op = "embedding_backward";
   check_type(is_float(dy.dtype()), op, "dy is ", dy.dtype(), ": expected a float dtype");
   check(num_rows >= 0, op, "num_rows is ", num_rows);
-  common_device(op, {&dy, &indices});
+  const Device device = common_device(op, {&dy, &indices});
   Dims leading = dy.shape();
   check(!leading.empty(), op, "dy has no dimensions");
   leading.pop_back();
@@ -29,6 +30,7 @@ auto backward(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
                          .dtype = source.dtype(),
                          .width = source.size(-1),
                          .bags = rows.numel(),
+                         .device = device,
                          .allocate = nullptr,
                          .context = nullptr,
                          .dense = false});
@@ -61,7 +63,8 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
                            .index_dtype = rows.dtype(),
                            .size = rows.numel(),
                            .y = y.raw()};
-  if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding<I>(args); });
+  if (y.numel() == 0) return y;
+  dispatch(device, [&]<Isa I>() { cpu::embedding<I>(args); }, [&](auto stream) { cuda::embedding(args, stream); });
   return y;
 }
 

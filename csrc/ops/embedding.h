@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -43,5 +44,9 @@ namespace cpu {
 template <Isa>
 void embedding(const EmbeddingArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void embedding(const EmbeddingArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

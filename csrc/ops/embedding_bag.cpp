@@ -1,8 +1,10 @@
 #include "ops/embedding_bag.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/embedding.h"
+#include "ops/fill.h"
 #include "ops/sparse_rows.h"
 
 namespace drupe::ops {
@@ -48,25 +50,39 @@ struct Bags {
     args.offsets = offsets.defined() ? offsets.data<std::int64_t>() : nullptr;
   }
 
-  std::int64_t begin(std::int64_t bag) const {
-    return offsets.defined() ? offsets.data<std::int64_t>()[bag] : bag * length;
+  // Bags may hold as many as the argmax counts.
+  void check_lengths(const char* op) const {
+    const std::int64_t bag = offsets.defined() ? too_long : count > 0 && length > kLongestMaxBag ? 0 : -1;
+    if (bag < 0) return;
+    const std::int64_t here = offsets.defined() ? offset_at(bag + 1) - offset_at(bag) : length;
+    fail(op, "bag ", bag, " has ", here, " indices: mode max with gradients takes ", kLongestMaxBag);
   }
 
  private:
+  std::int64_t too_long = -1;
+
+  // For a message.
+  std::int64_t offset_at(std::int64_t bag) const {
+    return *to_device(offsets.slice(0, bag, bag + 1, 1), Device{}).data<std::int64_t>();
+  }
+
   void read_offsets(const char* op, const Tensor& starts) {
     count = starts.numel();
     const std::int64_t size = indices.numel();
     check(count > 0 || size == 0, op, "offsets is empty, but there are ", size, " indices");
-    offsets = empty({count + 1}, Dtype::i64);
+    offsets = full({count + 1}, size, Dtype::i64, indices.device());
+    if (count == 0) return;
     copy_into(offsets.slice(0, 0, count, 1), starts);
-    auto* offset = offsets.data<std::int64_t>();
-    offset[count] = size;
-    check(offset[0] == 0, op, "offsets[0] is ", offset[0], ": expected 0");
-    for (std::int64_t b = 1; b <= count; ++b) {
-      if (offset[b - 1] <= offset[b]) continue;
-      check(b < count, op, "offsets[", b - 1, "] is ", offset[b - 1], ": there are only ", size, " indices");
-      fail(op, "offsets[", b, "] is ", offset[b], " after ", offset[b - 1], ": expected no decrease");
+    InspectBagsArgs args{.offsets = offsets.data<std::int64_t>(), .bags = count, .longest = kLongestMaxBag};
+    dispatch(
+        indices.device(), [&]<Isa I>() { cpu::inspect_bags<I>(args); },
+        [&](auto stream) { cuda::inspect_bags(args, stream); });
+    check(args.first == 0, op, "offsets[0] is ", args.first, ": expected 0");
+    if (const std::int64_t b = args.decrease; b >= 0) {
+      check(b < count, op, "offsets[", b - 1, "] is ", offset_at(b - 1), ": there are only ", size, " indices");
+      fail(op, "offsets[", b, "] is ", offset_at(b), " after ", offset_at(b - 1), ": expected no decrease");
     }
+    too_long = args.too_long;
   }
 };
 
@@ -100,7 +116,8 @@ auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tenso
   const BagMode mode = parse_mode(op, options.mode);
   check_type(is_float(dy.dtype()), op, "dy is ", dy.dtype(), ": expected a float dtype");
   check(num_rows >= 0, op, "num_rows is ", num_rows);
-  common_device(op, {&dy, &indices, scale ? &*scale : nullptr, argmax ? &*argmax : nullptr});
+  const Device device = common_device(
+      op, {&dy, &indices, offsets ? &*offsets : nullptr, scale ? &*scale : nullptr, argmax ? &*argmax : nullptr});
   const Bags bags(op, indices, offsets, num_rows);
   check(dy.ndim() == 2 && dy.size(0) == bags.count, op, "dy is ", dy.shape(), ": expected (", bags.count, ", D)");
   const Tensor source = contiguous(dy);
@@ -115,6 +132,7 @@ auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tenso
                    .bags = bags.count,
                    .length = bags.length,
                    .offsets = bags.offsets.defined() ? bags.offsets.data<std::int64_t>() : nullptr,
+                   .device = device,
                    .allocate = nullptr,
                    .context = nullptr,
                    .dense = false};
@@ -125,7 +143,7 @@ auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tenso
     args.scale = kept.raw();
   }
   if (mode == BagMode::mean) {
-    kept = empty({bags.count}, accumulator);
+    kept = empty({bags.count}, accumulator, device);
     EmbeddingBagArgs counts{.weight = nullptr,
                             .row_stride = 0,
                             .dtype = dy.dtype(),
@@ -137,7 +155,9 @@ auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tenso
                             .skip = args.skip,
                             .bag_scale = kept.raw()};
     bags.describe(counts);
-    dispatch_isa([&]<Isa I>() { cpu::embedding_bag_counts<I>(counts); });
+    dispatch(
+        device, [&]<Isa I>() { cpu::embedding_bag_counts<I>(counts); },
+        [&](auto stream) { cuda::embedding_bag_counts(counts, stream); });
     args.bag_scale = kept.raw();
   }
   if (mode == BagMode::max) {
@@ -155,7 +175,8 @@ std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indi
                                         const std::optional<Tensor>& offsets, const std::optional<Tensor>& scale,
                                         const BagOptions& options, bool keep_argmax) {
   const char* op = "embedding_bag";
-  const Device device = common_device(op, {&weight, &indices, scale ? &*scale : nullptr});
+  const Device device =
+      common_device(op, {&weight, &indices, offsets ? &*offsets : nullptr, scale ? &*scale : nullptr});
   Tensor table, factors;
   EmbeddingBagArgs args = describe_table(op, weight, table);
   args.mode = parse_mode(op, options.mode);
@@ -170,15 +191,14 @@ std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indi
   args.y = y.raw();
   Tensor argmax;
   if (args.mode == BagMode::max && keep_argmax) {
-    for (std::int64_t b = 0; b < bags.count; ++b) {
-      const std::int64_t length = bags.begin(b + 1) - bags.begin(b);
-      check(length <= kLongestMaxBag, op, "bag ", b, " has ", length, " indices: mode max with gradients takes ",
-            kLongestMaxBag);
-    }
+    bags.check_lengths(op);
     argmax = empty(y.shape(), accumulator_of(weight.dtype()), device);
     args.argmax = argmax.raw();
   }
-  if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding_bag<I>(args); });
+  if (y.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::embedding_bag<I>(args); }, [&](auto stream) { cuda::embedding_bag(args, stream); });
+  }
   return {y, argmax};
 }
 
@@ -199,7 +219,7 @@ std::pair<Tensor, Tensor> embedding_bag_backward_sparse(const Tensor& dy, const 
 Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, const Tensor& indices,
                                     const std::optional<Tensor>& offsets, const BagOptions& options) {
   const char* op = "embedding_bag_backward_scale";
-  common_device(op, {&dy, &weight, &indices});
+  const Device device = common_device(op, {&dy, &weight, &indices, offsets ? &*offsets : nullptr});
   Tensor table;
   BagScaleArgs args{.bag = describe_table(op, weight, table), .dy = nullptr, .dscale = nullptr};
   const Bags bags(op, indices, offsets, weight.size(0));
@@ -209,10 +229,14 @@ Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, cons
   check(dy.shape() == (Dims{bags.count, weight.size(1)}), op, "dy is ", dy.shape(), ": expected (", bags.count, ", ",
         weight.size(1), ")");
   const Tensor gradient = contiguous(dy);
-  Tensor dscale = empty(indices.shape(), weight.dtype());
+  Tensor dscale = empty(indices.shape(), weight.dtype(), device);
   args.dy = gradient.raw();
   args.dscale = dscale.raw();
-  if (dscale.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::embedding_bag_backward_scale<I>(args); });
+  if (dscale.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::embedding_bag_backward_scale<I>(args); },
+        [&](auto stream) { cuda::embedding_bag_backward_scale(args, stream); });
+  }
   return dscale;
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -47,6 +48,17 @@ struct BagScaleArgs {
   EmbeddingBagArgs bag;
   const void* dy;  // (bags, width), contiguous
   void* dscale;    // (size,)
+};
+
+struct InspectBagsArgs {
+  const std::int64_t* offsets;  // (bags + 1,)
+  std::int64_t bags;
+  std::int64_t longest;
+
+  // Found, -1 for none:
+  std::int64_t first = -1;     // offsets[0]
+  std::int64_t decrease = -1;  // the first place whose offset is below the one before it
+  std::int64_t too_long = -1;  // the first bag with more than `longest`
 };
 
 // The argmax is kept as a float: bags may hold as many as float counts exactly.
@@ -87,6 +99,15 @@ template <Isa>
 void embedding_bag_counts(const EmbeddingBagArgs& args);
 template <Isa>
 void embedding_bag_backward_scale(const BagScaleArgs& args);
+template <Isa>
+void inspect_bags(InspectBagsArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void embedding_bag(const EmbeddingBagArgs& args, Stream stream);
+void embedding_bag_counts(const EmbeddingBagArgs& args, Stream stream);
+void embedding_bag_backward_scale(const BagScaleArgs& args, Stream stream);
+void inspect_bags(InspectBagsArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

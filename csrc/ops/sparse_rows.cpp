@@ -1,10 +1,10 @@
 #include "ops/sparse_rows.h"
 
-#include <algorithm>
 #include <limits>
 #include <string>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -20,8 +20,31 @@ std::string subscript(std::int64_t position, const Dims& shape) {
   return shape.empty() ? "" : text;
 }
 
+// An element of a contiguous tensor, for a message.
 std::int64_t index_at(const Tensor& indices, std::int64_t i) {
-  return indices.dtype() == Dtype::i32 ? indices.data<std::int32_t>()[i] : indices.data<std::int64_t>()[i];
+  const Tensor flat = *indices.try_reshape({indices.numel()});
+  const Tensor here = to_device(flat.slice(0, i, i + 1, 1), Device{});
+  return here.dtype() == Dtype::i32 ? *here.data<std::int32_t>() : *here.data<std::int64_t>();
+}
+
+// The indices, contiguous, and what there is to know about them; none is outside [0, limit).
+std::pair<Tensor, InspectRowsArgs> inspect(const char* op, const char* name, const Tensor& indices, std::int64_t limit,
+                                           bool full) {
+  check_type(indices.dtype() == Dtype::i32 || indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(),
+             ": expected int32 or int64");
+  const Tensor flat = contiguous(indices);
+  InspectRowsArgs args{
+      .indices = flat.raw(), .dtype = flat.dtype(), .size = flat.numel(), .limit = limit, .full = full};
+  if (args.size > 0) {
+    dispatch(
+        flat.device(), [&]<Isa I>() { cpu::inspect_rows<I>(args); },
+        [&](auto stream) { cuda::inspect_rows(args, stream); });
+  }
+  if (args.outside >= 0) {
+    fail<std::out_of_range>(op, name, subscript(args.outside, indices.shape()), " is ", index_at(flat, args.outside),
+                            ": the table has ", limit, " rows");
+  }
+  return {flat, args};
 }
 
 struct SparseResult {
@@ -30,41 +53,35 @@ struct SparseResult {
 
 void allocate_sparse(SumRowsArgs& args, std::int64_t unique) {
   auto& result = *static_cast<SparseResult*>(args.context);
-  result.indices = empty({unique}, Dtype::i64);
-  result.values = empty({unique, args.width}, args.dtype);
+  result.indices = empty({unique}, Dtype::i64, args.device);
+  result.values = empty({unique, args.width}, args.dtype, args.device);
   args.indices = result.indices.data<std::int64_t>();
   args.values = result.values.raw();
 }
 
 void allocate_dense(SumRowsArgs& args, std::int64_t) {
   auto& result = *static_cast<Tensor*>(args.context);
-  result = empty({args.limit, args.width}, args.dtype);
+  result = empty({args.limit, args.width}, args.dtype, args.device);
   args.values = result.raw();
+}
+
+void run(SumRowsArgs& args) {
+  dispatch(args.device, [&]<Isa I>() { cpu::sum_rows<I>(args); }, [&](auto stream) { cuda::sum_rows(args, stream); });
 }
 
 }  // namespace
 
 Tensor check_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
-  check_type(indices.dtype() == Dtype::i32 || indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(),
-             ": expected int32 or int64");
-  const Tensor flat = contiguous(indices);
-  FindOutsideArgs args{.indices = flat.raw(), .dtype = flat.dtype(), .size = flat.numel(), .limit = limit};
-  dispatch_isa([&]<Isa I>() { cpu::find_outside<I>(args); });
-  if (args.position >= 0) {
-    fail<std::out_of_range>(op, name, subscript(args.position, indices.shape()), " is ", index_at(flat, args.position),
-                            ": the table has ", limit, " rows");
-  }
-  return flat;
+  return inspect(op, name, indices, limit, false).first;
 }
 
 Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
   check_type(indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(), ": expected int64");
   check(indices.ndim() == 1, op, name, " is ", indices.shape(), ": expected 1 dimension");
-  const Tensor rows = check_indices(op, name, indices, limit);
-  const auto* row = rows.data<std::int64_t>();
-  for (std::int64_t i = 1; i < rows.numel(); ++i) {
-    check(row[i - 1] < row[i], op, name, "[", i, "] is ", row[i], " after ", row[i - 1],
-          ": expected ascending rows without duplicates");
+  const auto [rows, found] = inspect(op, name, indices, limit, true);
+  if (const std::int64_t i = found.disorder; i >= 0) {
+    fail(op, name, "[", i, "] is ", index_at(rows, i), " after ", index_at(rows, i - 1),
+         ": expected ascending rows without duplicates");
   }
   return rows;
 }
@@ -74,7 +91,7 @@ Tensor sum_rows_dense(SumRowsArgs args) {
   args.dense = true;
   args.allocate = &allocate_dense;
   args.context = &result;
-  dispatch_isa([&]<Isa I>() { cpu::sum_rows<I>(args); });
+  run(args);
   return result;
 }
 
@@ -83,7 +100,7 @@ std::pair<Tensor, Tensor> sum_rows_sparse(SumRowsArgs args) {
   args.dense = false;
   args.allocate = &allocate_sparse;
   args.context = &result;
-  dispatch_isa([&]<Isa I>() { cpu::sum_rows<I>(args); });
+  run(args);
   return {result.indices, result.values};
 }
 
@@ -94,6 +111,7 @@ std::pair<Tensor, Tensor> merge_rows(const std::vector<Tensor>& indices, const s
   const Tensor& first = values[0];
   check_type(is_float(first.dtype()), op, "values[0] is ", first.dtype(), ": expected a float dtype");
   std::int64_t total = 0;
+  Device device;
   for (std::size_t k = 0; k < values.size(); ++k) {
     check_type(indices[k].dtype() == Dtype::i64, op, "indices[", k, "] is ", indices[k].dtype(), ": expected int64");
     check_type(values[k].dtype() == first.dtype(), op, "values[0] is ", first.dtype(), ", values[", k, "] is ",
@@ -102,11 +120,11 @@ std::pair<Tensor, Tensor> merge_rows(const std::vector<Tensor>& indices, const s
               values[k].size(1) == first.size(-1),
           op, "indices[", k, "] is ", indices[k].shape(), ", values[", k, "] is ", values[k].shape(),
           ": expected (U,) and (U, ", first.size(-1), ")");
-    common_device(op, {&first, &indices[k], &values[k]});
+    device = common_device(op, {&first, &indices[k], &values[k]});
     total += indices[k].numel();
   }
-  const Tensor rows = empty({total}, Dtype::i64);
-  const Tensor source = empty({total, first.size(1)}, first.dtype());
+  const Tensor rows = empty({total}, Dtype::i64, device);
+  const Tensor source = empty({total, first.size(1)}, first.dtype(), device);
   std::int64_t at = 0;
   for (std::size_t k = 0; k < values.size(); ++k) {
     const std::int64_t next = at + indices[k].numel();
@@ -115,17 +133,16 @@ std::pair<Tensor, Tensor> merge_rows(const std::vector<Tensor>& indices, const s
     copy_into(source.slice(0, at, next, 1), values[k]);
     at = next;
   }
-  check_indices(op, "indices", rows, std::numeric_limits<std::int64_t>::max());
-  std::int64_t limit = 0;
-  for (std::int64_t i = 0; i < total; ++i) limit = std::max(limit, rows.data<std::int64_t>()[i] + 1);
+  const auto found = inspect(op, "indices", rows, std::numeric_limits<std::int64_t>::max(), true).second;
   return sum_rows_sparse({.rows = rows.raw(),
                           .row_dtype = Dtype::i64,
                           .size = total,
-                          .limit = limit,
+                          .limit = found.largest + 1,
                           .source = source.raw(),
                           .dtype = first.dtype(),
                           .width = first.size(1),
                           .bags = total,
+                          .device = device,
                           .allocate = nullptr,
                           .context = nullptr,
                           .dense = false});
@@ -139,7 +156,7 @@ void add_rows(const Tensor& dense, const Tensor& indices, const Tensor& values) 
   check(indices.ndim() == 1 && values.shape() == (Dims{indices.numel(), dense.size(1)}), op, "dense is ", dense.shape(),
         ", indices is ", indices.shape(), ", values is ", values.shape());
   check_writable(dense, op, "dense");
-  common_device(op, {&dense, &indices, &values});
+  const Device device = common_device(op, {&dense, &indices, &values});
   const Tensor rows = check_sorted_rows(op, "indices", indices, dense.size(0));
   const Tensor source = contiguous(values);
   const Tensor target = contiguous(dense);
@@ -149,7 +166,7 @@ void add_rows(const Tensor& dense, const Tensor& indices, const Tensor& values) 
                          .size = rows.numel(),
                          .width = dense.size(1),
                          .dtype = dense.dtype()};
-  dispatch_isa([&]<Isa I>() { cpu::add_rows<I>(args); });
+  dispatch(device, [&]<Isa I>() { cpu::add_rows<I>(args); }, [&](auto stream) { cuda::add_rows(args, stream); });
   if (!dense.is_contiguous()) copy_into(dense, target);
 }
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -37,6 +38,8 @@ struct SumRowsArgs {
   const void* bag_scale = nullptr;  // (bags,) accumulators: factor of bag b
   const void* argmax = nullptr;     // (bags, width) accumulators: an element counts where this is i's place in its bag
 
+  Device device = {};  // where all of this lies
+
   // Called once the number of distinct rows is known; sets values, and indices for a sparse result.
   void (*allocate)(SumRowsArgs& args, std::int64_t unique);
   void* context;
@@ -53,11 +56,16 @@ struct AddRowsArgs {
   Dtype dtype;
 };
 
-struct FindOutsideArgs {
+struct InspectRowsArgs {
   const void* indices;
   Dtype dtype;
   std::int64_t size, limit;
-  std::int64_t position = -1;  // found: the first index outside [0, limit)
+  bool full = false;
+
+  // Found, -1 for none:
+  std::int64_t outside = -1;   // the place of the first index outside [0, limit)
+  std::int64_t disorder = -1;  // where full: the first place whose index is not above the one before it
+  std::int64_t largest = -1;   // where full: the largest index
 };
 
 namespace ops {
@@ -86,7 +94,13 @@ void sum_rows(SumRowsArgs& args);
 template <Isa>
 void add_rows(const AddRowsArgs& args);
 template <Isa>
-void find_outside(FindOutsideArgs& args);
+void inspect_rows(InspectRowsArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void sum_rows(SumRowsArgs& args, Stream stream);
+void add_rows(const AddRowsArgs& args, Stream stream);
+void inspect_rows(InspectRowsArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

@@ -76,7 +76,11 @@ def test_gradient_sums_the_uses_of_each_row(backend, rng, name, width, rows):
     np.testing.assert_array_equal(sparse.to_dense().numpy(), dense.numpy())
 
 
-@pytest.mark.parametrize(("count", "rows"), [(16383, 300), (16384, 2**20), (70000, 5), (100000, 70000)], ids=str)
+@pytest.mark.parametrize(
+    ("count", "rows"),
+    [(2047, 9), (4096, 1), (4097, 300), (16383, 300), (16384, 2**20), (70000, 5), (100000, 70000)],
+    ids=str,
+)
 def test_long_lists_and_long_rows(backend, rng, count, rows):
     # Across the sort's blocks and digits, and rows whose uses cross many tasks.
     indices = np.minimum(rng.integers(0, rows, count), rng.integers(0, rows, count)).astype(np.int32)
@@ -85,6 +89,16 @@ def test_long_lists_and_long_rows(backend, rng, count, rows):
     unique = np.unique(indices)
     np.testing.assert_array_equal(drupe.Tensor(sparse.indices).numpy(), unique)
     np.testing.assert_array_equal(drupe.Tensor(sparse.values).numpy(), summed(indices, dy, rows)[unique])
+
+
+@pytest.mark.parametrize("width", [4, 6, 8])
+def test_gradients_whose_memory_begins_anywhere(backend, rng, width):
+    indices = rng.integers(0, 5, 40)
+    dy = rng.integers(-8, 9, (40, width)).astype(np.float32)
+    for first in (0, 1, 4):
+        memory = drupe.tensor(np.concatenate([np.zeros(first, np.float32), dy.reshape(-1)]))
+        grad = backward(np.zeros((5, width), np.float32), indices, memory[first:].reshape(40, width))
+        np.testing.assert_array_equal(grad.numpy(), summed(indices, dy, 5))
 
 
 def test_half_precision_sums_round_once(backend):
@@ -117,7 +131,7 @@ def test_broadcast_and_strided_gradients(backend, rng):
     np.testing.assert_allclose(backward(np.ones((6, 3)), indices, dy).numpy(), summed(indices, dy, 6), atol=1e-12)
 
 
-def test_finite_differences(rng):
+def test_finite_differences(device, rng):
     indices = rng.integers(0, 5, (3, 4))
     check_gradients(lambda w, i: ops.embedding(w, i), rng.standard_normal((5, 3)), indices, rng=rng)
 
@@ -135,6 +149,17 @@ def test_gradients_of_two_uses_add_up(backend, rng):
         grad = leaf.grad.to_dense() if isinstance(leaf.grad, SparseRows) else leaf.grad
         assert isinstance(leaf.grad, SparseRows) == (one and two)
         np.testing.assert_array_equal(grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("count", [2048, 5000])
+def test_merging_many_rows_of_huge_tables(backend, rng, count):
+    rows = np.sort(rng.choice(2**12, count // 2, replace=False)) * 2**33
+    values = rng.integers(-8, 9, (count, 2)).astype(np.float64)
+    halves = [drupe.as_tensor(x).raw for x in (rows, rows + 2**33, *np.split(values, 2))]
+    indices, merged = drupe._C.merge_rows(halves[:2], halves[2:])
+    unique, place = np.unique(np.concatenate([rows, rows + 2**33]), return_inverse=True)
+    np.testing.assert_array_equal(drupe.Tensor(indices).numpy(), unique)
+    np.testing.assert_array_equal(drupe.Tensor(merged).numpy(), summed(place, values, len(unique)))
 
 
 def test_merging_rows_of_huge_tables(backend, rng):
@@ -190,7 +215,7 @@ def test_bad_indices_are_found_wherever_they_are(backend, bad, at):
         (np.ones((5, 2)), np.array([True]), {}, TypeError, r"indices is bool"),
     ],
 )
-def test_errors_name_what_is_wrong(weight, indices, options, error, message):
+def test_errors_name_what_is_wrong(device, weight, indices, options, error, message):
     with pytest.raises(error, match=message):
         ops.embedding(weight, indices, **options)
 
@@ -212,7 +237,7 @@ def test_indices_that_change_under_the_tape_are_found():
         ([0, 4], "the table has 4 rows"),
     ],
 )
-def test_rows_made_by_hand_are_checked(rows, message):
+def test_rows_made_by_hand_are_checked(device, rows, message):
     grad = SparseRows(drupe.tensor(np.array(rows)).raw, drupe.tensor(np.ones((2, 3))).raw, (4, 3))
     with pytest.raises((ValueError, IndexError), match=message):
         grad.to_dense()

@@ -116,7 +116,7 @@ def test_per_sample_weights(backend, rng, name, flat):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_finite_differences(rng, mode):
+def test_finite_differences(device, rng, mode):
     indices, offsets = rng.integers(0, 6, 11), np.array([0, 4, 4, 9])
     check_gradients(
         lambda w, i, o: ops.embedding_bag(w, i, o, mode=mode), rng.standard_normal((6, 3)), indices, offsets, rng=rng
@@ -161,9 +161,10 @@ def test_maximum_of_equals_infinities_and_nan(backend):
 def test_strided_operands(backend, rng):
     table = rng.standard_normal((40, 24)).astype(np.float32)
     indices = rng.integers(0, 20, (12, 10))[::2, ::-1]
-    for weight in (table[::2], table[:20, 1:], table[:20, ::2], table.T[:20]):
-        y = ops.embedding_bag(weight, indices)
-        assert_close(y, reference(weight, indices), "float32", 10, 4)
+    for weight in (table[::2], table[:20, 1:], table[:20, 1:9], table[:20, ::2], table.T[:20]):
+        for mode in MODES:
+            y = ops.embedding_bag(weight, indices, mode=mode)
+            assert_close(y, reference(weight, indices, mode=mode), "float32", 10, 4)
     dy = rng.standard_normal((24, 6)).astype(np.float32).T
     grad = backward(table[:20], indices, None, dy)
     assert_close(grad.numpy(), reference(table[:20], indices, dy=dy)[0], "float32", 10, 4)
@@ -237,6 +238,6 @@ I6 = np.zeros(6, np.int64)
         (W, I6, np.array([0]), {"per_sample_weights": np.ones(6), "mode": "mean"}, ValueError, "need mode sum"),
     ],
 )
-def test_errors_name_what_is_wrong(weight, indices, offsets, options, error, message):
+def test_errors_name_what_is_wrong(device, weight, indices, offsets, options, error, message):
     with pytest.raises(error, match=message):
         ops.embedding_bag(weight, indices, offsets, **options)

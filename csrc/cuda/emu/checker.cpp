@@ -314,6 +314,10 @@ void __tsan_unaligned_write16(void* a) {
 void __tsan_volatile_read1(void* a) {
   hook(a, 1, Access::read);
 }
+// Reference counts, in the host code of a kernel's file.
+int __tsan_atomic32_fetch_add(volatile int* a, int value, int) {
+  return __atomic_fetch_add(a, value, __ATOMIC_ACQ_REL);
+}
 void __tsan_read_range(void* a, std::size_t bytes) {
   hook(a, bytes, Access::read);
 }
