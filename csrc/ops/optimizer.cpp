@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/sparse_rows.h"
 
@@ -57,7 +58,7 @@ class Plan {
  public:
   Plan(const char* op, const Tensors& params, const Tensors& grads, const Rows& rows,
        std::initializer_list<Written> states)
-      : op_(op), states_(states) {
+      : op_(op), states_(states), device_(params.empty() ? Device{} : params[0].device()) {
     states_.insert(states_.begin(), {"params", &params});
     check_counts(params, grads, rows);
     for (std::size_t i = 0; i < params.size(); ++i) check_pair(params[i], grads[i], rows[i], i);
@@ -66,6 +67,8 @@ class Plan {
   }
 
   StepList list() const { return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size())}; }
+
+  Device device() const { return device_; }
 
   void finish() const {
     for (const auto& [original, copy] : copies_) copy_into(original, copy);
@@ -86,6 +89,8 @@ class Plan {
     check_type(is_float(param.dtype()), op_, element("params", i), " is ", param.dtype(), ": expected a float dtype");
     check_type(grad.dtype() == param.dtype(), op_, element("params", i), " is ", param.dtype(), ", ",
                element("grads", i), " is ", grad.dtype(), ": expected one dtype");
+    check(param.device() == device_, op_, element("params", i), " lies on ", param.device(), ", params[0] on ", device_,
+          ": move them to one device");
     common_device(op_, {&param, &grad, rows ? &*rows : nullptr});
     if (rows) {
       check(param.ndim() == 2, op_, element("params", i), " is ", param.shape(),
@@ -163,12 +168,32 @@ class Plan {
 
   const char* op_;
   std::vector<Written> states_;  // the parameters first
-  std::vector<Range> written_;   // by address
+  Device device_;
+  std::vector<Range> written_;  // by address
   std::vector<StepTensor> steps_;
   std::vector<std::int64_t> starts_{0};
   std::vector<std::pair<Tensor, Tensor>> copies_;  // where a result goes, and where the kernel leaves it
   Tensors kept_;
 };
+
+template <Isa I>
+double sum_of_squares(const SquaresTensor& tensor) {
+  std::vector<double> partials(static_cast<std::size_t>((tensor.size + kSquaresChunk - 1) / kSquaresChunk));
+  SumOfSquaresArgs args{
+      .x = tensor.x, .size = tensor.size, .dtype = tensor.dtype, .wide = false, .partials = partials.data()};
+  const auto run = [&] {
+    cpu::sum_of_squares<I>(args);
+    double sum = 0;
+    for (double partial : partials) sum += partial;
+    return sum;
+  };
+  const double sum = run();
+  // Squares leave float's range long before their sum leaves double's.
+  constexpr double kTrusted = 1e-25;
+  if (std::isfinite(sum) && sum >= kTrusted) return sum;
+  args.wide = true;
+  return run();
+}
 
 }  // namespace
 
@@ -184,7 +209,7 @@ void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Te
   const Plan plan =
       options.momentum != 0 ? Plan(op, params, grads, rows, {states[0]}) : Plan(op, params, grads, rows, {});
   options.list = plan.list();
-  dispatch_isa([&]<Isa I>() { cpu::sgd<I>(options); });
+  dispatch(plan.device(), [&]<Isa I>() { cpu::sgd<I>(options); }, [&](auto stream) { cuda::sgd(options, stream); });
   plan.finish();
 }
 
@@ -201,7 +226,7 @@ void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const T
   check(options.step >= 1, op, "step is ", options.step, ": expected at least 1");
   const Plan plan(op, params, grads, rows, {{"exp_avgs", &exp_avgs}, {"exp_avg_sqs", &exp_avg_sqs}});
   options.list = plan.list();
-  dispatch_isa([&]<Isa I>() { cpu::adam<I>(options); });
+  dispatch(plan.device(), [&]<Isa I>() { cpu::adam<I>(options); }, [&](auto stream) { cuda::adam(options, stream); });
   plan.finish();
 }
 
@@ -222,36 +247,29 @@ void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, cons
                     : momentum       ? Plan(op, params, grads, rows, {square, buffer})
                                      : Plan(op, params, grads, rows, {square});
   options.list = plan.list();
-  dispatch_isa([&]<Isa I>() { cpu::rmsprop<I>(options); });
+  dispatch(
+      plan.device(), [&]<Isa I>() { cpu::rmsprop<I>(options); }, [&](auto stream) { cuda::rmsprop(options, stream); });
   plan.finish();
 }
 
 double sum_of_squares(const Tensors& tensors) {
-  double total = 0;
+  Tensors dense;
+  std::vector<SquaresTensor> list;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const Tensor& tensor = tensors[i];
-    check_type(is_float(tensor.dtype()), "sum_of_squares", element("tensors", i), " is ", tensor.dtype(),
+    check_type(is_float(tensors[i].dtype()), "sum_of_squares", element("tensors", i), " is ", tensors[i].dtype(),
                ": expected a float dtype");
-    const Tensor x = is_dense(tensor) ? tensor : contiguous(tensor);
-    std::vector<double> partials(static_cast<std::size_t>((x.numel() + kSquaresChunk - 1) / kSquaresChunk));
-    SumOfSquaresArgs args{
-        .x = x.raw(), .size = x.numel(), .dtype = x.dtype(), .wide = false, .partials = partials.data()};
-    const auto run = [&] {
-      dispatch_isa([&]<Isa I>() { cpu::sum_of_squares<I>(args); });
-      double sum = 0;
-      for (double partial : partials) sum += partial;
-      return sum;
-    };
-    double sum = run();
-    // Squares leave float's range long before their sum leaves double's.
-    constexpr double kTrusted = 1e-25;
-    if (!std::isfinite(sum) || sum < kTrusted) {
-      args.wide = true;
-      sum = run();
-    }
-    total += sum;
+    common_device("sum_of_squares", {&tensors[0], &tensors[i]});
+    dense.push_back(is_dense(tensors[i]) ? tensors[i] : contiguous(tensors[i]));
+    list.push_back({dense.back().raw(), dense.back().numel(), dense.back().dtype()});
   }
-  return total;
+  SquaresList squares{.tensors = list.data(), .count = static_cast<std::int64_t>(list.size())};
+  dispatch(
+      dense.empty() ? Device{} : dense[0].device(),
+      [&]<Isa I>() {
+        for (const SquaresTensor& tensor : list) squares.sum += sum_of_squares<I>(tensor);
+      },
+      [&](auto stream) { cuda::sum_of_squares(squares, stream); });
+  return squares.sum;
 }
 
 }  // namespace drupe::ops

@@ -20,6 +20,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
@@ -72,6 +73,18 @@ struct SumOfSquaresArgs {
 };
 inline constexpr std::int64_t kSquaresChunk = 16384;
 
+// For devices: all tensors at once, and out of reach of overflow.
+struct SquaresTensor {
+  const void* x;
+  std::int64_t size;
+  Dtype dtype;
+};
+struct SquaresList {
+  const SquaresTensor* tensors;
+  std::int64_t count;
+  double sum = 0;  // found
+};
+
 namespace ops {
 
 using Tensors = std::vector<Tensor>;
@@ -100,5 +113,12 @@ void rmsprop(const RmspropArgs& args);
 template <Isa>
 void sum_of_squares(const SumOfSquaresArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void sgd(const SgdArgs& args, Stream stream);
+void adam(const AdamArgs& args, Stream stream);
+void rmsprop(const RmspropArgs& args, Stream stream);
+void sum_of_squares(SquaresList& list, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

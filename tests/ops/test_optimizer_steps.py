@@ -87,15 +87,27 @@ CASES = {
 }
 
 
+def lie(x):
+    """Return an array where the default device's ops change it in place: on a device, as a tensor."""
+    return drupe.tensor(x) if isinstance(x, np.ndarray) and drupe.empty((0,)).device != "cpu" else x
+
+
 def call(case, params, grads, states, step, **changes):
-    """Run an op on lists; `states` holds one list for each state."""
+    """Run an op on lists; `states` holds one list for each state. NumPy arrays go to the default device and back."""
     op, _, _, options = CASES[case]
     options = {**options, **changes}
     if op in (ops.adam, ops.adamw):
         options["step"] = step
+    written = [params, *states]
+    lying = [[lie(x) for x in arrays] for arrays in written]
     if op is ops.rmsprop and not options.get("centered") and options.get("momentum"):
-        states = [states[0], [], states[1]]
-    op(params, grads, *states, **options)
+        op(lying[0], [lie(g) for g in grads], lying[1], [], lying[2], **options)
+    else:
+        op(lying[0], [lie(g) for g in grads], *lying[1:], **options)
+    for arrays, moved in zip(written, lying, strict=True):
+        for x, there in zip(arrays, moved, strict=True):
+            if there is not x:
+                x[...] = there.numpy()
 
 
 def draw(rng, shape, name):
@@ -146,11 +158,12 @@ def test_lists_may_mix_dtypes(backend, rng, case):
 @pytest.mark.parametrize("case", CASES)
 def test_places_in_the_list_leave_no_trace(backend, rng, case):
     # The same numbers in one tensor, or cut into many, or on other threads.
-    whole, grad = draw(rng, 100_000, "float32"), draw(rng, 100_000, "float32")
-    cuts = [1, 20, 5000, 70001]
+    size = 20_000 if backend == "cuda" else 100_000
+    whole, grad = draw(rng, size, "float32"), draw(rng, size, "float32")
+    cuts, many = [1, 20, 5000, size * 7 // 10 + 1], list(range(5, 1600, 12))
     results = []
     before = drupe.num_threads()
-    for threads, parts in ((1, []), (2, []), (5, cuts), (1, cuts)):
+    for threads, parts in ((1, []), (2, []), (5, cuts), (1, cuts), (2, many)):
         drupe.set_num_threads(threads)
         params, grads = [x.copy() for x in np.split(whole, parts)], np.split(grad, parts)
         states = new_states(case, params)
@@ -169,22 +182,41 @@ def test_strided_arrays(backend, rng, case):
         return [make((12, 16))[::2, ::2], make((6, 8))[::-1], make((8, 6)).T, make((8, 6)).T, make((6, 8))]
 
     def fresh(shape):
-        return draw(rng, shape, "float32")
+        return lie(draw(rng, shape, "float32"))
 
     params, grads = layouts(fresh), layouts(fresh)
-    grads[2], grads[4] = fresh((6, 8)), np.broadcast_to(fresh((8,)), (6, 8))
-    plain = [p.copy(order="C") for p in params]
-    plain_states = new_states(case, params)
-    states = [layouts(lambda shape: np.zeros(shape, np.float32)) for _ in plain_states]
+    grads[2], grads[4] = fresh((6, 8)), ops.broadcast_to(fresh((8,)), (6, 8))
+    plain = [np.array(p) for p in params]
+    plain_states = new_states(case, plain)
+    states = [layouts(lambda shape: lie(np.zeros(shape, np.float32))) for _ in plain_states]
     for step in (1, 2):
         call(case, params, grads, states, step)
-        call(case, plain, [g.copy(order="C") for g in grads], plain_states, step)
+        call(case, plain, [np.array(g) for g in grads], plain_states, step)
     for one, other in zip([params, *states], [plain, *plain_states], strict=True):
         for a, b in zip(one, other, strict=True):
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(np.asarray(a), b)
 
 
-def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(backend, rng):
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("firsts", [(0, 0, 0), (1, 1, 1), (7, 7, 3), (1, 2, 0)], ids=str)
+def test_arrays_may_begin_anywhere(backend, rng, case, name, firsts):
+    # Off the vectors' alignment: alike, so that they reach it together, or not.
+    def placed(x, first):
+        memory = lie(np.concatenate([np.zeros(first, x.dtype), x, np.zeros(3, x.dtype)]))
+        return memory[first : first + len(x)]
+
+    for size in (2, 33, 4103):
+        param, grad = draw(rng, size, name), draw(rng, size, name)
+        plain, plain_states = [param.copy()], new_states(case, [param])
+        params, states = [placed(param, firsts[0])], [[placed(s[0], firsts[2])] for s in plain_states]
+        call(case, plain, [grad], plain_states, 1)
+        call(case, params, [placed(grad, firsts[1])], states, 1)
+        for one, other in zip([params, *states], [plain, *plain_states], strict=True):
+            np.testing.assert_array_equal(np.asarray(one[0]), other[0])
+
+
+def test_misaligned_gradients_count_and_misaligned_parameters_are_refused(isa, rng):
     buffer = np.zeros(9 * 4 + 1, np.uint8)
     misaligned = buffer[1:].view(np.float32)
     misaligned[...] = rng.standard_normal(9)
@@ -227,10 +259,10 @@ def test_sparse_gradients_touch_their_rows_alone(backend, rng, case, name, width
 def test_sparse_sgd_is_the_dense_step(backend, rng):
     table, values = draw(rng, (30, 8), "float32"), draw(rng, (3, 8), "float32")
     grad = SparseRows(drupe.tensor(np.array([2, 7, 29])).raw, drupe.tensor(values).raw, (30, 8))
-    sparse, dense = table.copy(), table.copy()
+    sparse, dense = drupe.tensor(table), drupe.tensor(table)
     ops.sgd([sparse], [grad], lr=0.1)
     ops.sgd([dense], [grad.to_dense()], lr=0.1)
-    np.testing.assert_array_equal(sparse, dense)
+    np.testing.assert_array_equal(sparse.numpy(), dense.numpy())
 
 
 def test_nan_and_infinity_stay_with_their_elements(backend):
@@ -244,7 +276,7 @@ def test_nan_and_infinity_stay_with_their_elements(backend):
         assert np.isfinite(np.delete(params[0], [3, 17])).all()
 
 
-def test_tensors_know_that_they_were_written():
+def test_tensors_know_that_they_were_written(device):
     p = drupe.tensor(np.ones((3, 2), np.float32), requires_grad=True)
     y = ops.embedding(p, np.array([0]))
     ops.sgd([p], [drupe.ones((3, 2))], lr=0.1)
@@ -254,15 +286,15 @@ def test_tensors_know_that_they_were_written():
 
 
 def test_gradient_that_is_the_parameter_itself(backend):
-    p = np.arange(5, dtype=np.float32)
+    p = lie(np.arange(5, dtype=np.float32))
     ops.sgd([p], [p], lr=0.5)
-    np.testing.assert_array_equal(p, np.arange(5) / 2)
-    q = np.arange(200, dtype=np.float32)
+    np.testing.assert_array_equal(np.asarray(p), np.arange(5) / 2)
+    q = lie(np.arange(200, dtype=np.float32))
     ops.sgd([q[1:]], [q[:-1]], lr=1)  # each element's gradient is its neighbour before the step
-    np.testing.assert_array_equal(q, np.r_[0.0, np.ones(199)])
+    np.testing.assert_array_equal(np.asarray(q), np.r_[0.0, np.ones(199)])
 
 
-def test_no_parameters_is_no_work():
+def test_no_parameters_is_no_work(device):
     for case in CASES:
         call(case, [], [], [[] for _ in range(CASES[case][2])], 1)
 
@@ -336,23 +368,23 @@ def test_steps_count_from_one():
         ((5,), [1, 3], (2, 1), ValueError, r"params\[0\] is \(5,\): a gradient of rows needs 2 dimensions"),
     ],
 )
-def test_errors_of_sparse_gradients(param, rows, values, error, message):
+def test_errors_of_sparse_gradients(device, param, rows, values, error, message):
     grad = SparseRows(drupe.tensor(np.array(rows)).raw, drupe.tensor(np.ones(values, "f")).raw, (5, 2))
     with pytest.raises(error, match=message):
-        ops.sgd([np.ones(param, np.float32)], [grad], lr=0.1)
+        ops.sgd([drupe.ones(param)], [grad], lr=0.1)
 
 
 @pytest.mark.parametrize("name", FLOATS)
 def test_global_norm(backend, rng, name):
-    arrays = [draw(rng, shape, name) for shape in [(3, 5), (), (0,), (40000,), (70, 9)]]
-    arrays.append(draw(rng, (30, 8), name)[::2, ::3])
-    expected = math.sqrt(sum(float((f64(x) ** 2).sum()) for x in arrays))
+    arrays = [lie(draw(rng, shape, name)) for shape in [(3, 5), (), (0,), (40000,), (70, 9), *range(130)]]
+    arrays += [lie(draw(rng, (30, 8), name))[::2, ::3], lie(draw(rng, 60, name))[1:50]]
+    expected = math.sqrt(sum(float((f64(np.asarray(x)) ** 2).sum()) for x in arrays))
     assert ops.global_norm(arrays) == pytest.approx(expected, rel=1e-5)
     assert ops.global_norm([]) == 0
 
 
 def test_global_norm_reaches_beyond_float32(backend):
-    assert ops.global_norm([np.full(100, 3e30, np.float32)]) == pytest.approx(3e31, rel=1e-6)
-    assert ops.global_norm([np.full(100, 3e-30, np.float32)]) == pytest.approx(3e-29, rel=1e-6)
-    assert ops.global_norm([np.array([1.0, np.inf], np.float32)]) == np.inf
-    assert math.isnan(ops.global_norm([np.array([1.0, np.nan], np.float32)]))
+    assert ops.global_norm([lie(np.full(100, 3e30, np.float32))]) == pytest.approx(3e31, rel=1e-6)
+    assert ops.global_norm([lie(np.full(100, 3e-30, np.float32))]) == pytest.approx(3e-29, rel=1e-6)
+    assert ops.global_norm([lie(np.array([1.0, np.inf], np.float32))]) == np.inf
+    assert math.isnan(ops.global_norm([lie(np.array([1.0, np.nan], np.float32))]))
