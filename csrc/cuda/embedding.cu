@@ -1,9 +1,9 @@
-// Gather of rows. A row is copied by a group of lanes (tile/rows.cuh) in words of up to 16 bytes; a group has the words
-// of kInFlight rows in registers at once, which hides the latency of scattered reads. Bytes: the indices and the rows
-// once, the result once.
+// Gather of rows. A row is copied by a group of lanes (tile/row_groups.cuh) in words of up to 16 bytes; a group has the
+// words of kInFlight rows in registers at once, which hides the latency of scattered reads. Bytes: the indices and the
+// rows once, the result once.
 #include "ops/embedding.h"
 
-#include "cuda/tile/rows.cuh"
+#include "cuda/tile/row_groups.cuh"
 
 namespace drupe::cuda {
 namespace {
@@ -15,7 +15,7 @@ template <class Word>
 struct Gather {
   const Word* weight;
   std::int64_t row_stride;
-  Indices indices;
+  IndexArray indices;
   Word* y;
 };
 

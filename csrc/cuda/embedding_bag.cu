@@ -1,10 +1,10 @@
-// Reductions over bags. A group of lanes (tile/rows.cuh) has a bag, or 32 packs of a wide one's columns: it walks the
-// bag's rows in their order with the result in registers and kInFlight rows on their way. Bytes: the indices and the
-// named rows once, the result once. Backward: sparse_rows.cu.
+// Reductions over bags. A group of lanes (tile/row_groups.cuh) has a bag, or 32 packs of a wide one's columns: it walks
+// the bag's rows in their order with the result in registers and kInFlight rows on their way. Bytes: the indices and
+// the named rows once, the result once. Backward: sparse_rows.cu.
 #include "ops/embedding_bag.h"
 
 #include "core/dispatch.h"
-#include "cuda/tile/rows.cuh"
+#include "cuda/tile/row_groups.cuh"
 #include "cuda/tile/scan.cuh"
 
 namespace drupe::cuda {
@@ -17,7 +17,7 @@ struct BagTable {
   using A = Accumulator<S>;
   const S* weight;
   std::int64_t row_stride, width;
-  Indices indices;
+  IndexArray indices;
   const S* scale;
   std::int64_t skip;
   BagMap bags;
@@ -44,15 +44,15 @@ struct BagTable {
   }
 
   template <int kPack>
-  __device__ __forceinline__ Row<S, kPack> load(std::int64_t row, std::int64_t column) const {
-    return Row<S, kPack>::load(weight + row * row_stride + column);
+  __device__ __forceinline__ WidePack<S, kPack> load(std::int64_t row, std::int64_t column) const {
+    return WidePack<S, kPack>::load(weight + row * row_stride + column);
   }
 };
 
 // The rows of places [i, i + kInFlight) of a bag; gives which of them count.
 template <class S, int kPack>
 __device__ __forceinline__ unsigned load_rows(const BagTable<S>& table, std::int64_t i, std::int64_t end,
-                                              std::int64_t column, Row<S, kPack> (&rows)[kInFlight]) {
+                                              std::int64_t column, WidePack<S, kPack> (&rows)[kInFlight]) {
   unsigned counted = 0;
 #pragma unroll
   for (int k = 0; k < kInFlight; ++k) {
@@ -72,10 +72,10 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_sum_kernel(BagTable
   const RowPiece at = groups.piece(groups.first());
   if (at.unit >= groups.units) return;
   const std::int64_t column = at.unit * kPack, end = table.bags.begin(at.row + 1);
-  auto total = Row<S, kPack>::zero();
+  auto total = WidePack<S, kPack>::zero();
   std::int64_t count = 0;
   for (std::int64_t i = table.bags.begin(at.row); i < end; i += kInFlight) {
-    Row<S, kPack> rows[kInFlight];
+    WidePack<S, kPack> rows[kInFlight];
     const unsigned counted = load_rows(table, i, end, column, rows);
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
@@ -100,10 +100,10 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_max_kernel(BagTable
   const RowPiece at = groups.piece(groups.first());
   if (at.unit >= groups.units) return;
   const std::int64_t column = at.unit * kPack, begin = table.bags.begin(at.row), end = table.bags.begin(at.row + 1);
-  auto best = Row<S, kPack>::zero(), place = Row<S, kPack>::zero();
+  auto best = WidePack<S, kPack>::zero(), place = WidePack<S, kPack>::zero();
   for (int j = 0; j < kPack; ++j) place.element[j] = A(-1);
   for (std::int64_t i = begin; i < end; i += kInFlight) {
-    Row<S, kPack> rows[kInFlight];
+    WidePack<S, kPack> rows[kInFlight];
     const unsigned counted = load_rows(table, i, end, column, rows);
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
@@ -125,7 +125,7 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_max_kernel(BagTable
 
 // A bag by 2^log_lanes lanes.
 template <class A>
-__global__ __launch_bounds__(kMapThreads) void embedding_bag_counts_kernel(BagMap bags, Indices indices,
+__global__ __launch_bounds__(kMapThreads) void embedding_bag_counts_kernel(BagMap bags, IndexArray indices,
                                                                            std::int64_t skip, int log_lanes, A* y) {
   const std::int64_t bag = global_thread() >> log_lanes;
   const int lanes = 1 << log_lanes, lane = static_cast<int>(threadIdx.x) & (lanes - 1);
@@ -151,7 +151,7 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_backward_scale_kern
   if (i < size && row != table.skip) {
     const S* gradient = dy + table.bags.bag_of(i) * table.width;
     for (std::int64_t column = lane * kPack; column < table.width; column += lanes * kPack) {
-      const auto x = table.template load<kPack>(row, column), g = Row<S, kPack>::load(gradient + column);
+      const auto x = table.template load<kPack>(row, column), g = WidePack<S, kPack>::load(gradient + column);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) sum = std::fma(x.element[j], g.element[j], sum);
     }
@@ -210,7 +210,7 @@ void embedding_bag_counts(const EmbeddingBagArgs& args, Stream stream) {
   const int log_lanes = args.skip < 0 ? 0 : 5;
   const LaunchConfig config{.grid = {blocks_for(args.bags << log_lanes)}, .block = {kMapThreads}};
   const BagMap bags{args.offsets, args.bags, args.length};
-  const Indices indices(args.indices, args.index_dtype);
+  const IndexArray indices(args.indices, args.index_dtype);
   if (accumulator_of(args.dtype) == Dtype::f64) {
     launch<embedding_bag_counts_kernel<double>>(config, stream, bags, indices, args.skip, log_lanes,
                                                 static_cast<double*>(args.bag_scale));

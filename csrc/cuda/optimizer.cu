@@ -1,4 +1,4 @@
-// Multi-tensor optimizer steps. A launch takes as many tensors as fit into a kernel's arguments (kSlots), cut into
+// Multi-tensor optimizer steps. A launch takes as many tensors as fit into a kernel's arguments (kTableSlots), cut into
 // chunks of fixed size that the blocks share out. An element is read and written once by one rule, in registers, 16
 // bytes at a time where a tensor's arrays are aligned alike, with single elements before and after: adam moves 7
 // accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9. Rules spell out their fused multiply-adds, so that
@@ -11,7 +11,7 @@
 
 #include "core/dispatch.h"
 #include "cuda/tile/chunks.cuh"
-#include "cuda/tile/rows.cuh"
+#include "cuda/tile/row_groups.cuh"
 #include "cuda/tile/scan.cuh"
 
 namespace drupe::cuda {
@@ -45,7 +45,7 @@ struct StepSlot {
   void* state[kMaxStates];
   const std::int64_t* rows;
   std::int64_t width;
-  Span span;
+  ChunkSpan span;
 
   // Where element i of the gradient belongs.
   __device__ __forceinline__ std::int64_t place(std::int64_t i) const {
@@ -59,7 +59,7 @@ struct StepSlot {
 struct SquaresSlot {
   const void* x;
   Dtype dtype;
-  Span span;
+  ChunkSpan span;
 };
 
 // ---- rules: operator()(p, g, states) makes an element's states new and gives the new p; order says which of the
@@ -175,12 +175,12 @@ template <int kPack, class S, class Rule>
 __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, std::int64_t i) {
   using A = Accumulator<S>;
   const std::int64_t place = slot.place(i);
-  auto p = Row<S, kPack>::load(static_cast<const S*>(slot.param) + place);
-  const auto g = Row<S, kPack>::load(static_cast<const S*>(slot.grad) + i);
-  Row<S, kPack> state[Rule::kStates];
+  auto p = WidePack<S, kPack>::load(static_cast<const S*>(slot.param) + place);
+  const auto g = WidePack<S, kPack>::load(static_cast<const S*>(slot.grad) + i);
+  WidePack<S, kPack> state[Rule::kStates];
 #pragma unroll
   for (int k = 0; k < Rule::kStates; ++k) {
-    if (slot.state[k]) state[k] = Row<S, kPack>::load_wide(static_cast<const A*>(slot.state[k]) + place);
+    if (slot.state[k]) state[k] = WidePack<S, kPack>::load_wide(static_cast<const A*>(slot.state[k]) + place);
   }
 #pragma unroll
   for (int j = 0; j < kPack; ++j) {
@@ -199,7 +199,8 @@ __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, s
 }
 
 template <class S, class Rule>
-__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const Table<StepSlot> table, const Rule rule) {
+__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table,
+                                                                     const Rule rule) {
   constexpr int kPack = kPackSize<S>;
   const StepSlot& slot = table.slots[table.find(blockIdx.x)];
   walk_chunk<kPack>(
@@ -209,7 +210,7 @@ __global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const Table
 
 template <class S, class Rule>
 void step_tensors(const StepList& list, const Rule& rule, Stream stream) {
-  Table<StepSlot> table;
+  ChunkTable<StepSlot> table;
   const auto flush = [&] {
     if (table.count == 0) return;
     launch<optimizer_step_kernel<S, Rule>>({.grid = {table.chunks}, .block = {kMapThreads}}, stream, table, rule);
@@ -252,7 +253,7 @@ __device__ __forceinline__ double pack_of_squares(const S* x) {
   using A = Accumulator<S>;
   constexpr A kTrusted = static_cast<A>(1e-25);
   constexpr int kPack = kPackSize<S>;
-  const auto row = Row<S, kPack>::load(x);
+  const auto row = WidePack<S, kPack>::load(x);
   A sum = A(0);
 #pragma unroll
   for (int k = 0; k < kPack; ++k) sum = std::fma(row.element[k], row.element[k], sum);
@@ -278,7 +279,8 @@ __device__ __forceinline__ double chunk_of_squares(const SquaresSlot& slot, unsi
   return sum;
 }
 
-__global__ __launch_bounds__(kMapThreads) void sum_of_squares_kernel(const Table<SquaresSlot> table, double* partials) {
+__global__ __launch_bounds__(kMapThreads) void sum_of_squares_kernel(const ChunkTable<SquaresSlot> table,
+                                                                     double* partials) {
   auto& storage = shared_storage<SquaresStorage<kMapThreads>>();
   const SquaresSlot& slot = table.slots[table.find(blockIdx.x)];
   const unsigned index = blockIdx.x - slot.span.first_chunk;
@@ -336,7 +338,7 @@ void sum_of_squares(SquaresList& list, Stream stream) {
   if (chunks == 0) return;
   const auto partials = scratch<double>(stream, chunks + 1);
   std::int64_t done = 0;
-  Table<SquaresSlot> table;
+  ChunkTable<SquaresSlot> table;
   const auto flush = [&] {
     if (table.count == 0) return;
     launch<sum_of_squares_kernel>(

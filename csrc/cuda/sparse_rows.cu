@@ -9,7 +9,7 @@
 
 #include "core/dispatch.h"
 #include "cuda/tile/radix_sort.cuh"
-#include "cuda/tile/rows.cuh"
+#include "cuda/tile/row_groups.cuh"
 #include "cuda/tile/segments.cuh"
 
 namespace drupe::cuda {
@@ -58,9 +58,9 @@ __global__ __launch_bounds__(kMapThreads) void inspect_rows_kernel(const Index* 
 
 // An entry carries its bag, or with bag_of its position. Those to skip get the largest row.
 template <class Entry>
-__global__ __launch_bounds__(kMapThreads) void make_entries_kernel(Indices rows, std::int64_t size, std::int64_t limit,
-                                                                   std::int64_t skip, BagMap bags, Entry* entries,
-                                                                   std::int64_t* bag_of) {
+__global__ __launch_bounds__(kMapThreads) void make_entries_kernel(IndexArray rows, std::int64_t size,
+                                                                   std::int64_t limit, std::int64_t skip, BagMap bags,
+                                                                   Entry* entries, std::int64_t* bag_of) {
   for (std::int64_t i = global_thread(); i < size; i += global_threads()) {
     const std::int64_t row = rows[i], bag = bags.bag_of(i);
     if (bag_of) bag_of[i] = bag;
@@ -114,13 +114,13 @@ struct SegmentSum {
   }
 
   template <int kPack>
-  __device__ __forceinline__ Row<S, kPack> term(std::int64_t e, std::int64_t column) const {
+  __device__ __forceinline__ WidePack<S, kPack> term(std::int64_t e, std::int64_t column) const {
     const std::int64_t at = payload(e);
     const std::int64_t bag = bag_of ? bag_of[at] : at;
-    auto row = Row<S, kPack>::load(source + bag * width + column);
+    auto row = WidePack<S, kPack>::load(source + bag * width + column);
     if (argmax) {
       const auto place = static_cast<A>(at - bags.begin(bag));
-      const auto chosen = Row<S, kPack>::load_wide(argmax + bag * width + column);
+      const auto chosen = WidePack<S, kPack>::load_wide(argmax + bag * width + column);
 #pragma unroll
       for (int k = 0; k < kPack; ++k) row.element[k] = chosen.element[k] == place ? row.element[k] : A(0);
     } else if (scale || bag_scale) {
@@ -140,9 +140,9 @@ __device__ __forceinline__ void sum_task(const SegmentSum<S>& sum, std::int64_t 
   std::int64_t segment = sum.segments.of_task[task];
   std::int64_t next = sum.segments.begins[segment + 1];
   bool carried = sum.segments.begins[segment] < begin;
-  auto total = Row<S, kPack>::zero();
+  auto total = WidePack<S, kPack>::zero();
   for (std::int64_t e = begin; e < stop; e += kSumInFlight) {
-    Row<S, kPack> term[kSumInFlight];
+    WidePack<S, kPack> term[kSumInFlight];
 #pragma unroll
     for (int k = 0; k < kSumInFlight; ++k) {
       if (e + k < stop) term[k] = sum.template term<kPack>(e + k, column);
@@ -156,7 +156,7 @@ __device__ __forceinline__ void sum_task(const SegmentSum<S>& sum, std::int64_t 
         } else {
           total.store(sum.result(segment) + column);
         }
-        total = Row<S, kPack>::zero();
+        total = WidePack<S, kPack>::zero();
         carried = false;
         next = sum.segments.begins[++segment + 1];
       }
@@ -264,8 +264,8 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
   const auto bag_of = scratch<std::int64_t>(stream, args.scale || args.argmax ? size : 0);
   const BagMap bags{args.offsets, args.bags, args.length};
   launch<make_entries_kernel<Entry>>({.grid = {blocks_for(size)}, .block = {kMapThreads}}, stream,
-                                     Indices(args.rows, args.row_dtype), size, args.limit, args.skip, bags, first.get(),
-                                     bag_of.get());
+                                     IndexArray(args.rows, args.row_dtype), size, args.limit, args.skip, bags,
+                                     first.get(), bag_of.get());
   const int bits = bits_for(args.skip >= 0 ? args.limit : args.limit - 1);
   const Sorted<Entry> sorted{radix_sort(stream, first.get(), second.get(), size, bits), size, args.limit};
   const auto before = scratch<std::int64_t>(stream, head_tiles(size));
@@ -316,8 +316,8 @@ __global__ __launch_bounds__(kMapThreads) void add_rows_kernel(S* dense, const s
     const RowPiece at = groups.piece(i);
     if (at.unit >= groups.units) continue;
     S* to = dense + indices[at.row] * width + at.unit * kPack;
-    auto sum = Row<S, kPack>::load(to);
-    const auto more = Row<S, kPack>::load(values + at.row * width + at.unit * kPack);
+    auto sum = WidePack<S, kPack>::load(to);
+    const auto more = WidePack<S, kPack>::load(values + at.row * width + at.unit * kPack);
 #pragma unroll
     for (int k = 0; k < kPack; ++k) sum.element[k] += more.element[k];
     sum.store(to);

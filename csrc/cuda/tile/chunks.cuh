@@ -13,7 +13,7 @@ inline constexpr int kTableBytes = 3840;  // of the 4096 that every kernel's arg
 
 // A tensor's part of a launch. Its chunk c has elements [head + c * chunk, head + (c + 1) * chunk), and chunk 0 those
 // before as well.
-struct Span {
+struct ChunkSpan {
   std::int64_t size;
   int head;
   unsigned first_chunk;
@@ -25,15 +25,15 @@ struct Span {
 };
 
 template <class Slot>
-inline constexpr int kSlots = kTableBytes / static_cast<int>(sizeof(Slot));
+inline constexpr int kTableSlots = kTableBytes / static_cast<int>(sizeof(Slot));
 
 template <class Slot>
-struct Table {
-  Slot slots[kSlots<Slot>];
+struct ChunkTable {
+  Slot slots[kTableSlots<Slot>];
   int count = 0;
   unsigned chunks = 0;
 
-  bool is_full() const { return count == kSlots<Slot> || chunks > 0x40000000u; }
+  bool is_full() const { return count == kTableSlots<Slot> || chunks > 0x40000000u; }
   void add(const Slot& slot, std::int64_t chunk) {
     slots[count] = slot;
     slots[count++].span.first_chunk = chunks;
@@ -53,8 +53,8 @@ struct Table {
 
 // Calls packs(i) where kPack elements from i on are this thread's, and single(i) for single elements.
 template <int kPack, class Packs, class Single>
-__device__ __forceinline__ void walk_chunk(const Span& span, std::int64_t index, std::int64_t chunk, const Packs& packs,
-                                           const Single& single) {
+__device__ __forceinline__ void walk_chunk(const ChunkSpan& span, std::int64_t index, std::int64_t chunk,
+                                           const Packs& packs, const Single& single) {
   const std::int64_t from = (span.head > 0 ? span.head : 0) + index * chunk;
   const std::int64_t to = from + chunk < span.size ? from + chunk : span.size;
   const auto thread = static_cast<std::int64_t>(threadIdx.x);
