@@ -11,8 +11,10 @@
 namespace drupe::bindings {
 
 void bind_elementwise(py::module_& m) {
-  m.def("full", &ops::full, py::arg("shape"), py::arg("value"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
-  m.def("scalar", &ops::scalar, py::arg("op"), py::arg("value"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
+  m.def("full", &ops::full, py::arg("shape"), py::arg("value"), py::arg("dtype"), py::arg("device") = Device{},
+        Nogil());
+  m.def("scalar", &ops::scalar, py::arg("op"), py::arg("value"), py::arg("dtype"), py::arg("device") = Device{},
+        Nogil());
 
   m.def("binary", &ops::binary, py::arg("name"), py::arg("a"), py::arg("b"), Nogil());
   m.def("where", &ops::where, py::arg("condition"), py::arg("a"), py::arg("b"), Nogil());

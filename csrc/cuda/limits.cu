@@ -1,5 +1,5 @@
-// Loops that do nothing but what they measure. In registers: more independent sums than latency times issue slots, whose value
-// stays near 1. In memory: 16 bytes a thread, the grid striding over the arrays.
+// Loops that do nothing but what they measure. In registers: more independent sums than latency times issue slots,
+// whose value stays near 1. In memory: 16 bytes a thread, the grid striding over the arrays.
 #include "ops/limits.h"
 
 #include <platform/ptx.cuh>
@@ -70,7 +70,8 @@ double run_limit(const LimitArgs& args, Stream stream) {
       launch<dot_bf16_kernel>(config, stream, args.repeats, args.sink);
       return 8.0 * 2 * 16 * 8 * 16 * threads / kWarp * repeats;
     case Limit::read:
-      for (std::int64_t i = 0; i < args.repeats; ++i) launch<read_kernel>(config, stream, args.size, args.src, args.sink);
+      for (std::int64_t i = 0; i < args.repeats; ++i)
+        launch<read_kernel>(config, stream, args.size, args.src, args.sink);
       return 4.0 * size * repeats;
     default:
       for (std::int64_t i = 0; i < args.repeats; ++i) map(stream, Same{}, args.size, args.dst, args.src);

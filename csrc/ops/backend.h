@@ -12,8 +12,8 @@ inline constexpr bool kHasCuda = true;
 inline constexpr bool kHasCuda = false;
 #endif
 
-// Calls cpu.operator()<Isa>() or cuda(stream). `cuda` is a generic lambda, [&](auto stream) { … }, so that a build without
-// CUDA never asks for its kernel.
+// Calls cpu.operator()<Isa>() or cuda(stream). `cuda` is a generic lambda, [&](auto stream) { … }, so that a build
+// without CUDA never asks for its kernel.
 template <class Cpu, class Cuda>
 void dispatch(Device device, Cpu&& cpu, Cuda&& cuda) {
   if constexpr (kHasCuda) {

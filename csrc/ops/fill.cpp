@@ -42,8 +42,7 @@ Tensor full(const Dims& shape, Scalar value, Dtype dtype, Device device) {
     FillArgs args{
         .y = y.raw(), .bytes = static_cast<std::int64_t>(y.nbytes()), .element = {}, .element_bytes = sizeof(T)};
     std::memcpy(args.element, &value_as_stored, sizeof(T));
-    dispatch(
-        device, [&]<Isa I>() { cpu::fill<I>(args); }, [&](auto stream) { cuda::fill(args, stream); });
+    dispatch(device, [&]<Isa I>() { cpu::fill<I>(args); }, [&](auto stream) { cuda::fill(args, stream); });
   });
   return y;
 }

@@ -69,9 +69,9 @@ std::optional<double> measure_limit(const std::string& name, std::int64_t bytes,
   const std::int64_t floats = bytes / static_cast<std::int64_t>(sizeof(float)) / (slices * arrays);
   const std::int64_t size = in_registers ? 0 : std::max(kLimitStep, floats / kLimitStep * kLimitStep);
   const std::int64_t pass = on_cpu ? kPassBytes : kDevicePassBytes;
-  const std::int64_t repeats = in_registers
-                                   ? (on_cpu ? 100000 : kDeviceRepeats)
-                                   : std::max<std::int64_t>(1, pass / (size * static_cast<std::int64_t>(sizeof(float))));
+  const std::int64_t repeats =
+      in_registers ? (on_cpu ? 100000 : kDeviceRepeats)
+                   : std::max<std::int64_t>(1, pass / (size * static_cast<std::int64_t>(sizeof(float))));
 
   const std::int64_t count = slices * size;
   const Tensor block = full({arrays * count}, 1.0, Dtype::f32, device);

@@ -22,8 +22,8 @@ namespace drupe {
 
 enum class Limit : std::uint8_t { fma_f32, dot_bf16, read, copy, copy_nt };
 
-// One run: `tasks` slices of `size` floats each, `repeats` passes over each slice. On a GPU `tasks` is the number of blocks,
-// which share one slice.
+// One run: `tasks` slices of `size` floats each, `repeats` passes over each slice. On a GPU `tasks` is the number of
+// blocks, which share one slice.
 struct LimitArgs {
   Limit limit;
   const float* src;
@@ -38,9 +38,9 @@ inline constexpr std::int64_t kLimitStep = 256, kLimitSink = 256;
 
 namespace ops {
 
-// Flops or bytes per second, the best run of about `seconds` of them on a GPU or on the threads in use; nullopt where the
-// processor, or the instruction set in use, has no such instruction. `bytes` is the working set, of one array for read
-// and of two for copies; it matters to bandwidths only.
+// Flops or bytes per second, the best run of about `seconds` of them on a GPU or on the threads in use; nullopt where
+// the processor, or the instruction set in use, has no such instruction. `bytes` is the working set, of one array for
+// read and of two for copies; it matters to bandwidths only.
 std::optional<double> measure_limit(const std::string& name, std::int64_t bytes, double seconds, Device device = {});
 
 }  // namespace ops

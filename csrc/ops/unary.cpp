@@ -33,8 +33,7 @@ Tensor forward(const Tensor& x, UnaryArgs args, Dtype y_dtype) {
   args.y = y.raw();
   args.size = x.numel();
   args.dtype = x.dtype();
-  dispatch(
-      x.device(), [&]<Isa I>() { cpu::unary<I>(args); }, [&](auto stream) { cuda::unary(args, stream); });
+  dispatch(x.device(), [&]<Isa I>() { cpu::unary<I>(args); }, [&](auto stream) { cuda::unary(args, stream); });
   return y;
 }
 
@@ -54,8 +53,7 @@ Tensor backward(const Tensor& dy, const Tensor& saved, UnaryArgs args) {
   args.size = x.numel();
   args.dtype = x.dtype();
   dispatch(
-      device, [&]<Isa I>() { cpu::unary_backward<I>(args); },
-      [&](auto stream) { cuda::unary_backward(args, stream); });
+      device, [&]<Isa I>() { cpu::unary_backward<I>(args); }, [&](auto stream) { cuda::unary_backward(args, stream); });
   return dx;
 }
 
