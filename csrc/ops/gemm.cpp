@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 
 namespace drupe::ops {
@@ -102,7 +103,7 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   args.pre_activation = pre.raw();
   if (y.numel() == 0) return {y, pre};
   fold_batch_into_rows(args);
-  dispatch_isa([&]<Isa I>() { cpu::gemm<I>(args); });
+  dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
   return {y, pre};
 }
 

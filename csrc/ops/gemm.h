@@ -9,14 +9,16 @@
 //   y         (..., M, N), C-contiguous, fresh; leading dimensions broadcast as NumPy's matmul does
 //
 // Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and
-// bfloat16, in the dtype itself otherwise, in an order that depends on K alone. K = 0 gives activation(bias +
-// residual). The scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
+// bfloat16, in the dtype itself otherwise, in an order that depends on K alone (on a GPU also on the other sizes and
+// the device). K = 0 gives activation(bias + residual). On the CPU the scheme is Goto & van de Geijn's (Anatomy of
+// High-Performance Matrix Multiplication, 2008).
 #pragma once
 
 #include <optional>
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/activation.h"
@@ -61,5 +63,9 @@ namespace cpu {
 template <Isa>
 void gemm(const GemmArgs& args);
 }  // namespace cpu
+
+namespace cuda {
+void gemm(const GemmArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe

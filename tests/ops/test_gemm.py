@@ -9,7 +9,9 @@ from gradients import check_gradients
 from reference import ACTIVATIONS, FLOATS, assert_close, dtype, f64
 
 # One element, below and above the register tile of every ISA, across a slice of K, across a task and an outer block.
+# On a GPU: small blocks of threads and large ones, in vectors (multiples of 16 bytes) and by the element, K in parts.
 SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 256), (15, 33, 513), (113, 70, 600), (1, 300, 64), (260, 1, 31), (6, 2100, 9)]
+SHAPES += [(256, 256, 136), (250, 230, 70), (64, 72, 800), (5, 9, 1100)]
 
 
 def draw(rng, shape, name):
@@ -30,15 +32,32 @@ def test_matches_numpy(backend, rng, name, shape, transposes):
     assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
 
 
+@pytest.mark.skipif(
+    not drupe.cuda_status()["available"] or drupe.cuda_status()["emulated"],
+    reason="the emulated GPU has so few multiprocessors that SHAPES fill it with large blocks",
+)
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_large_blocks_of_a_gpu(rng, name, transposes):
+    M, N, K = 2100, 1912, 136
+    ta, tb = transposes
+    a = draw(rng, (K, M) if ta else (M, K), name)
+    b = draw(rng, (N, K) if tb else (K, N), name)
+    with drupe.default_device("cuda"):
+        y = ops.gemm(a, b, transpose_a=ta, transpose_b=tb)
+    assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
+
+
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_epilogue(backend, rng, name, activation):
-    M, N, K = 17, 37, 40
+@pytest.mark.parametrize("shape", [(17, 37, 40), (24, 40, 40), (9, 20, 530), (9, 24, 530)], ids=str)
+def test_epilogue(backend, rng, name, activation, shape):
+    M, N, K = shape
     a, b = draw(rng, (M, K), name), draw(rng, (K, N), name)
     bias, residual = draw(rng, N, name), draw(rng, (M, N), name)
     y = ops.gemm(a, b, bias=bias, residual=residual, alpha=0.25, activation=activation)
     z = 0.25 * (f64(a) @ f64(b)) + f64(bias) + f64(residual)
-    assert_close(y, ACTIVATIONS[activation](z), name, K, 4)
+    assert_close(y, ACTIVATIONS[activation](z), name, K, np.sqrt(K))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +91,16 @@ def test_strided_operands(backend, rng, name):
     assert_close(y, f64(a) @ f64(b) + f64(residual), name, 20, 5)
 
 
+@pytest.mark.parametrize("name", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(("M", "N", "K"), [(24, 40, 16), (9, 7, 520)], ids=str)
+def test_strided_batches(backend, rng, name, M, N, K):
+    a = draw(rng, (3, M, 2, K), name).transpose(2, 0, 1, 3)
+    b = draw(rng, (3, K, N), name)[::-1]
+    residual = draw(rng, (3, M, N), name)[:, None, 1]
+    y = ops.gemm(a, b, residual=residual)
+    assert_close(y, f64(a) @ f64(b) + f64(residual), name, K, np.sqrt(K))
+
+
 def test_misaligned_and_read_only_operands(backend, rng):
     buffer = np.zeros(4 * 6 * 4 + 1, np.uint8)
     a = buffer[1:].view(np.float32).reshape(4, 6)
@@ -97,7 +126,7 @@ def test_nan_and_infinity_pass(backend):
 
 @pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients(rng, transposes, activation):
+def test_gradients(device, rng, transposes, activation):
     ta, tb = transposes
     a = rng.standard_normal((5, 3) if ta else (3, 5))
     b = rng.standard_normal((4, 5) if tb else (5, 4))
@@ -112,13 +141,14 @@ def test_gradients(rng, transposes, activation):
 
 
 @pytest.mark.parametrize(("left", "right"), [((2,), ()), ((), (2,)), ((2, 1), (3,)), ((2, 2), (1, 2))], ids=str)
-def test_batched_gradients(rng, left, right):
+def test_batched_gradients(device, rng, left, right):
     a, b = rng.standard_normal((*left, 3, 4)), rng.standard_normal((*right, 4, 2))
     check_gradients(lambda a, b, r: ops.gemm(a, b, residual=r), a, b, rng.standard_normal((3, 1)), rng=rng)
 
 
 def test_same_bits_on_any_number_of_threads(backend, rng):
-    a, b = draw(rng, (300, 520), "float32"), draw(rng, (520, 270), "float32")
+    M, N, K = (60, 70, 1040) if backend == "cuda" else (300, 270, 520)
+    a, b = draw(rng, (M, K), "float32"), draw(rng, (K, N), "float32")
     before = drupe.num_threads()
     results = []
     for threads in (1, 2, 5):
@@ -144,7 +174,7 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
         ((3, 4), (4, 5), {"activation": "mish"}, ValueError, r'activation is "mish"'),
     ],
 )
-def test_errors_name_what_is_wrong(a, b, options, error, message):
+def test_errors_name_what_is_wrong(device, a, b, options, error, message):
     with pytest.raises(error, match=message):
         ops.gemm(np.ones(a), np.ones(b), **options)
 
