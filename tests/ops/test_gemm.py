@@ -32,6 +32,22 @@ def test_matches_numpy(backend, rng, name, shape, transposes):
     assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
 
 
+@pytest.mark.skipif(
+    not drupe.cuda_status()["available"] or drupe.cuda_status()["emulated"],
+    reason="the emulated GPU has so few multiprocessors that SHAPES fill it with large blocks",
+)
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_large_blocks_of_a_gpu(rng, name, transposes):
+    M, N, K = 2100, 1912, 136
+    ta, tb = transposes
+    a = draw(rng, (K, M) if ta else (M, K), name)
+    b = draw(rng, (N, K) if tb else (K, N), name)
+    with drupe.default_device("cuda"):
+        y = ops.gemm(a, b, transpose_a=ta, transpose_b=tb)
+    assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
+
+
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape", [(17, 37, 40), (24, 40, 40), (9, 20, 530), (9, 24, 530)], ids=str)
