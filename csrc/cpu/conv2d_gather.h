@@ -6,58 +6,9 @@
 
 #include "cpu/gemm_core.h"
 #include "ops/conv2d.h"
+#include "ops/conv2d_gather.h"
 
 namespace drupe::cpu {
-
-// One spatial dimension of a gather. Row i, tap t reads position i * step + base + t * spread of the source, or zero
-// outside of it; tap t belongs to the weight's position first_tap + t * tap_step, row i to the output's first_out +
-// i * out_step.
-struct GatherAxis {
-  std::int64_t rows, taps, source;
-  std::int64_t step, base, spread;
-  std::int64_t first_tap, tap_step;
-  std::int64_t first_out, out_step;
-};
-
-DRUPE_INLINE GatherAxis forward_axis(const WindowAxis& axis) {
-  return {.rows = axis.out,
-          .taps = axis.kernel,
-          .source = axis.in,
-          .step = axis.stride,
-          .base = -axis.before,
-          .spread = axis.dilation,
-          .first_tap = 0,
-          .tap_step = 1,
-          .first_out = 0,
-          .out_step = 1};
-}
-
-// The gradient's: the positions phase, phase + stride, … of the image, and only the taps that reach them, last first.
-DRUPE_INLINE GatherAxis backward_axis(const WindowAxis& axis, std::int64_t phase) {
-  GatherAxis result{.rows = (axis.in - phase + axis.stride - 1) / axis.stride,
-                    .taps = 0,
-                    .source = axis.out,
-                    .step = 1,
-                    .base = 0,
-                    .spread = 0,
-                    .first_tap = 0,
-                    .tap_step = 0,
-                    .first_out = phase,
-                    .out_step = axis.stride};
-  std::int64_t last = -1, previous = -1;
-  for (std::int64_t r = axis.kernel - 1; r >= 0; --r) {
-    if ((phase + axis.before - r * axis.dilation) % axis.stride != 0) continue;
-    if (last < 0) last = r;
-    if (last != r && previous < 0) previous = r;
-    ++result.taps;
-  }
-  if (result.taps == 0) return result;
-  result.first_tap = last;
-  result.tap_step = previous < 0 ? 0 : previous - last;
-  result.base = (phase + axis.before - last * axis.dilation) / axis.stride;
-  result.spread = -result.tap_step * axis.dilation / axis.stride;
-  return result;
-}
 
 template <Isa I, class S>
 DRUPE_INLINE void copy_run(Accumulator<S>* to, const S* from, std::int64_t count) {

@@ -1,11 +1,14 @@
 #include "ops/conv2d.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/gemm.h"
 
 namespace drupe::ops {
 namespace {
+
+constexpr std::int64_t kLimit = std::int64_t{1} << 31;  // of channels and padded extents: positions fit 32 bits
 
 // The sizes, from x as (N, H, W, C) and the weight's shape.
 Conv2dArgs plan(const char* op, const Dims& x, const Dims& weight, Dtype dtype, const Conv2dOptions& options) {
@@ -17,7 +20,13 @@ Conv2dArgs plan(const char* op, const Dims& x, const Dims& weight, Dtype dtype, 
         " output channels");
   check(weight[1] == x[3] / groups, op, "x has ", x[3], " channels, weight is ", weight, ": expected ", x[3] / groups,
         " input channels", groups > 1 ? " a group" : "");
+  check(x[3] < kLimit && weight[0] < kLimit, op, "x has ", x[3], " channels, the result ", weight[0],
+        ": expected less than 2^31");
   const Window window = resolve_window(op, options.window, x[1], x[2], weight[2], weight[3]);
+  for (const WindowAxis& axis : {window.h, window.w}) {
+    const std::int64_t padded = axis.in + axis.before + axis.after;
+    check(padded < kLimit, op, "the padded image is ", padded, " high or wide: expected less than 2^31");
+  }
   return {.N = x[0], .C = x[3], .K = weight[0], .groups = groups, .h = window.h, .w = window.w, .dtype = dtype};
 }
 
@@ -82,7 +91,9 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   args.bias = row.raw();
   args.residual = added.raw();
   args.pre_activation = pre.raw();
-  if (y.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::conv2d<I>(args); });
+  if (y.numel() > 0) {
+    dispatch(device, [&]<Isa I>() { cpu::conv2d<I>(args); }, [&](auto stream) { cuda::conv2d(args, stream); });
+  }
   return {from_nhwc(y, layout), from_nhwc(pre, layout)};
 }
 
@@ -105,7 +116,11 @@ Tensor conv2d_backward_input(const Tensor& dy, const Tensor& weight, const Dims&
   args.dy = gradient.raw();
   args.weight = filters.raw();
   args.out = dx.raw();
-  if (dx.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::conv2d_backward_input<I>(args); });
+  if (dx.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::conv2d_backward_input<I>(args); },
+        [&](auto stream) { cuda::conv2d_backward_input(args, stream); });
+  }
   return dx;
 }
 
@@ -122,14 +137,19 @@ Tensor conv2d_backward_weight(const Tensor& dy, const Tensor& x, const Dims& wei
   args.dy = gradient.raw();
   args.x = image.raw();
   args.out = dw.raw();
-  if (dw.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::conv2d_backward_weight<I>(args); });
+  if (dw.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::conv2d_backward_weight<I>(args); },
+        [&](auto stream) { cuda::conv2d_backward_weight(args, stream); });
+  }
   return dw;
 }
 
 Tensor conv2d_backward_bias(const Tensor& dy) {
   const char* op = "conv2d_backward_bias";
   const Tensor gradient = to_nhwc(op, "dy", dy, "NHWC");
-  Tensor db = empty({dy.size(-1)}, dy.dtype(), dy.device());
+  const Device device = dy.device();
+  Tensor db = empty({dy.size(-1)}, dy.dtype(), device);
   const std::int64_t rows = dy.size(0) * dy.size(1) * dy.size(2);
   const Conv2dArgs args{.N = rows,
                         .C = 0,
@@ -140,7 +160,11 @@ Tensor conv2d_backward_bias(const Tensor& dy) {
                         .dy = gradient.raw(),
                         .out = db.raw(),
                         .dtype = dy.dtype()};
-  if (db.numel() > 0) dispatch_isa([&]<Isa I>() { cpu::conv2d_backward_bias<I>(args); });
+  if (db.numel() > 0) {
+    dispatch(
+        device, [&]<Isa I>() { cpu::conv2d_backward_bias<I>(args); },
+        [&](auto stream) { cuda::conv2d_backward_bias(args, stream); });
+  }
   return db;
 }
 

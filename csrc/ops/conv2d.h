@@ -19,6 +19,7 @@
 #include <string>
 #include <utility>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/activation.h"
@@ -74,5 +75,12 @@ void conv2d_backward_weight(const Conv2dArgs& args);  // dy, x -> dw
 template <Isa>
 void conv2d_backward_bias(const Conv2dArgs& args);  // dy as (N, K) -> db (K,)
 }  // namespace cpu
+
+namespace cuda {
+void conv2d(const Conv2dArgs& args, Stream stream);
+void conv2d_backward_input(const Conv2dArgs& args, Stream stream);
+void conv2d_backward_weight(const Conv2dArgs& args, Stream stream);
+void conv2d_backward_bias(const Conv2dArgs& args, Stream stream);
+}  // namespace cuda
 
 }  // namespace drupe
