@@ -124,18 +124,23 @@ void launch_products(ProductBatch<T> batch, int count, int block_rows, int block
   std::int64_t blocks = 0;
   for (int i = 0; i < kProducts; ++i) {
     Product<T>& product = batch.product[i];
-    batch.first_block[i] = blocks;
-    if (i >= count) {
-      batch.first_block[i] = std::numeric_limits<std::int64_t>::max();
-      continue;
-    }
+    batch.first_block[i] = i < count ? blocks : std::numeric_limits<std::int64_t>::max();
+    if (i >= count) continue;
     product.column_tiles = ceil_div(product.cols, block_cols);
-    blocks += ceil_div(product.rows, block_rows) * product.groups * product.column_tiles;
+    product.row_tiles = ceil_div(product.rows, block_rows);
+    blocks += product.row_tiles * product.column_tiles * product.groups * product.splits;
   }
   launch<kKernel>({.grid = {static_cast<unsigned>(blocks)},
                    .block = {static_cast<unsigned>(threads)},
                    .shared_bytes = sizeof(Storage)},
                   stream, batch);
+  for (int i = 0; i < count; ++i) {
+    const Product<T>& product = batch.product[i];
+    if (!product.partial) continue;
+    const std::int64_t packs = product.rows * product.groups * (product.filter_pitch / kPackSize<T>);
+    launch<conv2d_add_splits_kernel<T>>(
+        {.grid = {static_cast<unsigned>(ceil_div(packs, kAddThreads))}, .block = {kAddThreads}}, stream, product);
+  }
 }
 
 template <class T, int kSize>
@@ -151,10 +156,43 @@ void launch_tensor_products(const ProductBatch<T>& batch, int count, Stream stre
       batch, count, Config::kBlockM, Config::kBlockN, Config::kThreads, stream);
 }
 
+// Cuts the depth of products that have too few tiles for a large GPU. The results of the stretches live as long as what
+// this returns; null where nothing is cut.
 template <class T>
-void run_products(const ProductBatch<T>& batch, int count, Stream stream) {
+std::shared_ptr<void> split_depth(ProductBatch<T>& batch, int count, std::int64_t slice, Stream stream) {
+  constexpr std::int64_t kBlock = 64, kWantedBlocks = 132;
+  std::int64_t tiles = 0, size = 0;
+  for (int i = 0; i < count; ++i) {
+    const Product<T>& product = batch.product[i];
+    tiles += ceil_div(product.rows, kBlock) * ceil_div(product.cols, kBlock) * product.groups;
+  }
+  for (int i = 0; i < count; ++i) {
+    Product<T>& product = batch.product[i];
+    const Stretches stretches =
+        choose_stretches(product.depth, tiles * 2 > kWantedBlocks ? 1 : kWantedBlocks, tiles, slice, 8);
+    product.stretch = stretches.size;
+    product.splits = stretches.count;
+    if (product.splits > 1) size += product.splits * product.groups * product.rows * product.filter_pitch;
+  }
+  if (size == 0) return {};
+  auto partial = allocate(static_cast<std::size_t>(size) * sizeof(Accumulator<T>), {DeviceType::cuda, stream.device});
+  auto* to = static_cast<Accumulator<T>*>(partial.get());
+  for (int i = 0; i < count; ++i) {
+    Product<T>& product = batch.product[i];
+    if (product.splits == 1) continue;
+    product.partial = to;
+    to += product.splits * product.groups * product.rows * product.filter_pitch;
+  }
+  return partial;
+}
+
+template <class T>
+void run_products(ProductBatch<T> batch, int count, Stream stream) {
   constexpr int kLarge = 128;
-  const bool large = batch.product[0].cols > kLarge / 2 && fills_device(batch.product[0], count, kLarge, stream.device);
+  constexpr std::int64_t kSlice = sizeof(T) == 2 ? LargeTensorTile::kBlockK : kThreadTileDepth<T>;
+  const auto partial = split_depth(batch, count, kSlice, stream);
+  const bool large =
+      !partial && batch.product[0].cols > kLarge / 2 && fills_device(batch.product[0], count, kLarge, stream.device);
   if constexpr (std::is_same_v<T, double>) {
     launch_thread_products<T, 4>(batch, count, stream);
   } else if constexpr (std::is_same_v<T, float>) {
@@ -192,6 +230,10 @@ class Batch {
                                  .depth = gather.depth(),
                                  .groups = filters.groups,
                                  .column_tiles = 0,
+                                 .row_tiles = 0,
+                                 .splits = 1,
+                                 .stretch = 0,
+                                 .partial = nullptr,
                                  .epilogue = epilogue};
     packed_[count_] = std::move(packed);
     if (++count_ == kProducts) run();

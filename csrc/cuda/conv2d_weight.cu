@@ -17,20 +17,6 @@ namespace {
 
 constexpr std::int64_t kWantedBlocks = 264;  // two for each multiprocessor of a large GPU
 
-constexpr std::int64_t kLongestStretch = std::int64_t{1} << 30;
-
-// How a sum over `size` things is cut, where one stretch takes `blocks` blocks.
-struct Stretches {
-  std::int64_t size, count;
-};
-Stretches choose_stretches(std::int64_t size, std::int64_t blocks, std::int64_t slice, std::int64_t least_slices) {
-  const std::int64_t most = std::max<std::int64_t>(1, size / (slice * least_slices));
-  const std::int64_t wanted = std::max(ceil_div(kWantedBlocks, blocks), ceil_div(size, kLongestStretch));
-  const std::int64_t count = std::clamp<std::int64_t>(wanted, 1, most);
-  const std::int64_t stretch = std::max<std::int64_t>(1, ceil_div(ceil_div(size, count), slice)) * slice;
-  return {stretch, std::max<std::int64_t>(1, ceil_div(size, stretch))};
-}
-
 template <class A>
 std::shared_ptr<void> allocate_partial(std::int64_t size, Stream stream) {
   return allocate(static_cast<std::size_t>(size) * sizeof(A), {DeviceType::cuda, stream.device});
@@ -69,7 +55,7 @@ void launch_weight_product(WeightProduct<T> product, T* out, int block_rows, int
   product.row_tiles = ceil_div(product.rows, block_rows);
   product.col_tiles = ceil_div(product.cols, block_cols);
   const std::int64_t blocks = product.row_tiles * product.col_tiles * product.groups;
-  const Stretches stretches = choose_stretches(product.pixels, blocks, slice, 8);
+  const Stretches stretches = choose_stretches(product.pixels, kWantedBlocks, blocks, slice, 8);
   product.stretch = stretches.size;
   product.splits = stretches.count;
   const std::int64_t rows = product.groups * product.rows;
@@ -143,7 +129,7 @@ void channel_sums(ChannelSums<T> sums, T* out, Stream stream) {
   sums.channel_blocks = ceil_div(sums.channels, kSumPacks * kPackSize<T>);
   sums.tap_blocks = ceil_div(sums.taps, kSumTaps);
   const std::int64_t blocks = sums.channel_blocks * sums.tap_blocks;
-  const Stretches stretches = choose_stretches(sums.pixels, blocks, kSlice, 2);
+  const Stretches stretches = choose_stretches(sums.pixels, kWantedBlocks, blocks, kSlice, 2);
   sums.stretch = stretches.size;
   const auto partial = allocate_partial<Accumulator<T>>(stretches.count * sums.taps * sums.channels, stream);
   sums.partial = static_cast<Accumulator<T>*>(partial.get());

@@ -12,10 +12,13 @@ namespace drupe::cuda::conv {
 template <class T>
 struct Product {
   Gather<T> gather;
-  const T* filters;                   // (groups, depth, filter_pitch), zero beyond cols
-  std::int64_t filter_pitch;          // a multiple of 16 bytes
-  std::int64_t rows, cols, depth;     // of one group
-  std::int64_t groups, column_tiles;  // how blocks are numbered: column tiles first, then groups, then row tiles
+  const T* filters;                // (groups, depth, filter_pitch), zero beyond cols
+  std::int64_t filter_pitch;       // a multiple of 16 bytes
+  std::int64_t rows, cols, depth;  // of one group
+  std::int64_t groups;
+  std::int64_t column_tiles, row_tiles;  // how blocks are numbered: column tiles, groups, row tiles, splits
+  std::int64_t splits, stretch;          // the depth is cut in stretches
+  Accumulator<T>* partial;               // (splits, groups, rows, filter_pitch); null where there is one alone
   Epilogue<T> epilogue;
 };
 
@@ -28,7 +31,8 @@ struct ProductBatch {
 };
 
 struct ProductTile {
-  std::int64_t row0, col0, group;
+  std::int64_t row0, col0, group, split;
+  std::int64_t begin, depth;  // of the stretch
 };
 
 template <class T>
@@ -43,8 +47,55 @@ template <class T>
 __device__ __forceinline__ ProductTile tile_of(const Product<T>& product, std::int64_t block, int block_rows,
                                                int block_cols) {
   const std::int64_t rest = block / product.column_tiles;
-  const std::int64_t row_tile = rest / product.groups;
-  return {row_tile * block_rows, (block - rest * product.column_tiles) * block_cols, rest - row_tile * product.groups};
+  const std::int64_t rest2 = rest / product.groups;
+  const std::int64_t split = rest2 / product.row_tiles;
+  const std::int64_t begin = split * product.stretch, depth = product.depth - begin;
+  return {.row0 = (rest2 - split * product.row_tiles) * block_rows,
+          .col0 = (block - rest * product.column_tiles) * block_cols,
+          .group = rest - rest2 * product.groups,
+          .split = split,
+          .begin = begin,
+          .depth = depth < product.stretch ? depth : product.stretch};
+}
+
+// kPackSize neighbours of the tile's sums. Large tiles, without kSplits, take the whole depth.
+template <bool kSplits, class T>
+__device__ __forceinline__ void finish_sums(const Product<T>& product, const ProductTile& at, int i, int j,
+                                            Accumulator<T> (&sum)[kPackSize<T>]) {
+  constexpr int kPack = kPackSize<T>;
+  const std::int64_t row = at.row0 + i, col = at.col0 + j;
+  if (row >= product.rows || col >= product.cols) return;
+  if (kSplits && product.partial) {
+    Pack<Accumulator<T>, kPack> pack;
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) pack.element[e] = sum[e];
+    const std::int64_t line = (at.split * product.groups + at.group) * product.rows + row;
+    store_pack(product.partial + line * product.filter_pitch + col, pack);
+  } else {
+    product.epilogue.finish(sum, product.epilogue.offset_of(row), at.group * product.cols + col, product.cols - col);
+  }
+}
+
+inline constexpr int kAddThreads = 128;
+
+// The sum of the stretches, in order, and what is left to do with it. A thread owns a pack of a row.
+template <class T>
+__global__ __launch_bounds__(kAddThreads) void conv2d_add_splits_kernel(Product<T> product) {
+  constexpr int kPack = kPackSize<T>;
+  using A = Accumulator<T>;
+  const std::int64_t packs = product.filter_pitch / kPack;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kAddThreads + threadIdx.x;
+  const std::int64_t line = index / packs, row = line / product.groups, group = line - row * product.groups;
+  const std::int64_t col = (index - line * packs) * kPack;
+  if (row >= product.rows) return;
+  A sum[kPack] = {};
+  for (std::int64_t split = 0; split < product.splits; ++split) {
+    const std::int64_t from = (split * product.groups + group) * product.rows + row;
+    const auto more = load_pack<kPack>(product.partial + from * product.filter_pitch + col);
+#pragma unroll
+    for (int e = 0; e < kPack; ++e) sum[e] += more.element[e];
+  }
+  product.epilogue.finish(sum, product.epilogue.offset_of(row), group * product.cols + col, product.cols - col);
 }
 
 // Rows beyond the last read the last one, and are not stored.
@@ -65,8 +116,8 @@ struct FilterLoader {
 
   __device__ __forceinline__ FilterLoader(const Product<T>& product, const ProductTile& at) : product(product) {
     const std::int64_t col = at.col0 + chunk() * kPackSize<T>;
-    from = product.filters + (at.group * product.depth + row()) * product.filter_pitch + col;
-    left = col < product.filter_pitch ? product.depth - row() : 0;
+    from = product.filters + (at.group * product.depth + at.begin + row()) * product.filter_pitch + col;
+    left = col < product.filter_pitch ? at.depth - row() : 0;
   }
   __device__ __forceinline__ static int row() { return static_cast<int>(threadIdx.x) / kChunks; }
   __device__ __forceinline__ static int chunk() { return static_cast<int>(threadIdx.x) % kChunks; }
@@ -108,9 +159,9 @@ __global__ __launch_bounds__(kThreadTileThreads, 2) void conv2d_thread_product_k
   const int own_k = static_cast<int>(threadIdx.x) / kBlock * kElements;
   const T* source = gather.source + at.group * gather.channels;
   const Position row = row_position(product, at.row0 + own_row);
-  const std::int64_t slices = (product.depth + kDepth - 1) / kDepth;
+  const std::int64_t slices = (at.depth + kDepth - 1) / kDepth;
   Depth depth;
-  if (slices > 0) depth.seek(gather, own_k);
+  if (slices > 0) depth.seek(gather, at.begin + own_k);
   FilterLoader<T, typename Storage::Tile, kThreadTileThreads> filters(product, at);
   const auto load = [&](int stage) {
     auto& [a, b] = storage.stage[stage];
@@ -127,12 +178,7 @@ __global__ __launch_bounds__(kThreadTileThreads, 2) void conv2d_thread_product_k
   tile.clear();
   pipeline<Storage::kStages>(slices, load,
                              [&](int stage) { tile.multiply(storage.stage[stage].a, storage.stage[stage].b); });
-  tile.for_each_pack([&](int i, int j, T(&sum)[kPackSize<T>]) {
-    if (at.row0 + i >= product.rows) return;
-    const std::int64_t col = at.col0 + j;
-    product.epilogue.finish(sum, product.epilogue.offset_of(at.row0 + i), at.group * product.cols + col,
-                            product.cols - col);
-  });
+  tile.for_each_pack([&](int i, int j, T(&sum)[kPackSize<T>]) { finish_sums<kSize == 4>(product, at, i, j, sum); });
 }
 
 // ---- float16 and bfloat16, on the tensor cores
@@ -165,9 +211,9 @@ __global__ __launch_bounds__(Config::kThreads, 2) void conv2d_tensor_product_ker
   for (int pass = 0; pass < kPasses; ++pass) {
     rows[pass] = row_position(product, at.row0 + own_row + pass * kRowsPerPass);
   }
-  const std::int64_t slices = (product.depth + Config::kBlockK - 1) / Config::kBlockK;
+  const std::int64_t slices = (at.depth + Config::kBlockK - 1) / Config::kBlockK;
   Depth depth;
-  if (slices > 0) depth.seek(gather, own_chunk * kPack);
+  if (slices > 0) depth.seek(gather, at.begin + own_chunk * kPack);
   FilterLoader<T, SwizzledTile<T, Config::kBlockK, Config::kBlockN>, kThreads> filters(product, at);
   const auto load = [&](int stage) {
     auto& [a, b] = storage.stage[stage];
@@ -191,14 +237,11 @@ __global__ __launch_bounds__(Config::kThreads, 2) void conv2d_tensor_product_ker
   __syncthreads();
   for (int index = static_cast<int>(threadIdx.x); index < Config::kBlockM * kRowChunks; index += kThreads) {
     const int i = index / kRowChunks, j = index % kRowChunks * kPack;
-    if (at.row0 + i >= product.rows) break;
     const auto low = load_pack<4>(storage.sum + i * kPitch + j), high = load_pack<4>(storage.sum + i * kPitch + j + 4);
     float sum[kPack];
 #pragma unroll
     for (int e = 0; e < kPack; ++e) sum[e] = e < 4 ? low.element[e % 4] : high.element[e % 4];
-    const std::int64_t col = at.col0 + j;
-    product.epilogue.finish(sum, product.epilogue.offset_of(at.row0 + i), at.group * product.cols + col,
-                            product.cols - col);
+    finish_sums<Config::kBlockM == 64>(product, at, i, j, sum);
   }
 }
 
