@@ -17,7 +17,9 @@ int main(int count, char** arguments) {
   const int capability = cuda::driver::properties(0).compute_capability;
   std::vector<selftest::Case>& cases = selftest::cases();
   std::sort(cases.begin(), cases.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  std::erase_if(cases, [&](const selftest::Case& test) { return test.compute_capability > capability; });
+  std::erase_if(cases, [&](const selftest::Case& test) {
+    return test.compute_capability > capability || (test.exactly && test.compute_capability != capability);
+  });
   if (count == 2 && std::strcmp(arguments[1], "--list") == 0) {
     for (const selftest::Case& test : cases) std::printf("%s\n", test.name.c_str());
     return 0;

@@ -17,6 +17,7 @@ struct Case {
   std::string name;
   void (*run)();
   int compute_capability;  // that the device must have
+  bool exactly;            // and no later one: sm_90a's instructions are its alone
 };
 
 inline std::vector<Case>& cases() {
@@ -26,7 +27,7 @@ inline std::vector<Case>& cases() {
 
 struct Register {
   Register(const char* name, void (*run)(), int compute_capability = 80) {
-    cases().push_back({name, run, compute_capability});
+    cases().push_back({name, run, compute_capability, compute_capability == 90});
   }
 };
 

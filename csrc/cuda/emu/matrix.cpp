@@ -21,17 +21,10 @@ struct Fragment {
 
 // Element `column` of a register that packs several along k.
 float element(Operands kind, std::uint32_t word, int column) {
+  if (kind == Operands::tf32) return std::bit_cast<float>(word & ~0x1fffu);
+  if (kind == Operands::s8) return static_cast<float>(static_cast<std::int8_t>(word >> (8 * column)));
   const auto half = static_cast<std::uint16_t>(word >> (16 * column));
-  switch (kind) {
-    case Operands::bf16:
-      return std::bit_cast<float>(std::uint32_t{half} << 16);
-    case Operands::f16:
-      return std::bit_cast<Float16>(half);
-    case Operands::tf32:
-      return std::bit_cast<float>(word & ~0x1fffu);
-    default:
-      return static_cast<float>(static_cast<std::int8_t>(word >> (8 * column)));
-  }
+  return kind == Operands::bf16 ? static_cast<float>(std::bit_cast<BFloat16>(half)) : std::bit_cast<Float16>(half);
 }
 
 template <class T>
