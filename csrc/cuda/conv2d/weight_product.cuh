@@ -99,7 +99,7 @@ struct WeightLoader {
 
   __device__ __forceinline__ void load(A& a, B& b) {
     const Gather<T>& gather = product.gather;
-    constexpr int kUnroll = kPack == 1 ? 2 : kDepth;  // registers are short
+    [[maybe_unused]] constexpr int kUnroll = kPack == 1 ? 2 : kDepth;  // registers are short
 #pragma unroll kUnroll
     for (int k = 0; k < kDepth; k += kStepA) {
       const int here = k + row_a() < left ? count : 0;
