@@ -81,6 +81,7 @@ __all__: list[str] = [
     "softmax",
     "softmax_backward",
     "sum_of_squares",
+    "synchronize",
     "to_device",
     "to_numpy",
     "topk",
@@ -454,6 +455,7 @@ def measure_limit(
     name: str,
     bytes: typing.SupportsInt | typing.SupportsIndex = 0,
     seconds: typing.SupportsFloat | typing.SupportsIndex = 0.1,
+    device: str = "cpu",
 ) -> float | None: ...
 def memory_stats(device: str = "cpu") -> dict[str, int]: ...
 def merge_rows(
@@ -531,6 +533,7 @@ def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
+def synchronize(device: str) -> None: ...
 def to_device(x: Tensor, device: str) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(

@@ -75,10 +75,10 @@ def test_a_training_step_equals_the_cpus(rng, network):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     assert gradients[0].keys() == gradients[1].keys()
     assert len(gradients[0]) > 5
+    # Some gradients are zero but for rounding, as that of a bias of keys.
+    largest = max(np.abs(g).max() for g in gradients[0].values())
     for name, expected in gradients[0].items():
-        np.testing.assert_allclose(
-            gradients[1][name], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=name
-        )
+        np.testing.assert_allclose(gradients[1][name], expected, rtol=1e-3, atol=1e-5 * largest, err_msg=name)
     for name, expected in parameters[0].items():
         # Adam's first step is lr sign(g) where g is far from 0: tiny gradients may differ in sign.
         np.testing.assert_allclose(parameters[1][name], expected, rtol=0, atol=2.1e-3, err_msg=name)
@@ -104,7 +104,8 @@ def test_state_moves_between_devices(rng):
     twin = Sequential(Linear(5, 7, activation="relu"), Linear(7, 3))
     twin.load_state_dict(network.state_dict())
     x = rng.standard_normal((4, 5), dtype=np.float32)
-    np.testing.assert_allclose(network(x).numpy(), twin(drupe.tensor(x)).numpy(), rtol=1e-5, atol=1e-6)
+    with drupe.no_grad():
+        np.testing.assert_allclose(network(x).numpy(), twin(drupe.tensor(x)).numpy(), rtol=1e-5, atol=1e-6)
     network.load_state_dict(twin.state_dict())
     assert network.device.startswith("cuda")
     assert network.to("cpu").device == "cpu"
