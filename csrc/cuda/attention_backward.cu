@@ -77,19 +77,24 @@ __global__ __launch_bounds__(fma_tile::kThreads, 2) void attention_dkv_kernel(At
   auto& storage = shared_storage<BackwardStorage<A>>();
   const AttentionArgs& f = args.forward;
   const Task task = task_of_block(tiles, parts, f.Hkv);
-  const std::int64_t key0 = task.tile * kRows<A>, column0 = task.part * kChunks * kSide, group = f.Hq / f.Hkv;
+  const std::int64_t key0 = task.tile * kRows<A>;
+  const int column0 = task.part * kChunks * kSide;
   const Sight sight(f, task.batch);
   const Span keys = sight.counted_keys(key0, key0 + kRows<A>), queries = sight.queries_that_see(keys);
+  const int group = static_cast<int>(f.Hq / f.Hkv);
 
   A dk[kChunks][kM<A>][4] = {}, dv[kChunks][kM<A>][4] = {};
-  for (std::int64_t g = 0; g < group; ++g) {
-    const Head<T> head(args, task.batch, task.head * group + g, delta);
+#pragma unroll 1
+  for (int g = 0; g < group; ++g) {
+#pragma unroll 1
     for (std::int64_t query0 = queries.begin; query0 < queries.end; query0 += kSide) {
+      const Head<T> head(args, task.batch, task.head * group + g, delta);
       A tile[kM<A>][4];
+      const Mask mask(Sight(f, task.batch), query0, key0);  // what it reads takes no registers from tile to tile
       __syncthreads();
       load_query_numbers<kSide>(storage, head, query0, queries);
       fma_tile::multiply_over_width(tile, storage.tiles, head.k, key0, keys, head.q, query0, queries);
-      finish_probabilities<true>(tile, storage, f, Mask(sight, query0, key0), head.bias_at(f, query0, key0));
+      finish_probabilities<true>(tile, storage, f, mask, head.bias_at(f, query0, key0));
       if (args.dv.data) fma_tile::multiply_over_rows(dv, storage.tiles, head.dy, query0, queries, column0);
       if (!args.dk.data) continue;
       fma_tile::multiply_over_width(tile, storage.tiles, head.v, key0, keys, head.dy, query0, queries);
@@ -120,10 +125,12 @@ void run(const AttentionBackwardArgs& args, const Accumulator<T>* delta, Stream 
     launch<attention_dq_kernel<T, kChunks>>(config(f.B * f.Hq * parts * tiles, sizeof(BackwardStorage<A>)), stream,
                                             args, delta, tiles, parts);
   }
+  // In 16 bits, whose heads are wide here, the sums of two parts would not fit beside the wider loads.
+  constexpr int kKeyChunks = sizeof(T) == 2 ? 1 : kChunks;
   if ((args.dk.data || args.dv.data) && f.B * f.Hkv * f.Skv > 0) {
-    const std::int64_t tiles = ceil_div(f.Skv, kRows<A>), parts = ceil_div(std::max(f.D, f.Dv), kWidth);
-    launch<attention_dkv_kernel<T, kChunks>>(config(f.B * f.Hkv * parts * tiles, sizeof(BackwardStorage<A>)), stream,
-                                             args, delta, tiles, parts);
+    const std::int64_t tiles = ceil_div(f.Skv, kRows<A>), parts = ceil_div(std::max(f.D, f.Dv), kKeyChunks * kSide);
+    launch<attention_dkv_kernel<T, kKeyChunks>>(config(f.B * f.Hkv * parts * tiles, sizeof(BackwardStorage<A>)), stream,
+                                                args, delta, tiles, parts);
   }
 }
 

@@ -124,7 +124,8 @@ __device__ __forceinline__ void finish(const typename C::Output& output, const R
 }
 
 template <class C>
-__global__ __launch_bounds__(C::kThreads) void attention_mma_kernel(AttentionArgs args, std::int64_t tiles) {
+__global__ __launch_bounds__(C::kThreads, 256 / C::kThreads) void attention_mma_kernel(AttentionArgs args,
+                                                                                       std::int64_t tiles) {
   using T = typename C::T;
   auto& storage = shared_storage<typename C::Storage>();
   const Task task = task_of_block(tiles, 1, args.Hq);

@@ -18,7 +18,7 @@ struct Config {
   static constexpr int kWidth = kHeadWidth;
   static constexpr int kThreads = 128;
   static constexpr int kOwn = 64;
-  static constexpr int kStream = kWidth <= 96 ? 64 : 32;
+  static constexpr int kStream = kWidth <= 64 ? 64 : 32;
   static constexpr int kStages = kWidth <= 192 ? 2 : 1;
   static constexpr int kPart = kWidth <= 128 ? kWidth : kWidth / 2;  // columns of a gradient
   using Logits = WarpTile<16, kStream>;
@@ -104,9 +104,10 @@ __device__ __forceinline__ void finish_logit_gradients(typename C::Logits& ds, c
 }
 
 template <class C, bool kKeysOwn>
-__global__ __launch_bounds__(C::kThreads) void attention_backward_mma_kernel(AttentionBackwardArgs args,
-                                                                             Numbers numbers, std::int64_t tiles,
-                                                                             std::int64_t parts) {
+__global__ __launch_bounds__(C::kThreads,
+                             256 / C::kThreads) void attention_backward_mma_kernel(AttentionBackwardArgs args,
+                                                                                   Numbers numbers, std::int64_t tiles,
+                                                                                   std::int64_t parts) {
   using T = typename C::T;
   auto& storage = shared_storage<typename C::Storage>();
   const AttentionArgs& f = args.forward;

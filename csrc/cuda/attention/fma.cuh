@@ -47,29 +47,40 @@ struct Lane {
   }
 };
 
+// An index below a tile's extent, from one that may lie anywhere.
+__device__ __forceinline__ int local(std::int64_t index) {
+  return static_cast<int>(index < 0 ? 0 : index > kSide ? kSide : index);
+}
+
 // to[r][c] = from's row row0 + r, column column0 + c, or zero outside `exist` and the width.
 template <int kCount, int kColumns, class T, class A, int kStride>
 __device__ __forceinline__ void load_tile(A (&to)[kCount][kStride], const Rows<const T>& from, std::int64_t row0,
                                           Span exist, std::int64_t column0) {
   constexpr int kPack = 16 / static_cast<int>(sizeof(T));
-  const T* const base = from.data + row0 * from.stride + column0;
+  constexpr int kPerRow = kColumns / kPack, kStep = kThreads / kPerRow;
+  static_assert(kThreads % kPerRow == 0 && kThreads % kColumns == 0);
+  // A thread keeps its column, and one pointer walks down.
+  const int thread = static_cast<int>(threadIdx.x), first = local(exist.begin - row0);
+  const int last = local(exist.end - row0);
   const std::int64_t columns = from.width - column0;
   if (from.aligned) {
+    const int c = thread % kPerRow * kPack;
+    const T* at = from.data + (row0 + thread / kPerRow) * from.stride + column0 + c;
 #pragma unroll 2
-    for (int i = static_cast<int>(threadIdx.x); i < kCount * kColumns / kPack; i += kThreads) {
-      const int r = i / (kColumns / kPack), c = i % (kColumns / kPack) * kPack;
-      const bool valid = row0 + r >= exist.begin && row0 + r < exist.end && c < columns;
+    for (int r = thread / kPerRow; r < kCount; r += kStep) {
       Pack<T, kPack> pack{};
-      if (valid) pack = load_pack<kPack>(base + r * from.stride + c);
+      if (r >= first && r < last && c < columns) pack = load_pack<kPack>(at);
 #pragma unroll
       for (int k = 0; k < kPack; ++k) to[r][c + k] = widen(pack.element[k]);
+      at += kStep * from.stride;
     }
   } else {
+    const int c = thread % kColumns;
+    const T* at = from.data + (row0 + thread / kColumns) * from.stride + column0 + c;
 #pragma unroll 2
-    for (int i = static_cast<int>(threadIdx.x); i < kCount * kColumns; i += kThreads) {
-      const int r = i / kColumns, c = i % kColumns;
-      const bool valid = row0 + r >= exist.begin && row0 + r < exist.end && c < columns;
-      to[r][c] = valid ? widen(base[r * from.stride + c]) : A(0);
+    for (int r = thread / kColumns; r < kCount; r += kThreads / kColumns) {
+      to[r][c] = r >= first && r < last && c < columns ? widen(*at) : A(0);
+      at += kThreads / kColumns * from.stride;
     }
   }
 }

@@ -114,11 +114,16 @@ struct Mask {
 
 // Which tile of which head a block owns. Tiles vary fastest, the last one first: under a causal mask it has most to do.
 struct Task {
-  std::int64_t tile, part, head, batch;
+  std::int64_t tile;
+  int part, head, batch;
 };
+// A grid has less than 2^31 blocks, so 32 bits hold each of its extents.
 __device__ __forceinline__ Task task_of_block(std::int64_t tiles, std::int64_t parts, std::int64_t heads) {
-  const std::int64_t block = blockIdx.x, rest = block / tiles;
-  return {tiles - 1 - block % tiles, rest % parts, rest / parts % heads, rest / parts / heads};
+  const auto tile_count = static_cast<unsigned>(tiles), part_count = static_cast<unsigned>(parts);
+  const auto head_count = static_cast<unsigned>(heads);
+  const unsigned rest = blockIdx.x / tile_count, head = rest / part_count;
+  return {static_cast<std::int64_t>(tile_count - 1 - blockIdx.x % tile_count), static_cast<int>(rest % part_count),
+          static_cast<int>(head % head_count), static_cast<int>(head / head_count)};
 }
 
 }  // namespace drupe::cuda
