@@ -29,7 +29,7 @@ __device__ __forceinline__ std::int64_t global_threads() {
 // The first `packed` elements go in packs of kPack, the rest one by one.
 template <int kPack, class F, class Y, class... X>
 __global__ __launch_bounds__(kMapThreads, 2) void map_kernel(F f, std::int64_t packed, std::int64_t size, Y* y,
-                                                          const X*... x) {
+                                                             const X*... x) {
   for (std::int64_t i = global_thread() * kPack; i < packed; i += global_threads() * kPack) {
     Pack<Y, kPack> result;
     const auto apply = [&](const Pack<X, kPack>&... operands) {
