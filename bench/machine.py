@@ -95,15 +95,15 @@ class Limits:
     compute: dict[str, float | None]
     bandwidth: dict[tuple[str, int], float]
     seconds: float
-    device: str = "cpu"
     levels: dict[str, int] = field(default_factory=dict)  # the working set that stands for each level of memory
+    device: str = "cpu"
 
     @classmethod
     def measure(cls, seconds: float = 0.25, device: str = "cpu") -> Limits:
         """Measure the compute limits, and the bandwidths of every cache level and of main memory."""
         compute = {name: measure_limit(name, seconds=seconds, device=device) for name in ("fma_f32", "dot_bf16")}
         levels = working_sets(drupe.num_threads()) if device == "cpu" else dict(_DEVICE_WORKING_SETS)
-        limits = cls(drupe.num_threads(), drupe.cpu_isa(), compute, {}, seconds, device, levels)
+        limits = cls(drupe.num_threads(), drupe.cpu_isa(), compute, {}, seconds, levels, device)
         for size in limits.levels.values():
             for kind in ("read", "copy", "copy_nt"):
                 limits._rate(kind, size)
