@@ -180,7 +180,7 @@ def round_log2(value: int) -> int:
 
 
 def working_sets(threads: int) -> dict[str, int]:
-    """Return a working set for each level: half of the caches of the threads, and well beyond the largest."""
+    """Return a working set for each level: half of the caches of the threads, and eight times the largest."""
     sizes = caches()
     sets: dict[str, int] = {}
     if "l2" in sizes:
@@ -188,7 +188,7 @@ def working_sets(threads: int) -> dict[str, int]:
     largest = max([*sizes.values(), 32 << 20])
     if "l3" in sizes:
         sets["l3"] = 1 << round_log2(sizes["l3"] // 2)
-    wanted = 1 << (2 * largest - 1).bit_length()
+    wanted = 1 << (8 * largest - 1).bit_length()  # of twice its size, a cache still holds a part
     bound = 1 << max(26, (memory_bytes()["available"] // 4).bit_length() - 1)
     sets["dram"] = min(wanted, bound)
     return sets

@@ -118,5 +118,5 @@ def test_the_machine_is_described():
 
 def test_working_sets_grow_with_the_level():
     sets = machine.working_sets(2)
-    assert sets["dram"] >= 1 << 26
+    assert sets["dram"] >= 1 << 28
     assert list(sets.values()) == sorted(sets.values())
