@@ -21,7 +21,8 @@ build() {
   arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
   [ "$arch" = 90 ] && arch=90a
   python3 -m pip install --no-build-isolation --no-deps --no-index . -C cmake.define.DRUPE_CUDA=ON \
-    -C cmake.define.DRUPE_CUDA_ARCHS="$arch" -C cmake.define.DRUPE_ISAS="scalar;avx512"
+    -C cmake.define.DRUPE_CUDA_ARCHS="$arch" -C cmake.define.DRUPE_ISAS="scalar;avx512" \
+    -C cmake.define.DRUPE_CUDA_SELFTEST=ON
 }
 
 nvidia-smi >"$out/gpu.txt" 2>&1
