@@ -78,6 +78,7 @@ struct type_caster<drupe::Device> {
     throw value_error("[device] \"" + name + "\": expected \"cpu\", \"cuda\" or \"cuda:<index>\"");
   }
   static handle cast(drupe::Device device, return_value_policy, handle) {
+    if (device.type == drupe::DeviceType::cpu) return str("cpu").release();
     std::ostringstream out;
     out << device;
     return str(out.str()).release();

@@ -20,15 +20,17 @@ std::shared_ptr<void> own(py::object object, void* data) {
           }};
 }
 
-// Shares the array's memory. The caller has made sure of native byte order, alignment and whole-element
-// strides.
-Tensor from_numpy(const py::array& array, Dtype dtype) {
+// Shares the array's memory, or gives nothing where that is misaligned or its strides are not of whole elements. The
+// caller has made sure of native byte order.
+std::optional<Tensor> from_numpy(const py::array& array, Dtype dtype) {
   check(array.ndim() <= kMaxDims, "tensor", "the array has ", array.ndim(), " dimensions: at most ", kMaxDims);
-  const auto itemsize = static_cast<std::int64_t>(size_of(dtype));
+  const auto itemsize = static_cast<py::ssize_t>(size_of(dtype));
   check_type(array.itemsize() == itemsize, "tensor", "the array's elements have ", array.itemsize(), " bytes, not ",
              itemsize);
+  if (!(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
   Dims shape, strides;
   for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    if (array.strides(i) % itemsize != 0) return std::nullopt;
     shape.push_back(array.shape(i));
     strides.push_back(array.strides(i) / itemsize);
   }

@@ -43,12 +43,13 @@ inline void pause_cpu() {
 
 thread_local bool inside_parallel = false;
 
-// One job at a time: workers and the caller draw task numbers from one counter until it runs out.
+// One job at a time. Its tasks lie in as many blocks as there are threads: a thread walks its own first, so that
+// memory streams past it in order, and then helps with the next ones' until all have run out.
 class Pool {
  public:
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : blocks_(static_cast<std::size_t>(threads)) {
     try {
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
     } catch (const std::exception&) {  // the system has no more threads to give: those there are do the work
     }
   }
@@ -69,14 +70,18 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       body_ = &body;
-      tasks_ = tasks;
-      next_.store(0, std::memory_order_relaxed);
+      const auto count = static_cast<std::int64_t>(blocks_.size());
+      for (std::int64_t i = 0; i < count; ++i) {
+        Block& block = blocks_[static_cast<std::size_t>(i)];
+        block.next.store(first_task(tasks, i, count), std::memory_order_relaxed);
+        block.end = first_task(tasks, i + 1, count);
+      }
       error_ = nullptr;
       open_ = true;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    draw_tasks();
+    draw_tasks(0);
     {
       std::lock_guard lock(mutex_);
       open_ = false;  // a worker that wakes only now finds nothing to join
@@ -92,23 +97,36 @@ class Pool {
   }
 
  private:
-  void draw_tasks() {
+  struct alignas(64) Block {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
+  static std::int64_t first_task(std::int64_t tasks, std::int64_t block, std::int64_t blocks) {
+    return tasks / blocks * block + std::min(tasks % blocks, block);
+  }
+
+  void draw_tasks(std::size_t own) {
     inside_parallel = true;
-    for (;;) {
-      const std::int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks_) break;
-      try {
-        (*body_)(task);
-      } catch (...) {
-        std::lock_guard lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-        next_.store(tasks_, std::memory_order_relaxed);
-      }
+    try {
+      for (std::size_t i = 0; i < blocks_.size(); ++i) draw_tasks(blocks_[(own + i) % blocks_.size()]);
+    } catch (...) {
+      std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+      for (Block& block : blocks_) block.next.store(block.end, std::memory_order_relaxed);
     }
     inside_parallel = false;
   }
 
-  void work() {
+  void draw_tasks(Block& block) {
+    for (;;) {
+      const std::int64_t task = block.next.fetch_add(1, std::memory_order_relaxed);
+      if (task >= block.end) break;
+      (*body_)(task);
+    }
+  }
+
+  void work(int own) {
     std::uint64_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause_cpu();
@@ -120,20 +138,19 @@ class Pool {
         if (!open_) continue;
         joined_.fetch_add(1, std::memory_order_relaxed);
       }
-      draw_tasks();
+      draw_tasks(static_cast<std::size_t>(own));
       joined_.fetch_sub(1, std::memory_order_release);
     }
   }
 
+  std::vector<Block> blocks_;  // one for each thread, the caller's first
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<std::uint64_t> generation_{0};
-  std::atomic<std::int64_t> next_{0};
   std::atomic<int> joined_{0};  // workers that draw from the job
   bool open_ = false;           // whether they may still join it
   FunctionRef<void(std::int64_t)>* body_ = nullptr;
-  std::int64_t tasks_ = 0;
   std::exception_ptr error_;
   bool stop_ = false;
 };

@@ -4,8 +4,10 @@
 //            (Sutskever et al. 2013; without momentum p -= lr g)
 //   adam     g = g' + weight_decay p;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
 //            p -= lr / (1 - beta1^step) m / (sqrt(v / (1 - beta2^step)) + eps)   (Kingma & Ba 2015, algorithm 1)
-//   adamw    the same with g = g' and p *= 1 - lr weight_decay first             (Loshchilov & Hutter 2019, algorithm
-//   2) rmsprop  g = g' + weight_decay p;  v = alpha v + (1 - alpha) g^2;  u = g / (sqrt(v) + eps)
+//   adamw    the same with g = g' and p *= 1 - lr weight_decay first
+//            (Loshchilov & Hutter 2019, algorithm 2)
+//
+//   rmsprop  g = g' + weight_decay p;  v = alpha v + (1 - alpha) g^2;  u = g / (sqrt(v) + eps)
 //            centered: a = alpha a + (1 - alpha) g and sqrt(v - a^2) instead     (Hinton 2012; Graves 2013, 4.2)
 //            momentum: b = momentum b + u and p -= lr b, else p -= lr u
 //

@@ -100,44 +100,54 @@ def to_raw(x: Any, op: str = "tensor") -> _C.Tensor:
     return _C.to_device(raw, _default_device)
 
 
-def share(x: Any, op: str = "tensor") -> _C.Tensor:
+_NOT_SHARED = "is misaligned, in foreign byte order or a scalar: it cannot be changed in place"
+
+
+def share(x: Any, op: str = "tensor", *, copy: bool = True) -> _C.Tensor:
     """Return the raw tensor of any array, where it lies.
 
     Raises:
         TypeError: ``x`` is no array, or its dtype is not supported.
         ValueError: it has more than 8 dimensions, lies on another device, or its DLPack capsule was used before.
+        BufferError: its memory cannot be shared, and ``copy`` is False.
     """
     if isinstance(x, Tensor):
         return x.raw
     if isinstance(x, np.ndarray):
-        if isinstance(x, np.ma.MaskedArray):
-            raise TypeError(f"[{op}] a masked array would lose its mask: call filled() first")
-        return _from_numpy(x)
-    if isinstance(x, SupportsDLPack):
+        return _from_numpy(x, op, copy)
+    if hasattr(x, "__dlpack__"):
         return _from_dlpack(x)
     if hasattr(x, "__cuda_array_interface__"):
         return _from_cuda_array(x)
-    if isinstance(x, np.generic) or hasattr(x, "__array_interface__"):
-        return _from_numpy(np.asarray(x))
+    if hasattr(x, "__array_interface__"):
+        if isinstance(x, np.generic) and not copy:
+            raise BufferError(_NOT_SHARED)
+        return _from_numpy(np.asarray(x), op, copy)
     raise TypeError(
         f"[{op}] expected an array (drupe.Tensor, numpy.ndarray or an object with __dlpack__), got {type(x).__name__}"
     )
 
 
-def _from_numpy(x: npt.NDArray[Any]) -> _C.Tensor:
-    name = dtype_name(x.dtype)
-    whole_strides = all(stride % x.itemsize == 0 for stride in x.strides)
-    if not (x.flags.aligned and x.dtype.isnative and whole_strides):
-        x = np.array(x, dtype=_DTYPES[name], order="C")
-    return _C.from_numpy(_proper_bools(x) if name == "bool" else x, name)
+def _from_numpy(x: npt.NDArray[Any], op: str, copy: bool) -> _C.Tensor:
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"[{op}] a masked array would lose its mask: call filled() first")
+    name = _NAMES.get(x.dtype)
+    if name == "bool":
+        x = _proper_bools(x)
+    raw = None if name is None else _C.from_numpy(x, name)
+    if raw is None:
+        name = dtype_name(x.dtype)
+        if not copy:
+            raise BufferError(_NOT_SHARED)
+        raw = _C.from_numpy(np.array(x, dtype=_DTYPES[name], order="C"), name)
+        assert raw is not None
+    return raw
 
 
 def _from_dlpack(x: Any) -> _C.Tensor:
     raw = _C.from_dlpack(x)
     if raw.dtype == "bool" and raw.device == "cpu":  # a look at a device's would wait for it
-        shared = _C.to_numpy(raw, _DTYPES["bool"])
-        proper = _proper_bools(shared)
-        return raw if proper is shared else _C.from_numpy(proper, "bool")
+        return _from_numpy(_C.to_numpy(raw, _DTYPES["bool"]), "tensor", copy=True)
     return raw
 
 

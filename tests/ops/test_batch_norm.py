@@ -220,7 +220,7 @@ def frozen(array):
             (4, 3),
             {"running_mean": np.ones(3), "running_var": np.ones(3).astype(">f8")},
             ValueError,
-            "running_var cannot be updated in place",
+            "running_var is misaligned, in foreign byte order or a scalar",
         ),
         ((4, 3), {"eps": -1.0}, ValueError, r"eps is -1"),
         ((4, 3), {"momentum": 1.5}, ValueError, r"momentum is 1.5: expected 0 to 1"),

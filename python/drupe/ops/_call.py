@@ -25,7 +25,7 @@ def _to_numpy(raw: _C.Tensor) -> Any:
 
 def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
     """Return the function that makes arrays of this one's kind."""
-    if isinstance(array, np.ndarray | np.generic):
+    if isinstance(array, (np.ndarray, np.generic)):
         return _to_numpy
     root = type(array).__module__.partition(".")[0]
     from_dlpack: Callable[[_C.Tensor], Any]
@@ -46,18 +46,6 @@ def _exporter(array: Any) -> Callable[[_C.Tensor], Any]:
     return export
 
 
-def _side_by_side(op: str, inputs: tuple[Any, ...]) -> tuple[_C.Tensor | None, ...]:
-    """Return raw tensors; arrays of the host follow a tensor that lies on a device there."""
-    raw = tuple(None if x is None else to_raw(x, op) for x in inputs)
-    device = next((x.device for x in inputs if isinstance(x, Tensor) and x.device != "cpu"), None)
-    if device is None:
-        return raw
-    return tuple(
-        y if y is None or isinstance(x, Tensor) or y.device != "cpu" else _C.to_device(y, device)
-        for x, y in zip(inputs, raw, strict=True)
-    )
-
-
 class Call(Generic[A]):
     """One call of an op.
 
@@ -71,25 +59,37 @@ class Call(Generic[A]):
         raw: the inputs as raw tensors.
     """
 
-    __slots__ = ("_export", "inputs", "name", "raw")
+    __slots__ = ("_export", "_recorded", "inputs", "name", "raw")
 
     def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
-        given = [x for x in self.inputs if x is not None]
-        if not given:
-            to_raw(None, name)  # raises, as for anything else that is no array
-        self.raw: tuple[Any, ...] = _side_by_side(name, self.inputs)
-        if any(isinstance(x, Tensor) for x in given):
-            self._export: Callable[[_C.Tensor], Any] = Tensor
+        self.raw: tuple[Any, ...] = tuple([None if x is None else to_raw(x, name) for x in self.inputs])
+        tensors = [x for x in self.inputs if isinstance(x, Tensor)]
+        self._export: Callable[[_C.Tensor], Any] = Tensor
+        self._recorded = is_grad_enabled() and any(x.requires_grad for x in tensors)
+        if tensors:
+            device = next((d for x in tensors if (d := x.raw.device) != "cpu"), None)
+            if device is not None:
+                self._follow(device)
         else:
-            self._export = _exporter(given[0])
+            given = next((x for x in self.inputs if x is not None), None)
+            if given is None:
+                to_raw(None, name)  # raises, as for anything else that is no array
+            self._export = _exporter(given)
+
+    def _follow(self, device: str) -> None:
+        """Take the arrays of the host that are no tensors to a device."""
+        self.raw = tuple(
+            y if y is None or isinstance(x, Tensor) or y.device != "cpu" else _C.to_device(y, device)
+            for x, y in zip(self.inputs, self.raw, strict=True)
+        )
 
     def needs_grad(self, *positions: int) -> bool:
         """Return whether an input (one at these positions, if given) wants a gradient."""
-        if not is_grad_enabled():
-            return False
-        chosen = [self.inputs[i] for i in positions] if positions else self.inputs
+        if not self._recorded or not positions:
+            return self._recorded
+        chosen = [self.inputs[i] for i in positions]
         return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
 
     def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> A:
@@ -98,8 +98,8 @@ class Call(Generic[A]):
 
     def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[A, ...]:
         """Wrap several outputs; backward takes one gradient, or None, for each of them."""
-        results: tuple[Any, ...] = tuple(self._export(y) for y in ys)
-        if backward is not None and self.needs_grad():
+        results: tuple[Any, ...] = tuple([self._export(y) for y in ys])
+        if backward is not None and self._recorded:
             leaves = [x if isinstance(x, Tensor) else None for x in self.inputs]
             node = Node(self.name, leaves, len(ys), backward)
             for i, result in enumerate(results):

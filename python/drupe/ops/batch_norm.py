@@ -11,10 +11,10 @@ def _running(x: Array | None, name: str, *, written: bool) -> tuple[_C.Tensor | 
     """Return running statistics where the op wants them, and the tensor of their own memory if that is elsewhere."""
     if x is None:
         return None, None
-    home = share(x, "batch_norm")
-    interface = getattr(x, "__array_interface__", None)
-    if written and interface is not None and home.data_ptr != interface["data"][0]:
-        raise ValueError(f"[batch_norm] {name} cannot be updated in place: expected an aligned array in native order")
+    try:
+        home = share(x, "batch_norm", copy=not written)
+    except BufferError as error:
+        raise ValueError(f"[batch_norm] {name} {error}") from None
     raw = to_raw(x, "batch_norm")
     if raw.device == home.device:
         return raw, None

@@ -20,13 +20,12 @@ from drupe.tensor import Tensor, share
 
 def _in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
     """Return raw tensors that share the arrays' memory."""
-    raw = [share(x, op) for x in arrays]
-    for i, (x, y) in enumerate(zip(arrays, raw, strict=True)):
-        interface = None if isinstance(x, Tensor) else getattr(x, "__array_interface__", None)
-        if interface is not None and y.numel > 0 and interface["data"][0] != y.data_ptr:
-            raise ValueError(
-                f"[{op}] {name}[{i}] is misaligned, in foreign byte order or a scalar: it cannot be changed in place"
-            )
+    raw = []
+    for i, x in enumerate(arrays):
+        try:
+            raw.append(share(x, op, copy=False))
+        except BufferError as error:
+            raise ValueError(f"[{op}] {name}[{i}] {error}") from None
     return raw
 
 
