@@ -145,16 +145,16 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
         const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
         const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
-        parallel_ranges(pack_rows + pack_cols, 4, [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t p = begin; p < end; ++p) {
-            if (p < pack_rows) {
-              const std::int64_t m = p * Tile::kRows;
-              pack_a(a.data() + p * a_panel, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
-            } else {
-              const std::int64_t n = (p - pack_rows) * Tile::kCols;
-              pack_b(b.data() + (p - pack_rows) * b_panel, n0 + n, std::min<std::int64_t>(Tile::kCols, cols - n), k0,
-                     depth);
-            }
+        // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
+        const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
+        parallel_for(shares, [&](std::int64_t share) {
+          for (std::int64_t p = pack_rows * share / shares; p < pack_rows * (share + 1) / shares; ++p) {
+            const std::int64_t m = p * Tile::kRows;
+            pack_a(a.data() + p * a_panel, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
+          }
+          for (std::int64_t p = pack_cols * share / shares; p < pack_cols * (share + 1) / shares; ++p) {
+            const std::int64_t n = p * Tile::kCols;
+            pack_b(b.data() + p * b_panel, n0 + n, std::min<std::int64_t>(Tile::kCols, cols - n), k0, depth);
           }
         });
         const std::int64_t tasks_down = (rows + Tile::kTaskRows - 1) / Tile::kTaskRows;
