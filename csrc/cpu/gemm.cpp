@@ -3,6 +3,7 @@
 
 #include "core/dispatch.h"
 #include "cpu/activation.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/gemm_core.h"
 
 namespace drupe::cpu {
@@ -65,23 +66,16 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
   }
 }
 
-template <Isa I, class S>
-void multiply(const GemmArgs& args, const Problem<S>& problem) {
+// a and bt: see gemm_core's pack_a and pack_b, P as there; K counts their elements.
+template <Isa I, class S, class P, class Matrix>
+void multiply(const GemmArgs& args, const Problem<S>& problem, std::int64_t K, const Matrix& a, const Matrix& bt) {
   using T = Accumulator<S>;
-  const StridedMatrix<I, S> a{problem.a, args.a_row, args.a_col};
-  const StridedMatrix<I, S> bt{problem.b, args.b_col, args.b_row};
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = problem.y;
   const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation &&
                      args.activation == Activation::none && partial;
-  gemm_core<I, T>(
-      args.M, args.N, args.K,
-      [&](T* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) {
-        a.pack_rows(panel, row0, rows, k0, depth);
-      },
-      [&](T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) {
-        bt.pack_cols(panel, col0, cols, k0, depth);
-      },
+  gemm_core<I, T, P>(
+      args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); }, [&](auto... panel) { bt.pack_cols(panel...); },
       [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
           std::int64_t tile_row) {
         if (plain) return;
@@ -90,6 +84,20 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
         });
       },
       partial, args.N);
+}
+
+template <Isa I, class S>
+void multiply(const GemmArgs& args, const Problem<S>& problem) {
+  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+    if (has_bf16_dot<I>()) {
+      multiply<I, S, PairProduct<I>>(args, problem, (args.K + 1) / 2,
+                                     PairedMatrix<I>{problem.a, args.a_row, args.a_col, args.K},
+                                     PairedMatrix<I>{problem.b, args.b_col, args.b_row, args.K});
+      return;
+    }
+  }
+  multiply<I, S, Product>(args, problem, args.K, StridedMatrix<I, S>{problem.a, args.a_row, args.a_col},
+                          StridedMatrix<I, S>{problem.b, args.b_col, args.b_row});
 }
 
 }  // namespace

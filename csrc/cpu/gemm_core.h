@@ -33,9 +33,18 @@ struct GemmTile {
   static constexpr std::int64_t kTaskCols = (I == Isa::scalar ? 8 : 8 * 32 / kCols) * kCols;
 };
 
+// What an element of A's panel and one of B's add to the sum. A panel's elements may be anything of T's size, as the
+// pairs of gemm_bf16.h.
+struct Product {
+  template <class V>
+  DRUPE_INLINE static V add(V left, V right, V sum) {
+    return fma(left, right, sum);
+  }
+};
+
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
 // The panel of A is rows by default, columns of Tile::kRows elements one after the other with kByDepth.
-template <Isa I, class T, int kRows, bool kByDepth>
+template <Isa I, class T, int kRows, bool kByDepth, class P>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
                                         bool accumulate) {
   using Tile = GemmTile<I, T>;
@@ -58,7 +67,7 @@ template <Isa I, class T, int kRows, bool kByDepth>
     for (int i = 0; i < kRows; ++i) {
       const V left = V::set(kByDepth ? a[k * Tile::kRows + i] : a[i * Tile::kPanelStride + k]);
 #pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
     }
   }
 #pragma GCC unroll 16
@@ -69,18 +78,18 @@ template <Isa I, class T, int kRows, bool kByDepth>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, bool kByDepth = false, int kRows = GemmTile<I, T>::kRows>
+template <Isa I, class T, bool kByDepth, class P, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kByDepth>(depth, a, b, c, c_row, accumulate);
+    gemm_microkernel<I, T, kRows, kByDepth, P>(depth, a, b, c, c_row, accumulate);
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kByDepth, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+    gemm_tile<I, T, kByDepth, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
   }
 }
 
 // C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
 // Calls done(row, col, height, width, tile) after each tile.
-template <Isa I, bool kByDepth = false, class T, class Done>
+template <Isa I, bool kByDepth = false, class P = Product, class T, class Done>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
                 T* c, std::int64_t c_row, bool accumulate, const Done& done) {
   using Tile = GemmTile<I, T>;
@@ -94,12 +103,12 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c + m * c_row + n;
       if (width == Tile::kCols) {
-        gemm_tile<I, T, kByDepth>(height, depth, left, right, tile, c_row, accumulate);
+        gemm_tile<I, T, kByDepth, P>(height, depth, left, right, tile, c_row, accumulate);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T, kByDepth>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        gemm_tile<I, T, kByDepth, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);
@@ -116,7 +125,7 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
 //   elements
 // `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
 // otherwise.
-template <Isa I, class T, class PackA, class PackB, class Finish>
+template <Isa I, class T, class P = Product, class PackA, class PackB, class Finish>
 void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
                const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {
   using Tile = GemmTile<I, T>;
@@ -164,12 +173,13 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
           const std::int64_t n_begin = task % tasks_across * Tile::kTaskCols;
           const std::int64_t m_end = std::min(rows, m_begin + Tile::kTaskRows);
           const std::int64_t n_end = std::min(cols, n_begin + Tile::kTaskCols);
-          gemm_block<I>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
-                        b.data() + n_begin / Tile::kCols * b_panel, b_panel, block + m_begin * block_row + n_begin,
-                        block_row, k0 > 0,
-                        [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
-                          if (last) finish(m0 + m_begin + m, n0 + n_begin + n, height, width, tile, block_row);
-                        });
+          gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
+                                  b.data() + n_begin / Tile::kCols * b_panel, b_panel,
+                                  block + m_begin * block_row + n_begin, block_row, k0 > 0,
+                                  [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
+                                    if (last)
+                                      finish(m0 + m_begin + m, n0 + n_begin + n, height, width, tile, block_row);
+                                  });
         });
       }
     }

@@ -22,7 +22,8 @@ def gemm(
 ) -> A:
     """Matrix product with a fused epilogue: ``activation(alpha * op(a) @ op(b) + bias + residual)``.
 
-    Products accumulate in float32 for float16 and bfloat16, in the dtype itself otherwise.
+    Products accumulate in float32 for float16 and bfloat16, in the dtype itself otherwise. A processor with AVX512-BF16
+    multiplies bfloat16 by its dot instruction, which takes subnormal numbers (below 1.2e-38) as zeros.
 
     Args:
         a: (..., M, K), or (..., K, M) with ``transpose_a``; any strides.

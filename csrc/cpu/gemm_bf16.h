@@ -1,0 +1,113 @@
+// bfloat16 products by AVX512-BF16's dot instruction. An element of gemm_core's panels is a pair of neighbours along k,
+// in the 32 bits of a float: one instruction adds both products, and K counts pairs.
+#pragma once
+
+#include <bit>
+
+#include "cpu/gemm_core.h"
+
+namespace drupe::cpu {
+
+// Whether this processor multiplies so. It takes subnormals as zeros.
+template <Isa I>
+bool has_bf16_dot() {
+#if defined(__AVX512F__)
+  static const bool has = __builtin_cpu_supports("avx512bf16");
+  return has;
+#else
+  return false;
+#endif
+}
+
+template <Isa I>
+struct PairProduct {
+  using V = Vec<float, I>;
+  DRUPE_INLINE static V add([[maybe_unused]] V left, [[maybe_unused]] V right, V sum) {
+#if defined(__AVX512F__)  // in assembly, since the kernel may not be compiled for what not every AVX-512 processor has
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(left.v), "v"(right.v));
+#endif
+    return sum;
+  }
+};
+
+// A strided matrix of K columns as an operand: element (i, k) at data[i * row + k * col].
+template <Isa I>
+struct PairedMatrix {
+  using Tile = GemmTile<I, float>;
+  const BFloat16* data;
+  std::int64_t row, col, K;
+
+  // As gemm_core's pack_a, k0 and depth in pairs.
+  void pack_rows(float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
+    if (row == 1 && col != 1) {
+      transpose(panel, Tile::kPanelStride, depth, rows,
+                [&](float* to, std::int64_t k, std::int64_t i, std::int64_t n) { across(to, row0 + i, n, k0 + k); });
+    } else {
+      for (std::int64_t i = 0; i < rows; ++i) along(panel + i * Tile::kPanelStride, row0 + i, k0, depth);
+    }
+  }
+
+  // As gemm_core's pack_b, of the transposed matrix.
+  void pack_cols(float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(float));
+    if (col == 1 && row != 1) {
+      transpose(panel, Tile::kCols, cols, depth,
+                [&](float* to, std::int64_t j, std::int64_t k, std::int64_t n) { along(to, col0 + j, k0 + k, n); });
+    } else {
+      for (std::int64_t k = 0; k < depth; ++k) across(panel + k * Tile::kCols, col0, cols, k0 + k);
+    }
+  }
+
+ private:
+  static float pair(BFloat16 low, BFloat16 high) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+  }
+
+  // Pairs k0 … k0 + n - 1 of row i.
+  void along(float* to, std::int64_t i, std::int64_t k0, std::int64_t n) const {
+    const BFloat16* from = data + i * row + 2 * k0 * col;
+    const std::int64_t whole = std::min(n, (K - 2 * k0) / 2);
+    if (col == 1) {
+      std::memcpy(to, from, static_cast<std::size_t>(whole) * sizeof(float));
+    } else {
+      for (std::int64_t k = 0; k < whole; ++k) to[k] = pair(from[2 * k * col], from[(2 * k + 1) * col]);
+    }
+    if (whole < n) to[whole] = pair(from[2 * whole * col], {});
+  }
+
+  // Pair k of rows i0 … i0 + n - 1.
+  void across(float* to, std::int64_t i0, std::int64_t n, std::int64_t k) const {
+    const BFloat16* low = data + i0 * row + 2 * k * col;
+    const BFloat16* high = low + col;
+    if (2 * k + 1 == K) {
+      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], {});
+    } else if (row == 1) {
+      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i], high[i]);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], high[i * row]);
+    }
+  }
+
+  // to[j * to_row + i] = element j of line i, which fill(line, i, j0, n) gives in parts.
+  template <class Fill>
+  static void transpose(float* to, std::int64_t to_row, std::int64_t lines, std::int64_t length, const Fill& fill) {
+    constexpr std::int64_t kWidth = 64;
+    float part[4 * kWidth];
+    for (std::int64_t j0 = 0; j0 < length; j0 += kWidth) {
+      const std::int64_t width = std::min(kWidth, length - j0);
+      for (std::int64_t i = 0; i < lines; i += 4) {
+        const std::int64_t height = std::min<std::int64_t>(4, lines - i);
+        for (std::int64_t r = 0; r < height; ++r) fill(part + r * kWidth, i + r, j0, width);
+        std::int64_t j = 0;
+        for (; height == 4 && j + 4 <= width; j += 4) {
+          transpose_4x4<I>(part + j, kWidth, to + (j0 + j) * to_row + i, to_row);
+        }
+        for (; j < width; ++j) {
+          for (std::int64_t r = 0; r < height; ++r) to[(j0 + j) * to_row + i + r] = part[r * kWidth + j];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace drupe::cpu
