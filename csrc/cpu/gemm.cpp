@@ -5,6 +5,7 @@
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/gemm_core.h"
+#include "cpu/gemm_few_rows.h"
 
 namespace drupe::cpu {
 namespace {
@@ -66,38 +67,40 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
   }
 }
 
-// a and bt: see gemm_core's pack_a and pack_b, P as there; K counts their elements.
-template <Isa I, class S, class P, class Matrix>
-void multiply(const GemmArgs& args, const Problem<S>& problem, std::int64_t K, const Matrix& a, const Matrix& bt) {
+template <Isa I, class S>
+void multiply(const GemmArgs& args, const Problem<S>& problem) {
   using T = Accumulator<S>;
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = problem.y;
   const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation &&
                      args.activation == Activation::none && partial;
-  gemm_core<I, T, P>(
-      args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); }, [&](auto... panel) { bt.pack_cols(panel...); },
-      [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
-          std::int64_t tile_row) {
-        if (plain) return;
-        dispatch_activation(args.activation, [&]<Activation A>() {
-          epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
-        });
-      },
-      partial, args.N);
-}
-
-template <Isa I, class S>
-void multiply(const GemmArgs& args, const Problem<S>& problem) {
+  const auto finish = [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
+                          std::int64_t tile_row) {
+    if (plain) return;
+    dispatch_activation(args.activation, [&]<Activation A>() {
+      epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
+    });
+  };
+  // P and the matrices: see gemm_core. K counts their elements.
+  const auto in_panels = [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+    gemm_core<I, T, P>(
+        args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); },
+        [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N);
+  };
+  if (args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1)) {
+    gemm_few_rows<I>(args.M, args.N, args.K, problem.a, args.a_row, args.a_col, problem.b, args.b_row, args.b_col,
+                     finish, partial, args.N);
+    return;
+  }
   if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
     if (has_bf16_dot<I>()) {
-      multiply<I, S, PairProduct<I>>(args, problem, (args.K + 1) / 2,
-                                     PairedMatrix<I>{problem.a, args.a_row, args.a_col, args.K},
-                                     PairedMatrix<I>{problem.b, args.b_col, args.b_row, args.K});
+      in_panels(PairProduct<I>(), (args.K + 1) / 2, PairedMatrix<I>{problem.a, args.a_row, args.a_col, args.K},
+                PairedMatrix<I>{problem.b, args.b_col, args.b_row, args.K});
       return;
     }
   }
-  multiply<I, S, Product>(args, problem, args.K, StridedMatrix<I, S>{problem.a, args.a_row, args.a_col},
-                          StridedMatrix<I, S>{problem.b, args.b_col, args.b_row});
+  in_panels(Product(), args.K, StridedMatrix<I, S>{problem.a, args.a_row, args.a_col},
+            StridedMatrix<I, S>{problem.b, args.b_col, args.b_row});
 }
 
 }  // namespace
