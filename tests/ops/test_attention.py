@@ -328,10 +328,12 @@ def test_gradients(device, rng, options, bias):
     check_gradients(function, q, k, v, draw(rng, bias), rng=rng)
 
 
-def test_only_the_gradients_that_are_wanted(device, rng):
-    arrays = operands(rng, 1, 2, 2, 4, 5, 3, 3)
+# Widths that differ by whole parts: some blocks of a GPU then sum columns of one of dk and dv alone.
+@pytest.mark.parametrize("width", [(3, 3), (140, 8), (8, 140)], ids=str)
+def test_only_the_gradients_that_are_wanted(device, rng, width):
+    arrays = operands(rng, 1, 4, 2, 4, 5, *width)
     bias = draw(rng, (4, 5))
-    dy = draw(rng, (1, 2, 4, 3))
+    dy = draw(rng, (1, 4, 4, width[1]))
     whole = reference(*arrays, bias=bias)[1](dy)
     for wanted in range(4):
         leaves = [drupe.tensor(x, requires_grad=i == wanted) for i, x in enumerate([*arrays, bias])]
