@@ -6,10 +6,7 @@
 #include <cstdint>
 #include <new>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "cuda/emu/asan.h"
 
 extern "C" {
 // Pushes what a function must preserve, stores the stack pointer in *save, takes `load` as the stack pointer, pops.
@@ -118,13 +115,12 @@ Stack::Stack() {
 }
 
 Stack::~Stack() {
+  permit(bottom_, kStackBytes);  // what is mapped here next does not inherit the marks
   munmap(bottom_ - page_bytes(), kStackBytes + page_bytes());
 }
 
 void prepare(Context& context, const Stack& stack, void (*entry)(void*), void* argument) {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stack.bottom(), kStackBytes);  // the marks of frames that were abandoned
-#endif
+  permit(stack.bottom(), kStackBytes);  // its abandoned frames left marks
   auto** top = reinterpret_cast<void**>(stack.top());
 #if defined(__x86_64__)
   // As drupe_emu_switch pops them: r15, r14, r13, r12, rbx, rbp, the return address; then the stack is aligned.

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <sstream>
 
+#include "cuda/emu/asan.h"
 #include "cuda/emu/memory.h"
 
 namespace drupe::emu {
@@ -196,6 +197,7 @@ void run_cluster(const Launch& launch, FunctionRef<void()> body, std::size_t fir
   cluster.alive = members * threads;
 
   const std::size_t stride = (launch.shared_bytes + 2 * kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+  permit(resources.arena.data(), resources.arena.size());
   if (resources.arena.size() < members * stride + kArenaAlignment)
     resources.arena.resize(members * stride + kArenaAlignment);
   const auto address = reinterpret_cast<std::uintptr_t>(resources.arena.data());
@@ -215,6 +217,7 @@ void run_cluster(const Launch& launch, FunctionRef<void()> body, std::size_t fir
                    corner.z + rank / (launch.cluster.x * launch.cluster.y)};
     block.shared = arena + rank * stride;
     block.shared_bytes = launch.shared_bytes;
+    forbid(block.shared + block.shared_bytes, stride - block.shared_bytes);
     lay_out(block, launch, rank);
     for (Thread& thread : block.threads) {
       thread.stack = resources.stacks[rank * threads + static_cast<std::size_t>(thread.linear)].get();

@@ -10,6 +10,8 @@
 #include <new>
 #include <vector>
 
+#include "cuda/emu/asan.h"
+
 namespace drupe::emu {
 namespace {
 
@@ -77,7 +79,7 @@ class Memory {
     set_valid(block, size, bytes);
     if (bytes == 0) return;
     const DeviceAccess access;
-    std::memset(block, 0xff, size);
+    std::memset(block, 0xff, bytes);
   }
 
   bool contains(const void* address) const {
@@ -120,6 +122,8 @@ class Memory {
   }
 
   void set_valid(const std::byte* block, std::size_t size, std::size_t bytes) {
+    permit(block, bytes);
+    forbid(block + bytes, size + kGranule - bytes);
     std::uint16_t* valid = valid_ + static_cast<std::size_t>(block - base_) / kGranule;
     for (std::size_t at = 0; at < size; at += kGranule) {
       *valid++ = static_cast<std::uint16_t>(at >= bytes ? 0 : bytes - at < kGranule ? bytes - at : kGranule);
