@@ -5,6 +5,7 @@
 #include "ops/concat.h"
 #include "ops/fill.h"
 #include "ops/reduce.h"
+#include "ops/sample.h"
 #include "ops/topk.h"
 #include "ops/unary.h"
 
@@ -25,6 +26,13 @@ void bind_elementwise(py::module_& m) {
         Nogil());
   m.def("topk_backward", &ops::topk_backward, py::arg("dy"), py::arg("indices"), py::arg("axis"), py::arg("size"),
         Nogil());
+  m.def(
+      "sample",
+      [](const Tensor& logits, double temperature, std::optional<std::int64_t> top_k, std::optional<double> top_p,
+         std::optional<double> min_p, std::uint64_t seed,
+         std::uint64_t offset) { return ops::sample(logits, {temperature, top_k, top_p, min_p, seed, offset}); },
+      py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"), py::arg("seed"),
+      py::arg("offset"), Nogil());
   m.def("arg_extremum", &ops::arg_extremum, py::arg("name"), py::arg("x"), py::arg("axis"), py::arg("keepdims"),
         Nogil());
 

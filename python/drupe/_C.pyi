@@ -74,6 +74,7 @@ __all__: list[str] = [
     "rms_norm",
     "rms_norm_backward",
     "rmsprop",
+    "sample",
     "scalar",
     "set_isa",
     "set_num_threads",
@@ -507,6 +508,15 @@ def rmsprop(
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
 ) -> None: ...
+def sample(
+    logits: Tensor,
+    temperature: typing.SupportsFloat | typing.SupportsIndex,
+    top_k: typing.SupportsInt | typing.SupportsIndex | None,
+    top_p: typing.SupportsFloat | typing.SupportsIndex | None,
+    min_p: typing.SupportsFloat | typing.SupportsIndex | None,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
 def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,

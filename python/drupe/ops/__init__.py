@@ -57,6 +57,7 @@ from drupe.ops.optimizer import adam, adamw, global_norm, rmsprop, sgd
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
 from drupe.ops.rms_norm import rms_norm
+from drupe.ops.sample import sample
 from drupe.ops.shape import (
     broadcast_to,
     cast,
@@ -149,6 +150,7 @@ __all__ = [
     "rmsprop",
     "round",
     "rsqrt",
+    "sample",
     "sgd",
     "sigmoid",
     "sign",
