@@ -1,157 +1,87 @@
 // Multi-tensor optimizer steps. The tensors lie side by side in one range that is cut into chunks of fixed size; each
 // chunk is one task, whatever tensors it crosses. An element is read and written once by one rule, in registers: adam
-// moves 7 accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9. Elements do not see each other, so the
-// cut leaves no trace in the bits.
+// moves 7 accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9; a master 2 more. Elements do not see each
+// other, so the cut leaves no trace in the bits.
 #include "ops/optimizer.h"
 
 #include <algorithm>
-#include <cmath>
+#include <cstring>
+#include <type_traits>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
-#include "cpu/simd.h"
+#include "cpu/optimizer_rules.h"
+#include "cpu/stochastic_store.h"
 
 namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kChunk = 32768;  // elements a task
 
-// A rule makes p and its states new in registers: operator()(p, g, states). This is what all of them do to g first.
-template <class T, Isa I>
-struct Penalty {
-  using V = Vec<T, I>;
-  V grad_scale, l1, weight_decay;
-  bool has_l1, has_decay;
-
-  Penalty(double scale, double absolute, double square)
-      : grad_scale(V::set(static_cast<T>(scale))),
-        l1(V::set(static_cast<T>(absolute))),
-        weight_decay(V::set(static_cast<T>(square))),
-        has_l1(absolute != 0),
-        has_decay(square != 0) {}
-
-  // grad_scale g + l1 sign(p) + weight_decay p
-  DRUPE_INLINE V operator()(V p, V g) const {
-    g = g * grad_scale;
-    if (has_l1) g = g + select(p == V::zero(), V::zero(), copysign(l1, p));
-    if (has_decay) g = fma(weight_decay, p, g);
-    return g;
-  }
+// Elements side by side, of the gradient and of all that a step writes.
+template <class S>
+struct Stretch {
+  S* param;
+  float* master;  // null where there is none
+  const S* grad;
+  Accumulator<S>* state[kMaxStates];
+  std::int64_t size;
 };
 
-template <class T, Isa I, bool Momentum>
-struct SgdRule {
-  using V = Vec<T, I>;
-  static constexpr int kStates = Momentum ? 1 : 0;
-  Penalty<T, I> penalty;
-  V minus_lr, momentum;
-  bool nesterov;
-
-  explicit SgdRule(const SgdArgs& args)
-      : penalty(args.grad_scale, args.l1, args.weight_decay),
-        minus_lr(V::set(static_cast<T>(-args.lr))),
-        momentum(V::set(static_cast<T>(args.momentum))),
-        nesterov(args.nesterov) {}
-
-  DRUPE_INLINE V operator()(V p, V g, V* state) const {
-    g = penalty(p, g);
-    if constexpr (Momentum) {
-      state[0] = fma(momentum, state[0], g);
-      g = nesterov ? fma(momentum, state[0], g) : state[0];
-    }
-    return fma(minus_lr, g, p);
-  }
-};
-
-template <class T, Isa I>
-struct AdamRule {
-  using V = Vec<T, I>;
-  static constexpr int kStates = 2;
-  Penalty<T, I> penalty;
-  V keep, beta1, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_scale, eps;
-
-  explicit AdamRule(const AdamArgs& args)
-      : penalty(args.grad_scale, args.l1, args.decoupled ? 0 : args.weight_decay),
-        keep(V::set(static_cast<T>(args.decoupled ? 1 - args.lr * args.weight_decay : 1))),
-        beta1(V::set(static_cast<T>(args.beta1))),
-        one_minus_beta1(V::set(static_cast<T>(1 - args.beta1))),
-        beta2(V::set(static_cast<T>(args.beta2))),
-        one_minus_beta2(V::set(static_cast<T>(1 - args.beta2))),
-        eps(V::set(static_cast<T>(args.eps))) {
-    const auto step = static_cast<double>(args.step);
-    minus_step_size = V::set(static_cast<T>(-args.lr / (1 - std::pow(args.beta1, step))));
-    root_scale = V::set(static_cast<T>(1 / std::sqrt(1 - std::pow(args.beta2, step))));
-  }
-
-  DRUPE_INLINE V operator()(V p, V g, V* state) const {
-    g = penalty(p, g);
-    p = p * keep;
-    state[0] = fma(beta1, state[0], one_minus_beta1 * g);
-    state[1] = fma(beta2, state[1], one_minus_beta2 * g * g);
-    return fma(minus_step_size, state[0] / fma(sqrt(state[1]), root_scale, eps), p);
-  }
-};
-
-// States: the mean of squares, then the mean where centered, then the buffer where there is momentum.
-template <class T, Isa I, bool Centered, bool Momentum>
-struct RmspropRule {
-  using V = Vec<T, I>;
-  static constexpr int kStates = 1 + Centered + Momentum;
-  Penalty<T, I> penalty;
-  V alpha, one_minus_alpha, minus_lr, momentum, eps;
-
-  explicit RmspropRule(const RmspropArgs& args)
-      : penalty(args.grad_scale, args.l1, args.weight_decay),
-        alpha(V::set(static_cast<T>(args.alpha))),
-        one_minus_alpha(V::set(static_cast<T>(1 - args.alpha))),
-        minus_lr(V::set(static_cast<T>(-args.lr))),
-        momentum(V::set(static_cast<T>(args.momentum))),
-        eps(V::set(static_cast<T>(args.eps))) {}
-
-  DRUPE_INLINE V operator()(V p, V g, V* state) const {
-    g = penalty(p, g);
-    state[0] = fma(alpha, state[0], one_minus_alpha * g * g);
-    V square = state[0];
-    if constexpr (Centered) {
-      state[1] = fma(alpha, state[1], one_minus_alpha * g);
-      square = max(V::zero(), square - state[1] * state[1]);  // rounding may leave less than nothing; NaN stays
-    }
-    V update = g / (sqrt(square) + eps);
-    if constexpr (Momentum) {
-      V& buffer = state[kStates - 1];
-      buffer = fma(momentum, buffer, update);
-      update = buffer;
-    }
-    return fma(minus_lr, update, p);
-  }
-};
-
-template <Isa I, class S, class Rule>
-void update(const Rule& rule, S* param, const S* grad, Accumulator<S>* const* states, std::int64_t size) {
+// store(i, p, lanes) puts new elements where they belong.
+template <Isa I, class S, class Rule, class P, class Store>
+DRUPE_INLINE void update(const Rule& rule, const Stretch<S>& at, const P* param, std::int64_t begin, std::int64_t end,
+                         const Store& store_param) {
   using V = Vec<Accumulator<S>, I>;
-  V state[kMaxStates];
-  std::int64_t i = 0;
-  for (; i + V::kLanes <= size; i += V::kLanes) {
-    for (int k = 0; k < Rule::kStates; ++k) state[k] = V::load(states[k] + i);
-    rule(V::load(param + i), V::load(grad + i), state).store(param + i);
-    for (int k = 0; k < Rule::kStates; ++k) state[k].store(states[k] + i);
-  }
-  if (const int rest = static_cast<int>(size - i); rest > 0) {
-    for (int k = 0; k < Rule::kStates; ++k) state[k] = V::load(states[k] + i, rest);
-    rule(V::load(param + i, rest), V::load(grad + i, rest), state).store(param + i, rest);
-    for (int k = 0; k < Rule::kStates; ++k) state[k].store(states[k] + i, rest);
+  for_vectors<I, Accumulator<S>>(end - begin, [&](std::int64_t k, auto lanes) {
+    const std::int64_t i = begin + k;
+    V state[kMaxStates];
+    for (int n = 0; n < Rule::kStates; ++n) state[n] = load<V>(at.state[n] + i, lanes);
+    store_param(i, rule(load<V>(param + i, lanes), load<V>(at.grad + i, lanes), state), lanes);
+    for (int n = 0; n < Rule::kStates; ++n) store(state[n], at.state[n] + i, lanes);
+  });
+}
+
+// `place` is that of the first element in the parameter, `block` the parameter's first in the stream.
+template <Isa I, class S, class Rule>
+void update_drawn(const Rule& rule, const Stretch<S>& at, std::int64_t place, std::uint64_t block,
+                  const Rounding& rounding) {
+  StochasticStore<I, S> drawn(rounding, block);
+  for (std::int64_t begin = 0; begin < at.size;) {
+    const std::int64_t end = std::min(at.size, begin + drawn.room(place + begin));
+    update<I>(rule, at, at.param, begin, end,
+              [&](std::int64_t i, auto p, auto lanes) { store(p, drawn.values + (i - begin), lanes); });
+    drawn.store(place + begin, end - begin, at.param + begin);
+    begin = end;
   }
 }
 
 // Elements [begin, end) of one tensor's gradient.
 template <Isa I, class S, class Rule>
-void update_range(const Rule& rule, const StepTensor& tensor, std::int64_t begin, std::int64_t end) {
+void update_range(const Rule& rule, const StepTensor& tensor, const Rounding& rounding, std::int64_t begin,
+                  std::int64_t end) {
   using T = Accumulator<S>;
-  // From element `at` of the gradient, whose place in the parameter is `place`.
-  const auto run = [&](std::int64_t at, std::int64_t place, std::int64_t size) {
-    T* states[kMaxStates] = {};
-    for (int k = 0; k < Rule::kStates; ++k) states[k] = static_cast<T*>(tensor.state[k]) + place;
-    update<I>(rule, static_cast<S*>(tensor.param) + place, static_cast<const S*>(tensor.grad) + at, states, size);
+  // From element `from` of the gradient, whose place in the parameter is `place`.
+  const auto run = [&](std::int64_t from, std::int64_t place, std::int64_t size) {
+    Stretch<S> at{.param = static_cast<S*>(tensor.param) + place,
+                  .master = tensor.master ? tensor.master + place : nullptr,
+                  .grad = static_cast<const S*>(tensor.grad) + from,
+                  .state = {},
+                  .size = size};
+    for (int k = 0; k < Rule::kStates; ++k) at.state[k] = static_cast<T*>(tensor.state[k]) + place;
+    if constexpr (!std::is_same_v<S, T>) {
+      if (rounding.stochastic) {
+        const auto block = static_cast<std::uint64_t>(tensor.number) << kRoundingTensorShift;
+        return update_drawn<I>(rule, at, place, block, rounding);
+      }
+      if (at.master) {
+        return update<I>(rule, at, at.master, 0, size, [&](std::int64_t i, auto p, auto lanes) {
+          store(p, at.master + i, lanes);
+          store(p, at.param + i, lanes);
+        });
+      }
+    }
+    update<I>(rule, at, at.param, 0, size, [&](std::int64_t i, auto p, auto lanes) { store(p, at.param + i, lanes); });
   };
   if (!tensor.rows) {
     run(begin, begin, end - begin);
@@ -180,7 +110,7 @@ void sweep(const StepList& list, const MakeRule& make_rule) {
       const std::int64_t to = std::min(end - list.starts[i], tensor.size);
       if (from >= to) continue;
       dispatch_float(tensor.dtype, [&]<class S>() {
-        update_range<I, S>(make_rule.template operator()<Accumulator<S>>(), tensor, from, to);
+        update_range<I, S>(make_rule.template operator()<Accumulator<S>>(), tensor, list.rounding, from, to);
       });
     }
   });

@@ -81,9 +81,9 @@ struct Words<Isa::avx512> {
 };
 #endif
 
-template <Isa I>
+template <Isa I, int Groups = 4>
 struct Philox {
-  static constexpr int kGroups = 4;
+  static constexpr int kGroups = Groups;
   static constexpr int kBlocks = kGroups * Words<I>::kLanes;  // of one call
   static constexpr int kUniforms = 4 * kBlocks;
 

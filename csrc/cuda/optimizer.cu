@@ -1,18 +1,19 @@
 // Multi-tensor optimizer steps. A launch takes as many tensors as fit into a kernel's arguments (kTableSlots), cut into
 // chunks of fixed size that the blocks share out. An element is read and written once by one rule, in registers, 16
 // bytes at a time where a tensor's arrays are aligned alike, with single elements before and after: adam moves 7
-// accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9. Rules spell out their fused multiply-adds, so that
-// an element gets the same bits wherever it lies. Squares are summed chunk by chunk, then the chunks by one block, in a
-// fixed order.
+// accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9, a master 2 more. Squares are summed chunk by chunk,
+// then the chunks by one block, in a fixed order.
 #include "ops/optimizer.h"
 
-#include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "core/dispatch.h"
+#include "cuda/optimizer_rules.cuh"
 #include "cuda/tile/chunks.cuh"
 #include "cuda/tile/row_groups.cuh"
 #include "cuda/tile/scan.cuh"
+#include "cuda/tile/stochastic.cuh"
 
 namespace drupe::cuda {
 namespace {
@@ -21,12 +22,15 @@ constexpr std::int64_t kChunk = 4096;  // elements
 
 // ---- chunks of tensors
 
-// The first element whose address is a multiple of 16 in all the arrays, or -1: one by one.
+// The first element whose address is a multiple of 16 in all the arrays, or -1: one by one. What is drawn goes in whole
+// Philox blocks of 4.
 template <class S>
-int find_head(const StepTensor& tensor) {
+int find_head(const StepTensor& tensor, bool drawn) {
   constexpr int kPack = kPackSize<S>;
   const auto aligned = [&](int head) {
     bool all = is_pack_aligned(static_cast<const S*>(tensor.param) + head, static_cast<const S*>(tensor.grad) + head);
+    if (tensor.master) all = all && is_pack_aligned(tensor.master + head);
+    if (drawn) all = all && head % 4 == 0;
     for (const void* state : tensor.state) {
       if (state) all = all && is_pack_aligned(static_cast<const Accumulator<S>*>(state) + head);
     }
@@ -41,10 +45,12 @@ int find_head(const StepTensor& tensor) {
 
 struct StepSlot {
   void* param;
+  float* master;
   const void* grad;
   void* state[kMaxStates];
   const std::int64_t* rows;
   std::int64_t width;
+  std::uint64_t first_block;  // of the stream
   ChunkSpan span;
 
   // Where element i of the gradient belongs.
@@ -62,120 +68,35 @@ struct SquaresSlot {
   ChunkSpan span;
 };
 
-// ---- rules: operator()(p, g, states) makes an element's states new and gives the new p; order says which of the
-// tensor's states the rule's are, -1 for one that it has no use for
-
-template <class T>
-struct Penalty {
-  T grad_scale, l1, weight_decay;
-
-  // grad_scale g + l1 sign(p) + weight_decay p
-  __device__ __forceinline__ T operator()(T p, T g) const {
-    g = l1 != T(0) ? std::fma(g, grad_scale, p == T(0) ? T(0) : std::copysign(l1, p)) : g * grad_scale;
-    if (weight_decay != T(0)) g = std::fma(weight_decay, p, g);
-    return g;
-  }
-};
-
-template <class T>
-struct SgdRule {
-  static constexpr int kStates = 1;
-  int order[kStates] = {0};
-  Penalty<T> penalty;
-  T minus_lr, momentum;
-  bool nesterov;
-
-  explicit SgdRule(const SgdArgs& args)
-      : penalty{static_cast<T>(args.grad_scale), static_cast<T>(args.l1), static_cast<T>(args.weight_decay)},
-        minus_lr(static_cast<T>(-args.lr)),
-        momentum(static_cast<T>(args.momentum)),
-        nesterov(args.nesterov) {}
-
-  __device__ __forceinline__ T operator()(T p, T g, T* state) const {
-    g = penalty(p, g);
-    if (momentum != T(0)) {
-      state[0] = std::fma(momentum, state[0], g);
-      g = nesterov ? std::fma(momentum, state[0], g) : state[0];
-    }
-    return std::fma(minus_lr, g, p);
-  }
-};
-
-template <class T>
-struct AdamRule {
-  static constexpr int kStates = 2;
-  int order[kStates] = {0, 1};
-  Penalty<T> penalty;
-  T keep, beta1, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_scale, eps;
-
-  explicit AdamRule(const AdamArgs& args)
-      : penalty{static_cast<T>(args.grad_scale), static_cast<T>(args.l1),
-                static_cast<T>(args.decoupled ? 0 : args.weight_decay)},
-        keep(static_cast<T>(args.decoupled ? 1 - args.lr * args.weight_decay : 1)),
-        beta1(static_cast<T>(args.beta1)),
-        one_minus_beta1(static_cast<T>(1 - args.beta1)),
-        beta2(static_cast<T>(args.beta2)),
-        one_minus_beta2(static_cast<T>(1 - args.beta2)),
-        eps(static_cast<T>(args.eps)) {
-    const auto step = static_cast<double>(args.step);
-    minus_step_size = static_cast<T>(-args.lr / (1 - std::pow(args.beta1, step)));
-    root_scale = static_cast<T>(1 / std::sqrt(1 - std::pow(args.beta2, step)));
-  }
-
-  __device__ __forceinline__ T operator()(T p, T g, T* state) const {
-    g = penalty(p, g);
-    state[0] = std::fma(beta1, state[0], one_minus_beta1 * g);
-    state[1] = std::fma(beta2, state[1], one_minus_beta2 * g * g);
-    return std::fma(minus_step_size, state[0] / std::fma(std::sqrt(state[1]), root_scale, eps), p * keep);
-  }
-};
-
-// States: the mean of squares, the mean where centered, the buffer where there is momentum.
-template <class T>
-struct RmspropRule {
-  static constexpr int kStates = 3;
-  int order[kStates];
-  Penalty<T> penalty;
-  T alpha, one_minus_alpha, minus_lr, momentum, eps;
-  bool centered;
-
-  explicit RmspropRule(const RmspropArgs& args)
-      : order{0, args.centered ? 1 : -1,
-              args.momentum == 0 ? -1
-              : args.centered    ? 2
-                                 : 1},
-        penalty{static_cast<T>(args.grad_scale), static_cast<T>(args.l1), static_cast<T>(args.weight_decay)},
-        alpha(static_cast<T>(args.alpha)),
-        one_minus_alpha(static_cast<T>(1 - args.alpha)),
-        minus_lr(static_cast<T>(-args.lr)),
-        momentum(static_cast<T>(args.momentum)),
-        eps(static_cast<T>(args.eps)),
-        centered(args.centered) {}
-
-  __device__ __forceinline__ T operator()(T p, T g, T* state) const {
-    g = penalty(p, g);
-    state[0] = std::fma(alpha, state[0], one_minus_alpha * g * g);
-    T square = state[0];
-    if (centered) {
-      state[1] = std::fma(alpha, state[1], one_minus_alpha * g);
-      square = std::fma(-state[1], state[1], square);
-      square = square < T(0) ? T(0) : square;  // rounding may leave less than nothing; NaN stays
-    }
-    T update = g / (std::sqrt(square) + eps);
-    if (momentum != T(0)) {
-      update = state[2] = std::fma(momentum, state[2], update);
-    }
-    return std::fma(minus_lr, update, p);
-  }
-};
-
 // ---- steps
 
+// The parameter's elements, from the master where there is one, ...
+template <int kPack, class S>
+__device__ __forceinline__ WidePack<S, kPack> load_param(const StepSlot& slot, std::int64_t place) {
+  if constexpr (!std::is_same_v<S, Accumulator<S>>) {
+    if (slot.master) return WidePack<S, kPack>::load_wide(slot.master + place);
+  }
+  return WidePack<S, kPack>::load(static_cast<const S*>(slot.param) + place);
+}
+
+// ... and back.
+template <int kPack, class S>
+__device__ __forceinline__ void store_param(const WidePack<S, kPack>& p, const StepSlot& slot, const Rounding& rounding,
+                                            std::int64_t place) {
+  S* to = static_cast<S*>(slot.param) + place;
+  if constexpr (!std::is_same_v<S, Accumulator<S>>) {
+    if (rounding.stochastic) return store_drawn(p, rounding, slot.first_block, place, to);
+    if (slot.master) p.store_wide(slot.master + place);
+  }
+  p.store(to);
+}
+
 template <int kPack, class S, class Rule>
-__device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, std::int64_t i) {
+__device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, const Rounding& rounding,
+                                       std::int64_t i) {
   using A = Accumulator<S>;
   const std::int64_t place = slot.place(i);
-  auto p = WidePack<S, kPack>::load(static_cast<const S*>(slot.param) + place);
+  auto p = load_param<kPack, S>(slot, place);
   const auto g = WidePack<S, kPack>::load(static_cast<const S*>(slot.grad) + i);
   WidePack<S, kPack> state[Rule::kStates];
 #pragma unroll
@@ -191,7 +112,7 @@ __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, s
 #pragma unroll
     for (int k = 0; k < Rule::kStates; ++k) state[k].element[j] = here[k];
   }
-  p.store(static_cast<S*>(slot.param) + place);
+  store_param(p, slot, rounding, place);
 #pragma unroll
   for (int k = 0; k < Rule::kStates; ++k) {
     if (slot.state[k]) state[k].store_wide(static_cast<A*>(slot.state[k]) + place);
@@ -199,32 +120,37 @@ __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, s
 }
 
 template <class S, class Rule>
-__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table,
-                                                                     const Rule rule) {
+__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table, const Rule rule,
+                                                                     const Rounding rounding) {
   constexpr int kPack = kPackSize<S>;
   const StepSlot& slot = table.slots[table.find(blockIdx.x)];
   walk_chunk<kPack>(
-      slot.span, blockIdx.x - slot.span.first_chunk, kChunk, [&](std::int64_t i) { update<kPack, S>(slot, rule, i); },
-      [&](std::int64_t i) { update<1, S>(slot, rule, i); });
+      slot.span, blockIdx.x - slot.span.first_chunk, kChunk,
+      [&](std::int64_t i) { update<kPack, S>(slot, rule, rounding, i); },
+      [&](std::int64_t i) { update<1, S>(slot, rule, rounding, i); });
 }
 
 template <class S, class Rule>
 void step_tensors(const StepList& list, const Rule& rule, Stream stream) {
+  const bool drawn = list.rounding.stochastic && !std::is_same_v<S, Accumulator<S>>;
   ChunkTable<StepSlot> table;
   const auto flush = [&] {
     if (table.count == 0) return;
-    launch<optimizer_step_kernel<S, Rule>>({.grid = {table.chunks}, .block = {kMapThreads}}, stream, table, rule);
+    launch<optimizer_step_kernel<S, Rule>>({.grid = {table.chunks}, .block = {kMapThreads}}, stream, table, rule,
+                                           list.rounding);
     table = {};
   };
   for (std::int64_t i = 0; i < list.count; ++i) {
     const StepTensor& tensor = list.tensors[i];
     if (tensor.dtype != dtype_of<S> || tensor.size == 0) continue;
     StepSlot slot{.param = tensor.param,
+                  .master = tensor.master,
                   .grad = tensor.grad,
                   .state = {},
                   .rows = tensor.rows,
                   .width = tensor.width,
-                  .span = {.size = tensor.size, .head = find_head<S>(tensor), .first_chunk = 0}};
+                  .first_block = static_cast<std::uint64_t>(tensor.number) << kRoundingTensorShift,
+                  .span = {.size = tensor.size, .head = find_head<S>(tensor, drawn), .first_chunk = 0}};
     for (int k = 0; k < Rule::kStates; ++k) slot.state[k] = rule.order[k] < 0 ? nullptr : tensor.state[rule.order[k]];
     table.add(slot, kChunk);
     if (table.is_full()) flush();

@@ -56,17 +56,21 @@ struct Written {
 // Checks the lists, brings what is not dense into dense copies, runs, and brings the results back.
 class Plan {
  public:
-  Plan(const char* op, const Tensors& params, const Tensors& grads, const Rows& rows,
-       std::initializer_list<Written> states)
-      : op_(op), states_(states), device_(params.empty() ? Device{} : params[0].device()) {
-    states_.insert(states_.begin(), {"params", &params});
-    check_counts(params, grads, rows);
-    for (std::size_t i = 0; i < params.size(); ++i) check_pair(params[i], grads[i], rows[i], i);
+  Plan(const char* op, const StepInputs& inputs, std::initializer_list<Written> states)
+      : op_(op),
+        inputs_(inputs),
+        states_(states),
+        device_(inputs.params.empty() ? Device{} : inputs.params[0].device()) {
+    states_.insert(states_.begin(), {"params", &inputs.params});
+    check_counts();
+    for (std::size_t i = 0; i < inputs.params.size(); ++i) check_pair(i);
     check_overlap();
-    for (std::size_t i = 0; i < params.size(); ++i) add(params[i], grads[i], rows[i], i);
+    for (std::size_t i = 0; i < inputs.params.size(); ++i) add(i);
   }
 
-  StepList list() const { return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size())}; }
+  StepList list() const {
+    return {steps_.data(), starts_.data(), static_cast<std::int64_t>(steps_.size()), inputs_.rounding};
+  }
 
   Device device() const { return device_; }
 
@@ -75,17 +79,25 @@ class Plan {
   }
 
  private:
-  void check_counts(const Tensors& params, const Tensors& grads, const Rows& rows) const {
+  const std::optional<Tensor>& master(std::size_t i) const {
+    static const std::optional<Tensor> kNone;
+    return inputs_.masters.empty() ? kNone : inputs_.masters[i];
+  }
+
+  void check_counts() const {
     const auto expect = [&](const char* name, std::size_t count) {
-      check(count == params.size(), op_, params.size(), " params and ", count, " ", name);
+      check(count == inputs_.params.size(), op_, inputs_.params.size(), " params and ", count, " ", name);
     };
-    expect("grads", grads.size());
-    expect("rows", rows.size());
+    expect("grads", inputs_.grads.size());
+    expect("rows", inputs_.rows.size());
+    if (!inputs_.masters.empty()) expect("masters", inputs_.masters.size());
     for (const Written& state : states_) expect(state.name, state.tensors->size());
     check(states_.size() <= kMaxStates + 1, op_, "too many states");
   }
 
-  void check_pair(const Tensor& param, const Tensor& grad, const std::optional<Tensor>& rows, std::size_t i) const {
+  void check_pair(std::size_t i) const {
+    const Tensor &param = inputs_.params[i], &grad = inputs_.grads[i];
+    const std::optional<Tensor>& rows = inputs_.rows[i];
     check_type(is_float(param.dtype()), op_, element("params", i), " is ", param.dtype(), ": expected a float dtype");
     check_type(grad.dtype() == param.dtype(), op_, element("params", i), " is ", param.dtype(), ", ",
                element("grads", i), " is ", grad.dtype(), ": expected one dtype");
@@ -103,21 +115,34 @@ class Plan {
     }
     for (const Written& written : states_) {
       const Tensor& tensor = (*written.tensors)[i];
-      const Dtype dtype = &tensor == &param ? param.dtype() : accumulator_of(param.dtype());
-      check_type(tensor.dtype() == dtype, op_, element(written.name, i), " is ", tensor.dtype(), ": expected ", dtype,
-                 " for a ", param.dtype(), " parameter");
-      check(tensor.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ",
-            element(written.name, i), " is ", tensor.shape());
-      check_writable(tensor, op_, element(written.name, i).c_str());
-      common_device(op_, {&param, &tensor});
+      check_written(i, element(written.name, i), tensor,
+                    &tensor == &param ? param.dtype() : accumulator_of(param.dtype()));
     }
+    if (!master(i)) return;
+    check_type(accumulator_of(param.dtype()) != param.dtype(), op_, element("masters", i), " is given for a ",
+               param.dtype(), " parameter: only float16 and bfloat16 have masters");
+    check(!inputs_.rounding.stochastic, op_, element("masters", i),
+          " and stochastic rounding exclude each other: what a master keeps need not be drawn");
+    check_written(i, element("masters", i), *master(i), Dtype::f32);
+  }
+
+  void check_written(std::size_t i, const std::string& name, const Tensor& tensor, Dtype dtype) const {
+    const Tensor& param = inputs_.params[i];
+    check_type(tensor.dtype() == dtype, op_, name, " is ", tensor.dtype(), ": expected ", dtype, " for a ",
+               param.dtype(), " parameter");
+    check(tensor.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ", name, " is ",
+          tensor.shape());
+    check_writable(tensor, op_, name.c_str());
+    common_device(op_, {&param, &tensor});
   }
 
   void check_overlap() {
-    for (const Written& list : states_) {
-      for (std::size_t i = 0; i < list.tensors->size(); ++i) {
-        if ((*list.tensors)[i].numel() > 0) written_.push_back(range_of((*list.tensors)[i], element(list.name, i)));
-      }
+    const auto add = [&](const Tensor& tensor, const char* name, std::size_t i) {
+      if (tensor.numel() > 0) written_.push_back(range_of(tensor, element(name, i)));
+    };
+    for (std::size_t i = 0; i < inputs_.params.size(); ++i) {
+      for (const Written& list : states_) add((*list.tensors)[i], list.name, i);
+      if (master(i)) add(*master(i), "masters", i);
     }
     std::stable_sort(written_.begin(), written_.end(),
                      [](const Range& a, const Range& b) { return a.begin < b.begin; });
@@ -135,29 +160,43 @@ class Plan {
     return next != written_.begin() && std::prev(next)->end > range.begin;
   }
 
-  void add(const Tensor& param, const Tensor& grad, const std::optional<Tensor>& rows, std::size_t i) {
+  // Whether elements may be taken as they lie: any one order will do if all the tensors have it, but what is drawn goes
+  // by the order of the indices.
+  bool lies_alike(std::size_t i) const {
+    const Tensor& param = inputs_.params[i];
+    const bool drawn = inputs_.rounding.stochastic && accumulator_of(param.dtype()) != param.dtype();
+    bool alike = !inputs_.rows[i] && (drawn ? param.is_contiguous() : is_dense(param));
+    alike = alike && inputs_.grads[i].strides() == param.strides();
+    for (const Written& written : states_) alike = alike && (*written.tensors)[i].strides() == param.strides();
+    return alike && (!master(i) || master(i)->strides() == param.strides());
+  }
+
+  void add(std::size_t i) {
+    const Tensor &param = inputs_.params[i], &grad = inputs_.grads[i];
     StepTensor step{.param = nullptr,
+                    .master = nullptr,
                     .grad = nullptr,
                     .state = {},
                     .rows = nullptr,
                     .width = 1,
                     .size = grad.numel(),
+                    .number = static_cast<std::int64_t>(i),
                     .dtype = param.dtype()};
-    // Any one order of the elements will do, as long as all the tensors have it.
-    bool same_order = !rows && is_dense(param) && grad.strides() == param.strides();
-    for (const Written& written : states_) same_order &= (*written.tensors)[i].strides() == param.strides();
-    const Tensor source = is_written(grad) ? clone(grad) : same_order ? grad : contiguous(grad);
-    same_order &= source.strides() == param.strides();
+    bool alike = lies_alike(i);
+    const Tensor source = is_written(grad) ? clone(grad) : alike ? grad : contiguous(grad);
+    alike = alike && source.strides() == param.strides();
+    const auto dense = [&](const Tensor& original) {
+      if (alike || original.is_contiguous()) return original.raw();
+      copies_.emplace_back(original, clone(original));
+      return copies_.back().second.raw();
+    };
     for (std::size_t k = 0; k < states_.size(); ++k) {
-      const Tensor& original = (*states_[k].tensors)[i];
-      const bool direct = same_order || original.is_contiguous();
-      const Tensor dense = direct ? original : clone(original);
-      if (!direct) copies_.emplace_back(original, dense);
-      (k == 0 ? step.param : step.state[k - 1]) = dense.raw();
+      (k == 0 ? step.param : step.state[k - 1]) = dense((*states_[k].tensors)[i]);
     }
+    if (master(i)) step.master = static_cast<float*>(dense(*master(i)));
     kept_.push_back(source);
     step.grad = source.raw();
-    if (rows) {
+    if (const auto& rows = inputs_.rows[i]) {
       kept_.push_back(check_sorted_rows(op_, element("rows", i).c_str(), *rows, param.size(0)));
       step.rows = kept_.back().data<std::int64_t>();
       step.width = param.size(1);
@@ -167,6 +206,7 @@ class Plan {
   }
 
   const char* op_;
+  const StepInputs& inputs_;
   std::vector<Written> states_;  // the parameters first
   Device device_;
   std::vector<Range> written_;  // by address
@@ -197,7 +237,7 @@ double sum_of_squares(const SquaresTensor& tensor) {
 
 }  // namespace
 
-void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& buffers, SgdArgs options) {
+void sgd(const StepInputs& inputs, const Tensors& buffers, SgdArgs options) {
   const char* op = "sgd";
   check_hyperparameter(op, "lr", options.lr);
   check_hyperparameter(op, "momentum", options.momentum);
@@ -206,15 +246,13 @@ void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Te
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   check(!options.nesterov || options.momentum > 0, op, "nesterov needs a momentum above 0");
   const Written states[] = {{"buffers", &buffers}};
-  const Plan plan =
-      options.momentum != 0 ? Plan(op, params, grads, rows, {states[0]}) : Plan(op, params, grads, rows, {});
+  const Plan plan = options.momentum != 0 ? Plan(op, inputs, {states[0]}) : Plan(op, inputs, {});
   options.list = plan.list();
   dispatch(plan.device(), [&]<Isa I>() { cpu::sgd<I>(options); }, [&](auto stream) { cuda::sgd(options, stream); });
   plan.finish();
 }
 
-void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& exp_avgs,
-          const Tensors& exp_avg_sqs, AdamArgs options) {
+void adam(const StepInputs& inputs, const Tensors& exp_avgs, const Tensors& exp_avg_sqs, AdamArgs options) {
   const char* op = options.decoupled ? "adamw" : "adam";
   check_hyperparameter(op, "lr", options.lr);
   check_hyperparameter(op, "beta1", options.beta1, 0, 1);
@@ -224,14 +262,14 @@ void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const T
   check_hyperparameter(op, "l1", options.l1);
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   check(options.step >= 1, op, "step is ", options.step, ": expected at least 1");
-  const Plan plan(op, params, grads, rows, {{"exp_avgs", &exp_avgs}, {"exp_avg_sqs", &exp_avg_sqs}});
+  const Plan plan(op, inputs, {{"exp_avgs", &exp_avgs}, {"exp_avg_sqs", &exp_avg_sqs}});
   options.list = plan.list();
   dispatch(plan.device(), [&]<Isa I>() { cpu::adam<I>(options); }, [&](auto stream) { cuda::adam(options, stream); });
   plan.finish();
 }
 
-void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& square_avgs,
-             const Tensors& grad_avgs, const Tensors& buffers, RmspropArgs options) {
+void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors& grad_avgs, const Tensors& buffers,
+             RmspropArgs options) {
   const char* op = "rmsprop";
   check_hyperparameter(op, "lr", options.lr);
   check_hyperparameter(op, "alpha", options.alpha, 0, 1);
@@ -242,10 +280,10 @@ void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, cons
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   const Written square{"square_avgs", &square_avgs}, mean{"grad_avgs", &grad_avgs}, buffer{"buffers", &buffers};
   const bool momentum = options.momentum != 0;
-  const Plan plan = options.centered ? momentum ? Plan(op, params, grads, rows, {square, mean, buffer})
-                                                : Plan(op, params, grads, rows, {square, mean})
-                    : momentum       ? Plan(op, params, grads, rows, {square, buffer})
-                                     : Plan(op, params, grads, rows, {square});
+  const Plan plan = options.centered
+                        ? momentum ? Plan(op, inputs, {square, mean, buffer}) : Plan(op, inputs, {square, mean})
+                    : momentum ? Plan(op, inputs, {square, buffer})
+                               : Plan(op, inputs, {square});
   options.list = plan.list();
   dispatch(
       plan.device(), [&]<Isa I>() { cpu::rmsprop<I>(options); }, [&](auto stream) { cuda::rmsprop(options, stream); });

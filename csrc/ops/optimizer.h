@@ -14,6 +14,8 @@
 // params and grads have one float dtype each pair; states have the accumulator's dtype (float32, or float64 for
 // float64) and the parameter's shape. Arithmetic is the accumulator's. Parameters and states must not overlap; a
 // gradient that shares memory with one of them is copied first, as is anything that is not dense.
+// A 16-bit parameter may have a float32 master: p is read from it, and the new p written to it, and rounded to nearest
+// to the parameter. Without one, p may be rounded stochastically (core/rounding.h).
 // With rows[i], grads[i] is (U, D) and holds the rows rows[i] (U,) int64, ascending and unique, of a gradient that is
 // zero elsewhere: the step touches these rows of the parameter and its states alone (decay and momentum included).
 #pragma once
@@ -22,6 +24,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/rounding.h"
 #include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
@@ -32,11 +35,13 @@ inline constexpr int kMaxStates = 3;
 
 struct StepTensor {
   void* param;
+  float* master;  // null where there is none
   const void* grad;
   void* state[kMaxStates];
   const std::int64_t* rows;  // null where the gradient is dense
   std::int64_t width;        // elements a row, where there are rows
   std::int64_t size;         // elements of the gradient
+  std::int64_t number;       // in the list
   Dtype dtype;
 };
 
@@ -45,6 +50,7 @@ struct StepList {
   const StepTensor* tensors;
   const std::int64_t* starts;  // count + 1 of them
   std::int64_t count;
+  Rounding rounding;
 };
 
 struct SgdArgs {
@@ -90,16 +96,24 @@ struct SquaresList {
 namespace ops {
 
 using Tensors = std::vector<Tensor>;
-using Rows = std::vector<std::optional<Tensor>>;
+using Optionals = std::vector<std::optional<Tensor>>;
+
+// What all steps take. rows and masters have one entry for each parameter; masters may also be empty.
+struct StepInputs {
+  const Tensors& params;
+  const Tensors& grads;
+  const Optionals& rows;
+  const Optionals& masters;
+  Rounding rounding;
+};
 
 // buffers is empty where momentum is 0.
-void sgd(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& buffers, SgdArgs options);
+void sgd(const StepInputs& inputs, const Tensors& buffers, SgdArgs options);
 // adam, and adamw with options.decoupled. step counts from 1.
-void adam(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& exp_avgs,
-          const Tensors& exp_avg_sqs, AdamArgs options);
+void adam(const StepInputs& inputs, const Tensors& exp_avgs, const Tensors& exp_avg_sqs, AdamArgs options);
 // grad_avgs is empty unless centered, buffers where momentum is 0.
-void rmsprop(const Tensors& params, const Tensors& grads, const Rows& rows, const Tensors& square_avgs,
-             const Tensors& grad_avgs, const Tensors& buffers, RmspropArgs options);
+void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors& grad_avgs, const Tensors& buffers,
+             RmspropArgs options);
 // The sum of all the tensors' squared elements, float dtypes; finite wherever double can hold it.
 double sum_of_squares(const Tensors& tensors);
 

@@ -151,6 +151,7 @@ def adam(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     exp_avgs: collections.abc.Sequence[Tensor],
     exp_avg_sqs: collections.abc.Sequence[Tensor],
     *,
@@ -163,6 +164,9 @@ def adam(
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
     step: typing.SupportsInt | typing.SupportsIndex,
     decoupled: bool,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
 ) -> None: ...
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
@@ -495,6 +499,7 @@ def rmsprop(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     square_avgs: collections.abc.Sequence[Tensor],
     grad_avgs: collections.abc.Sequence[Tensor],
     buffers: collections.abc.Sequence[Tensor],
@@ -507,6 +512,9 @@ def rmsprop(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
 ) -> None: ...
 def sample(
     logits: Tensor,
@@ -529,6 +537,7 @@ def sgd(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     buffers: collections.abc.Sequence[Tensor],
     *,
     lr: typing.SupportsFloat | typing.SupportsIndex,
@@ -537,6 +546,9 @@ def sgd(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
 ) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
 def softmax_backward(

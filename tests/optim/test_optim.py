@@ -157,6 +157,95 @@ def test_half_precision_parameters_have_float32_states():
     assert p.dtype == np.float16
 
 
+PRECISE = {
+    "sgd": lambda p, **o: optim.SGD(p, 0.02, momentum=0.9, **o),
+    "adam": lambda p, **o: optim.Adam(p, 0.05, **o),
+    "adamw": lambda p, **o: optim.AdamW(p, 0.05, **o),
+    "rmsprop": lambda p, **o: optim.RMSprop(p, 0.01, **o),
+}
+
+
+@pytest.mark.parametrize("name", PRECISE)
+def test_master_weights_take_the_float32_steps(rng, name):
+    start = rng.standard_normal(30).astype(np.float16)
+    grads = [[rng.standard_normal(30).astype(np.float16)] for _ in range(5)]
+    half, single = leaf(start, np.float16), leaf(start)
+    optimizers = [PRECISE[name]([half], master_weights=True), PRECISE[name]([single], master_weights=True)]
+    for (g,) in grads:
+        half.grad, single.grad = g, g.astype(np.float32)
+        for optimizer in optimizers:
+            optimizer.step()
+    state = optimizers[0].state_dict()["state"][0]
+    assert state["master"].dtype == np.float32
+    assert "master" not in optimizers[1].state_dict()["state"][0]
+    np.testing.assert_array_equal(state["master"].numpy(), value(single))
+    np.testing.assert_array_equal(value(half), value(single).astype(np.float16))
+
+
+@pytest.mark.parametrize("option", [{"master_weights": True}, {"stochastic_rounding": True, "seed": 2**63 + 1}])
+@pytest.mark.parametrize("name", PRECISE)
+def test_16_bit_parameters_go_on_bit_for_bit(rng, name, option):
+    start = [rng.standard_normal(s).astype(np.float16) for s in ((7, 3), (20,))]
+    grads = [[rng.standard_normal(p.shape).astype(np.float16) for p in start] for _ in range(8)]
+
+    def run(params, optimizer, steps):
+        for grad in steps:
+            for p, g in zip(params, grad, strict=True):
+                p.grad = g
+            optimizer.step()
+
+    def groups(params):
+        return [{"params": params[:1]}, {"params": params[1:]}]
+
+    straight, first = ([leaf(p, np.float16) for p in start] for _ in range(2))
+    run(straight, PRECISE[name](groups(straight), **option), grads)
+    optimizer = PRECISE[name](groups(first), **option)
+    run(first, optimizer, grads[:4])
+    second = [leaf(value(p), np.float16) for p in first]
+    resumed = PRECISE[name](groups(second))
+    resumed.load_state_dict(optimizer.state_dict())
+    run(second, resumed, grads[4:])
+    for a, b in zip(straight, second, strict=True):
+        np.testing.assert_array_equal(value(a), value(b))
+
+
+def test_groups_and_steps_draw_different_numbers():
+    params = [leaf(np.ones(400), np.float16) for _ in range(3)]
+    optimizer = optim.SGD([{"params": params[:2]}, {"params": params[2:]}], lr=1, stochastic_rounding=True)
+    seen = []
+    for _ in range(2):
+        for p in params:
+            p.copy_from(np.ones(400, np.float16))
+            p.grad = np.full(400, -(2.0**-11), np.float16)
+        optimizer.step()
+        seen += [value(p).copy() for p in params]
+    for i, a in enumerate(seen):
+        assert set(np.unique(a)) == {1, 1 + 2.0**-10}
+        assert all((a != b).any() for b in seen[:i])
+
+
+def test_masters_follow_their_option():
+    p = leaf(np.ones(3), np.float16)
+    optimizer = optim.SGD([p], lr=0.5, master_weights=True)
+    p.grad = np.ones(3, np.float16)
+    optimizer.step()
+    optimizer.param_groups[0]["master_weights"] = False
+    p.copy_from(np.full(3, 8.0, np.float16))
+    optimizer.step()
+    optimizer.param_groups[0]["master_weights"] = True
+    optimizer.step()
+    np.testing.assert_array_equal(value(p), 7)
+
+
+def test_states_saved_before_there_were_masters_load():
+    state = saved()
+    for name in ("master_weights", "stochastic_rounding", "seed"):
+        del state["param_groups"][0][name]
+    optimizer = optim.Adam([leaf(np.ones(3))], lr=0.5)
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["master_weights"] is False
+
+
 def test_clip_grad_norm(rng):
     grads = [rng.standard_normal((3, 4)).astype(np.float32), rng.standard_normal(7).astype(np.float32)]
     params = [leaf(np.zeros(g.shape)) for g in grads] + [leaf(np.zeros(2))]
@@ -226,6 +315,13 @@ P = leaf(np.ones(3))
         (lambda: optim.SGD([{"params": [P], "rate": 1}], 0.1), ValueError, r"unknown options \['rate'\]"),
         (lambda: optim.SGD([{"lr": 1}], 0.1), TypeError, r'a group is a dict with "params"'),
         (lambda: optim.SGD([P], -0.1), ValueError, r"\[SGD\] lr is -0.1: expected a finite number of at least 0"),
+        (lambda: optim.SGD([P], 0.1, seed=-1), ValueError, r"\[SGD\] seed is -1: expected 0 to 2\^64 - 1"),
+        (lambda: optim.Adam([P], seed=0.5), ValueError, r"\[Adam\] seed is 0.5"),
+        (
+            lambda: optim.Adam([P], master_weights=True, stochastic_rounding=True),
+            ValueError,
+            r"master_weights and stochastic_rounding exclude each other",
+        ),
         (lambda: optim.SGD([P], 0.1, nesterov=True), ValueError, r"nesterov needs a momentum"),
         (lambda: optim.Adam([P], math.nan), ValueError, r"\[Adam\] lr is nan"),
         (lambda: optim.Adam([P], betas=(0.9, 1.0)), ValueError, r"betas\[1\] is 1.0: expected a number in \[0, 1\)"),

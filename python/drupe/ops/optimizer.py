@@ -11,8 +11,9 @@ their states as they are, and are not decayed ("lazy" updates).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from drupe import _C
+from drupe import _C, random
 from drupe.autograd import SparseRows
 from drupe.ops._call import Array
 from drupe.tensor import Tensor, share
@@ -36,7 +37,27 @@ def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Te
     return values, rows
 
 
-def _written(*lists: Sequence[Array]) -> None:
+def _masters(masters: Sequence[Array | None] | None, op: str) -> list[_C.Tensor | None]:
+    raw: list[_C.Tensor | None] = []
+    for i, x in enumerate(masters or ()):
+        try:
+            raw.append(None if x is None else share(x, op, copy=False))
+        except BufferError as error:
+            raise ValueError(f"[{op}] masters[{i}] {error}") from None
+    return raw
+
+
+def _rounding(stochastic_rounding: bool, seed: int | None, offset: int, op: str) -> dict[str, Any]:
+    """Return the options of stochastic rounding: by default with the next stream of drupe.random."""
+    for name, value in (("seed", seed), ("offset", offset)):
+        if value is not None and not 0 <= value < 2**64:
+            raise ValueError(f"[{op}] {name} is {value}: expected 0 to 2^64 - 1")
+    if stochastic_rounding and seed is None:
+        seed, offset = random.next_stream()
+    return {"stochastic_rounding": stochastic_rounding, "seed": seed or 0, "offset": offset}
+
+
+def _written(*lists: Sequence[Array | None]) -> None:
     for arrays in lists:
         for x in arrays:
             if isinstance(x, Tensor):
@@ -54,6 +75,10 @@ def sgd(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     grad_scale: float = 1.0,
+    masters: Sequence[Array | None] | None = None,
+    stochastic_rounding: bool = False,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> None:
     """Stochastic gradient descent: ``b = momentum b + g; p -= lr b``, or ``p -= lr (g + momentum b)`` by Nesterov.
 
@@ -67,11 +92,17 @@ def sgd(
         weight_decay: factor of ``p`` in the gradient.
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
+        masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
+        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+            :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
+        offset: which of the seed's 2^64 streams.
 
     Raises:
         ValueError: shapes that differ, a read-only array, overlapping arrays, a hyperparameter that is negative or
-            not finite, ``nesterov`` without momentum. The message names the array's place in its list.
-        TypeError: dtypes that do not fit.
+            not finite, ``nesterov`` without momentum, a master with stochastic rounding. The message names the
+            array's place in its list.
+        TypeError: dtypes that do not fit; a master for a parameter that is not of 16 bits.
 
     Reference:
         I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
@@ -81,6 +112,7 @@ def sgd(
         _in_place(params, "params", "sgd"),
         values,
         rows,
+        _masters(masters, "sgd"),
         _in_place(buffers, "buffers", "sgd"),
         lr=lr,
         momentum=momentum,
@@ -88,8 +120,9 @@ def sgd(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=grad_scale,
+        **_rounding(stochastic_rounding, seed, offset, "sgd"),
     )
-    _written(params, buffers)
+    _written(params, buffers, masters or ())
 
 
 def adam(
@@ -105,6 +138,10 @@ def adam(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     grad_scale: float = 1.0,
+    masters: Sequence[Array | None] | None = None,
+    stochastic_rounding: bool = False,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> None:
     """Adam: ``p -= lr m' / (sqrt(v') + eps)`` with the bias-corrected means m' of ``g`` and v' of ``g²``.
 
@@ -120,6 +157,11 @@ def adam(
         weight_decay: factor of ``p`` in the gradient.
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
+        masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
+        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+            :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
+        offset: which of the seed's 2^64 streams.
 
     Raises:
         ValueError: as :func:`sgd`; and ``step`` below 1.
@@ -128,7 +170,9 @@ def adam(
     Reference:
         D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
     """
-    _adam(params, grads, exp_avgs, exp_avg_sqs, step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=False)
+    hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=False)
+    rounding = _rounding(stochastic_rounding, seed, offset, "adam")
+    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
 
 
 def adamw(
@@ -144,6 +188,10 @@ def adamw(
     weight_decay: float = 1e-2,
     l1: float = 0.0,
     grad_scale: float = 1.0,
+    masters: Sequence[Array | None] | None = None,
+    stochastic_rounding: bool = False,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> None:
     """Adam with decoupled weight decay: ``p *= 1 - lr weight_decay`` first, then :func:`adam` without it.
 
@@ -152,7 +200,20 @@ def adamw(
     Reference:
         I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
     """
-    _adam(params, grads, exp_avgs, exp_avg_sqs, step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=True)
+    hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=True)
+    rounding = _rounding(stochastic_rounding, seed, offset, "adamw")
+    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
+
+
+class _AdamOptions(NamedTuple):
+    step: int
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    l1: float
+    grad_scale: float
+    decoupled: bool
 
 
 def _adam(
@@ -160,35 +221,31 @@ def _adam(
     grads: Sequence[Array | SparseRows],
     exp_avgs: Sequence[Array],
     exp_avg_sqs: Sequence[Array],
-    step: int,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    l1: float,
-    grad_scale: float,
-    *,
-    decoupled: bool,
+    options: _AdamOptions,
+    masters: Sequence[Array | None] | None,
+    rounding: dict[str, Any],
 ) -> None:
-    op = "adamw" if decoupled else "adam"
+    op = "adamw" if options.decoupled else "adam"
     values, rows = _gradients(grads, op)
     _C.adam(
         _in_place(params, "params", op),
         values,
         rows,
+        _masters(masters, op),
         _in_place(exp_avgs, "exp_avgs", op),
         _in_place(exp_avg_sqs, "exp_avg_sqs", op),
-        lr=lr,
-        beta1=betas[0],
-        beta2=betas[1],
-        eps=eps,
-        weight_decay=weight_decay,
-        l1=l1,
-        grad_scale=grad_scale,
-        step=step,
-        decoupled=decoupled,
+        lr=options.lr,
+        beta1=options.betas[0],
+        beta2=options.betas[1],
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        l1=options.l1,
+        grad_scale=options.grad_scale,
+        step=options.step,
+        decoupled=options.decoupled,
+        **rounding,
     )
-    _written(params, exp_avgs, exp_avg_sqs)
+    _written(params, exp_avgs, exp_avg_sqs, masters or ())
 
 
 def rmsprop(
@@ -206,6 +263,10 @@ def rmsprop(
     weight_decay: float = 0.0,
     l1: float = 0.0,
     grad_scale: float = 1.0,
+    masters: Sequence[Array | None] | None = None,
+    stochastic_rounding: bool = False,
+    seed: int | None = None,
+    offset: int = 0,
 ) -> None:
     """RMSprop: ``p -= lr g / (sqrt(v) + eps)`` with the mean v of ``g²``, less the squared mean of ``g`` if centered.
 
@@ -224,6 +285,11 @@ def rmsprop(
         weight_decay: factor of ``p`` in the gradient.
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
+        masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
+        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+            :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
+        offset: which of the seed's 2^64 streams.
 
     Raises:
         ValueError: as :func:`sgd`.
@@ -238,6 +304,7 @@ def rmsprop(
         _in_place(params, "params", "rmsprop"),
         values,
         rows,
+        _masters(masters, "rmsprop"),
         _in_place(square_avgs, "square_avgs", "rmsprop"),
         _in_place(grad_avgs, "grad_avgs", "rmsprop"),
         _in_place(buffers, "buffers", "rmsprop"),
@@ -249,8 +316,9 @@ def rmsprop(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=grad_scale,
+        **_rounding(stochastic_rounding, seed, offset, "rmsprop"),
     )
-    _written(params, square_avgs, grad_avgs, buffers)
+    _written(params, square_avgs, grad_avgs, buffers, masters or ())
 
 
 def global_norm(arrays: Sequence[Array | SparseRows]) -> float:

@@ -21,6 +21,9 @@ class Adam(Optimizer):
         eps: keeps the quotient finite.
         weight_decay: L2 factor, added to the gradient.
         l1: L1 factor, added to the gradient.
+        master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
+        stochastic_rounding: round 16-bit parameters by chance; not together with copies.
+        seed: of that.
 
     Raises:
         ValueError: an option out of its range.
@@ -38,8 +41,21 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "l1": l1})
+        options = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "l1": l1,
+            "master_weights": master_weights,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
+        super().__init__(params, options)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         super()._check_options(group)
@@ -58,6 +74,7 @@ class Adam(Optimizer):
         grads: list[Tensor | SparseRows],
         step: int,
         grad_scale: float,
+        precision: dict[str, Any],
     ) -> None:
         self._op(
             params,
@@ -71,6 +88,7 @@ class Adam(Optimizer):
             weight_decay=group["weight_decay"],
             l1=group["l1"],
             grad_scale=grad_scale,
+            **precision,
         )
 
 
@@ -89,5 +107,18 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         l1: float = 0.0,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
-        super().__init__(params, lr, betas=betas, eps=eps, weight_decay=weight_decay, l1=l1)
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            l1=l1,
+            master_weights=master_weights,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
+        )

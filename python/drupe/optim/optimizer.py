@@ -6,14 +6,28 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from drupe import ops
 from drupe.autograd import Gradient, SparseRows
 from drupe.tensor import Tensor, as_tensor, tensor, zeros
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
+# How 16-bit parameters are kept: options of every optimizer. States that were saved before there were any lack them.
+_PRECISION: dict[str, Any] = {"master_weights": False, "stochastic_rounding": False, "seed": 0}
+
+
+def _has_master(p: Tensor, group: Mapping[str, Any]) -> bool:
+    return bool(group["master_weights"]) and p.raw.dtype in ("float16", "bfloat16")
+
 
 class Optimizer:
     """What all optimizers share: groups, states, and their saving.
+
+    Every group has three options for float16 and bfloat16 parameters, which else lose small updates to rounding.
+    ``master_weights`` keeps a float32 copy of each in its state, as ``"master"``, made at its first step: from then on
+    the copy leads, and the parameter is its rounded value. ``stochastic_rounding`` rounds the parameters up or down by
+    chance, so that the mean is right; ``seed`` is that of the draws, which depend on the seed, the number of the group
+    and the step alone. Other parameters are as without them.
 
     Args:
         params: tensors that require gradients, or groups of them.
@@ -49,9 +63,11 @@ class Optimizer:
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f'[{self.name}] a group is a dict with "params", got {type(group).__name__}')
-        unknown = sorted(set(group) - {"params"} - set(self.defaults))
+        unknown = sorted(set(group) - {"params"} - set(_PRECISION) - set(self.defaults))
         if unknown:
-            raise ValueError(f"[{self.name}] unknown options {unknown}: expected {sorted(self.defaults)}")
+            raise ValueError(
+                f"[{self.name}] unknown options {unknown}: expected {sorted({**_PRECISION, **self.defaults})}"
+            )
         params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         seen = {id(p) for g in self.param_groups for p in g["params"]}
         for i, p in enumerate(params):
@@ -62,7 +78,7 @@ class Optimizer:
             if id(p) in seen:
                 raise ValueError(f"[{self.name}] params[{i}] of shape {p.shape} is given twice")
             seen.add(id(p))
-        full = {**self.defaults, **group, "params": params}
+        full = {**_PRECISION, **self.defaults, **group, "params": params}
         self._check_options(full)
         self.param_groups.append(full)
 
@@ -78,7 +94,7 @@ class Optimizer:
         Args:
             grad_scale: a factor of all gradients, at no cost.
         """
-        for group in self.param_groups:
+        for number, group in enumerate(self.param_groups):
             batches: dict[int, tuple[list[Tensor], list[Gradient]]] = {}
             for p in group["params"]:
                 grad = p.raw_grad
@@ -91,7 +107,8 @@ class Optimizer:
             # Parameters that missed steps are corrected for fewer: one sweep for each count.
             for done, (params, grads) in batches.items():
                 wrapped = [g if isinstance(g, SparseRows) else Tensor(g) for g in grads]
-                self._update(group, params, wrapped, done + 1, grad_scale)
+                precision = self._precision(number, params, done + 1)
+                self._update(group, params, wrapped, done + 1, grad_scale, precision)
                 for p in params:
                     self.state[id(p)]["step"] = done + 1
 
@@ -101,15 +118,31 @@ class Optimizer:
         for name in self._state_names(group):
             if name not in state:
                 state[name] = zeros(p.shape, dtype, device=p.device)
+        if not _has_master(p, group):
+            state.pop("master", None)
+        elif "master" not in state:
+            state["master"] = ops.cast(p.detach(), "float32")
         return state
+
+    def _precision(self, number: int, params: Sequence[Tensor], step: int) -> dict[str, Any]:
+        """Return what an op is told of 16-bit parameters. Groups, and their steps, draw from streams of their own."""
+        group = self.param_groups[number]
+        masters = [self.state[id(p)].get("master") for p in params] if group["master_weights"] else None
+        rounding = {"stochastic_rounding": group["stochastic_rounding"], "seed": group["seed"]}
+        return {"masters": masters, **rounding, "offset": (number << 32) + step}
 
     def _states(self, params: Sequence[Tensor], name: str) -> list[Tensor]:
         return [self.state[id(p)][name] for p in params]
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         for name, value in group.items():
-            if name not in ("params", "betas") and not isinstance(value, bool):
+            if name not in ("params", "betas", "seed") and not isinstance(value, bool):
                 self._check_number(name, value)
+        seed = group["seed"]
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise ValueError(f"[{self.name}] seed is {seed}: expected 0 to 2^64 - 1")
+        if group["master_weights"] and group["stochastic_rounding"]:
+            raise ValueError(f"[{self.name}] master_weights and stochastic_rounding exclude each other")
 
     def _check_number(self, name: str, value: Any, below: float = math.inf) -> None:
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value < below:
@@ -127,8 +160,9 @@ class Optimizer:
         grads: list[Tensor | SparseRows],
         step: int,
         grad_scale: float,
+        precision: dict[str, Any],
     ) -> None:
-        """Update these parameters; it is their step-th step."""
+        """Update these parameters; it is their step-th step. ``precision`` goes to the op."""
         raise NotImplementedError
 
     # ---- saving
@@ -165,7 +199,8 @@ class Optimizer:
             )
         params: list[tuple[Tensor, dict[str, Any]]] = []
         new_groups = []
-        for i, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+        for i, (given, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+            saved = {**_PRECISION, **given}
             if set(saved) != set(group):
                 raise ValueError(f"[{self.name}] group {i} of the state has {sorted(saved)}: expected {sorted(group)}")
             if len(saved["params"]) != len(group["params"]):
@@ -192,14 +227,15 @@ class Optimizer:
             if not 0 <= number < len(params):
                 raise ValueError(f"[{self.name}] the state is for parameter {number}, here are {len(params)}")
             p, group = params[number]
-            expected = {"step", *self._state_names(group)}
+            names = [*self._state_names(group), *(["master"] if _has_master(p, group) else [])]
+            expected = {"step", *names}
             if set(entry) != expected:
                 raise ValueError(
                     f"[{self.name}] the state of parameter {number} has {sorted(entry)}: expected {sorted(expected)}"
                 )
             dtype = "float64" if p.raw.dtype == "float64" else "float32"
             state: dict[str, Any] = {"step": int(entry["step"])}
-            for name in self._state_names(group):
+            for name in names:
                 array = as_tensor(entry[name])
                 if array.shape != p.shape or array.raw.dtype != dtype:
                     raise ValueError(

@@ -23,6 +23,9 @@ class RMSprop(Optimizer):
         centered: divide by the standard deviation.
         weight_decay: L2 factor, added to the gradient.
         l1: L1 factor, added to the gradient.
+        master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
+        stochastic_rounding: round 16-bit parameters by chance; not together with copies.
+        seed: of that.
 
     Raises:
         ValueError: an option out of its range.
@@ -41,6 +44,9 @@ class RMSprop(Optimizer):
         centered: bool = False,
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
         options = {
             "lr": lr,
@@ -50,6 +56,9 @@ class RMSprop(Optimizer):
             "centered": centered,
             "weight_decay": weight_decay,
             "l1": l1,
+            "master_weights": master_weights,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
         }
         super().__init__(params, options)
 
@@ -72,6 +81,7 @@ class RMSprop(Optimizer):
         grads: list[Tensor | SparseRows],
         step: int,
         grad_scale: float,
+        precision: dict[str, Any],
     ) -> None:
         ops.rmsprop(
             params,
@@ -87,4 +97,5 @@ class RMSprop(Optimizer):
             weight_decay=group["weight_decay"],
             l1=group["l1"],
             grad_scale=grad_scale,
+            **precision,
         )

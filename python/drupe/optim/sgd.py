@@ -21,6 +21,9 @@ class SGD(Optimizer):
         nesterov: look ahead; needs momentum.
         weight_decay: L2 factor, added to the gradient.
         l1: L1 factor, added to the gradient.
+        master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
+        stochastic_rounding: round 16-bit parameters by chance; not together with copies.
+        seed: of that.
 
     Raises:
         ValueError: an option that is negative or not finite.
@@ -37,8 +40,20 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         l1: float = 0.0,
+        master_weights: bool = False,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "l1": l1}
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "l1": l1,
+            "master_weights": master_weights,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+        }
         super().__init__(params, options)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
@@ -56,6 +71,7 @@ class SGD(Optimizer):
         grads: list[Tensor | SparseRows],
         step: int,
         grad_scale: float,
+        precision: dict[str, Any],
     ) -> None:
         ops.sgd(
             params,
@@ -67,4 +83,5 @@ class SGD(Optimizer):
             weight_decay=group["weight_decay"],
             l1=group["l1"],
             grad_scale=grad_scale,
+            **precision,
         )
