@@ -24,6 +24,7 @@ class ReleaseGil {
 using Nogil = py::call_guard<ReleaseGil>;
 
 void bind_runtime(py::module_& m);      // threads, memory, instruction sets
+void bind_cuda(py::module_& m);         // streams, events, graphs, page-locked memory
 void bind_tensor(py::module_& m);       // Tensor, NumPy, DLPack, copies
 void bind_gemm(py::module_& m);         // gemm, activations
 void bind_conv(py::module_& m);         // conv2d, pooling

@@ -13,6 +13,7 @@ PYBIND11_MODULE(_C, m) {
   });
   bind_runtime(m);
   bind_tensor(m);
+  bind_cuda(m);
   bind_gemm(m);
   bind_conv(m);
   bind_attention(m);

@@ -37,10 +37,19 @@ void bind_runtime(py::module_& m) {
   m.def(
       "memory_stats",
       [](Device device) {
-        const MemoryStats stats = device.type == DeviceType::cpu ? memory_stats() : cuda::memory_stats(device.index);
-        return std::map<std::string, std::size_t>{{"in_use_bytes", stats.in_use_bytes},
-                                                  {"cached_bytes", stats.cached_bytes},
-                                                  {"peak_bytes", stats.peak_bytes}};
+        std::map<std::string, std::size_t> result;
+        MemoryStats stats{};
+        if (device.type == DeviceType::cpu) {
+          stats = memory_stats();
+        } else {
+          const cuda::DeviceMemoryStats found = cuda::memory_stats(device.index);
+          result = {{"graph_bytes", found.graph_bytes}, {"pinned_bytes", found.pinned_bytes}};
+          stats = found;
+        }
+        result["in_use_bytes"] = stats.in_use_bytes;
+        result["cached_bytes"] = stats.cached_bytes;
+        result["peak_bytes"] = stats.peak_bytes;
+        return result;
       },
       py::arg("device") = Device{});
   m.def("reset_peak_memory", &reset_peak_memory);

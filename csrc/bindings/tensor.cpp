@@ -231,7 +231,7 @@ void bind_tensor(py::module_& m) {
   m.def("zeros", &zeros, py::arg("shape"), py::arg("dtype"), py::arg("device") = Device{}, Nogil());
   m.def("contiguous", &ops::contiguous, py::arg("x"), Nogil());
   m.def("clone", &ops::clone, py::arg("x"), Nogil());
-  m.def("to_device", &ops::to_device, py::arg("x"), py::arg("device"), Nogil());
+  m.def("to_device", &ops::to_device, py::arg("x"), py::arg("device"), py::arg("non_blocking") = false, Nogil());
   m.def("cast", &ops::cast, py::arg("x"), py::arg("dtype"), Nogil());
   m.def("reshape", &ops::reshape, py::arg("x"), py::arg("shape"), Nogil());
   m.def("copy_into", &ops::copy_into, py::arg("dst"), py::arg("src"), Nogil());

@@ -30,7 +30,54 @@ void set_current_stream(Stream) {
 void synchronize(int) {
   refuse();
 }
+void synchronize(Stream) {
+  refuse();
+}
 void wait_for(Stream, Stream) {
+  refuse();
+}
+OwnedStream::OwnedStream(int) {
+  refuse();
+}
+OwnedStream::~OwnedStream() = default;
+Event::~Event() = default;
+void Event::record(Stream) {
+  refuse();
+}
+void Event::hold(Stream) const {
+  refuse();
+}
+void Event::synchronize() const {
+  refuse();
+}
+bool Event::query() const {
+  refuse();
+}
+float Event::elapsed_ms(const Event&) const {
+  refuse();
+}
+struct Graph::State {};
+Graph::Graph() {
+  refuse();
+}
+Graph::~Graph() = default;
+void Graph::begin(Stream) {
+  refuse();
+}
+void Graph::end() {
+  refuse();
+}
+void Graph::abort() noexcept {}
+void Graph::replay(Stream, std::uint64_t, std::uint64_t) {
+  refuse();
+}
+Tensor Graph::random_state() const {
+  refuse();
+}
+bool is_capturing(Device) {
+  return false;
+}
+DeferredCheck defer_check(Device, Raise) {
   refuse();
 }
 int device_of(const void*) {
@@ -39,7 +86,19 @@ int device_of(const void*) {
 std::shared_ptr<void> allocate(std::size_t, Device) {
   refuse();
 }
-MemoryStats memory_stats(int) {
+DeviceMemoryStats memory_stats(int) {
+  refuse();
+}
+std::shared_ptr<void> allocate_pinned(std::size_t, int) {
+  refuse();
+}
+bool is_pinned(const std::shared_ptr<void>&) {
+  return false;
+}
+void record_use(const std::shared_ptr<void>&, Stream) {
+  refuse();
+}
+void copy_pinned(void*, const void*, std::size_t, const std::shared_ptr<void>&, int) {
   refuse();
 }
 void empty_cache() {}

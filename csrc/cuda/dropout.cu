@@ -17,6 +17,7 @@ namespace {
 template <class A>
 struct Rule {
   std::uint64_t seed, offset;
+  const std::uint64_t* state;
   std::uint32_t threshold;
   A scale;
 };
@@ -61,6 +62,10 @@ template <class T>
 __global__ __launch_bounds__(kMapThreads) void dropout_kernel(Rule<Accumulator<T>> rule, std::int64_t size,
                                                               bool aligned, T* y, const T* x) {
   using A = Accumulator<T>;
+  if (rule.state) {
+    rule.seed = rule.state[0];
+    rule.offset += rule.state[1];
+  }
   for (std::int64_t i = global_thread() * kGroup<T>; i < size; i += global_threads() * kGroup<T>) {
     const int count = static_cast<int>(size - i < kGroup<T> ? size - i : kGroup<T>);
     Pack<T, kGroup<T>> group;
@@ -86,6 +91,7 @@ void dropout(const DropoutArgs& args, Stream stream) {
     using A = Accumulator<T>;
     const Rule<A> rule{.seed = args.seed,
                        .offset = args.offset,
+                       .state = args.state,
                        .threshold = static_cast<std::uint32_t>(std::ceil(args.p * 0x1p24)),
                        .scale = args.p < 1 ? static_cast<A>(1 / (1 - args.p)) : A(0)};
     auto* y = static_cast<T*>(args.y);

@@ -2,7 +2,8 @@
 // chunks of fixed size that the blocks share out. An element is read and written once by one rule, in registers, 16
 // bytes at a time where a tensor's arrays are aligned alike, with single elements before and after: adam moves 7
 // accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9, a master 2 more. Squares are summed chunk by chunk,
-// then the chunks by one block, in a fixed order.
+// then the chunks by one block, in a fixed order. Where the learning rate and the counts of steps lie on the device,
+// one thread a tensor makes its rule's factors of them first.
 #include "ops/optimizer.h"
 
 #include <limits>
@@ -68,6 +69,32 @@ struct SquaresSlot {
   ChunkSpan span;
 };
 
+// ---- factors that come from the device
+
+template <class Slot>
+struct FactorTable {
+  std::int64_t* steps[kTableSlots<Slot>] = {};
+  int count = 0;
+};
+
+constexpr int kFactorThreads = 64;
+
+template <class T>
+__global__ __launch_bounds__(kFactorThreads) void optimizer_factors_kernel(FactorTable<StepSlot> table, FactorRule rule,
+                                                                           const double* lr, const double* grad_scale,
+                                                                           Factors<T>* factors) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= table.count) return;
+  std::int64_t step = rule.step;
+  if (table.steps[i]) step = *table.steps[i] += 1;
+  const double rate = lr ? *lr : rule.lr, scale = grad_scale ? *grad_scale * rule.grad_scale : rule.grad_scale;
+  const auto count = static_cast<double>(step);
+  factors[i] = {.grad_scale = static_cast<T>(scale),
+                .minus_lr = static_cast<T>(-rate / (1 - std::pow(rule.beta1, count))),
+                .root_scale = static_cast<T>(1 / std::sqrt(1 - std::pow(rule.beta2, count))),
+                .keep = static_cast<T>(1 - rate * rule.decay)};
+}
+
 // ---- steps
 
 // The parameter's elements, from the master where there is one, ...
@@ -120,25 +147,44 @@ __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, c
 }
 
 template <class S, class Rule>
-__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table, const Rule rule,
-                                                                     const Rounding rounding) {
+__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table, Rule rule,
+                                                                     const Rounding rounding,
+                                                                     const Factors<Accumulator<S>>* factors) {
   constexpr int kPack = kPackSize<S>;
-  const StepSlot& slot = table.slots[table.find(blockIdx.x)];
+  const int index = table.find(blockIdx.x);
+  const StepSlot& slot = table.slots[index];
+  if (factors) rule.take(factors[index]);
   walk_chunk<kPack>(
       slot.span, blockIdx.x - slot.span.first_chunk, kChunk,
       [&](std::int64_t i) { update<kPack, S>(slot, rule, rounding, i); },
       [&](std::int64_t i) { update<1, S>(slot, rule, rounding, i); });
 }
 
-template <class S, class Rule>
-void step_tensors(const StepList& list, const Rule& rule, Stream stream) {
+// The factors of a table's tensors, where they come from the device.
+template <class T>
+std::shared_ptr<Factors<T>> make_factors(const StepScalars& scalars, const FactorRule& rule,
+                                         const FactorTable<StepSlot>& table, Stream stream) {
+  static_assert(kTableSlots<StepSlot> <= kFactorThreads);
+  if (!scalars.any()) return nullptr;
+  auto factors = scratch<Factors<T>>(stream, table.count);
+  launch<optimizer_factors_kernel<T>>({.grid = {1}, .block = {kFactorThreads}}, stream, table, rule, scalars.lr,
+                                      scalars.grad_scale, factors.get());
+  return factors;
+}
+
+template <class S, class Rule, class Args>
+void step_tensors(const Args& args, const Rule& rule, Stream stream) {
+  const StepList& list = args.list;
   const bool drawn = list.rounding.stochastic && !std::is_same_v<S, Accumulator<S>>;
   ChunkTable<StepSlot> table;
+  FactorTable<StepSlot> steps;
   const auto flush = [&] {
     if (table.count == 0) return;
+    const auto factors = make_factors<Accumulator<S>>(args.scalars, Rule::factor_rule(args), steps, stream);
     launch<optimizer_step_kernel<S, Rule>>({.grid = {table.chunks}, .block = {kMapThreads}}, stream, table, rule,
-                                           list.rounding);
+                                           list.rounding, factors.get());
     table = {};
+    steps = {};
   };
   for (std::int64_t i = 0; i < list.count; ++i) {
     const StepTensor& tensor = list.tensors[i];
@@ -153,6 +199,7 @@ void step_tensors(const StepList& list, const Rule& rule, Stream stream) {
                   .span = {.size = tensor.size, .head = find_head<S>(tensor, drawn), .first_chunk = 0}};
     for (int k = 0; k < Rule::kStates; ++k) slot.state[k] = rule.order[k] < 0 ? nullptr : tensor.state[rule.order[k]];
     table.add(slot, kChunk);
+    steps.steps[steps.count++] = args.scalars.steps ? args.scalars.steps[i] : nullptr;
     if (table.is_full()) flush();
   }
   flush();
@@ -162,7 +209,7 @@ void step_tensors(const StepList& list, const Rule& rule, Stream stream) {
 template <template <class> class Rule, class Args>
 void step_all(const Args& args, Stream stream) {
   for (const Dtype dtype : {Dtype::f32, Dtype::f64, Dtype::f16, Dtype::bf16}) {
-    dispatch_float(dtype, [&]<class S>() { step_tensors<S>(args.list, Rule<Accumulator<S>>(args), stream); });
+    dispatch_float(dtype, [&]<class S>() { step_tensors<S>(args, Rule<Accumulator<S>>(args), stream); });
   }
 }
 
@@ -228,6 +275,14 @@ __global__ __launch_bounds__(kTotalThreads) void total_kernel(const double* part
   if (threadIdx.x == 0) *total = sum;
 }
 
+// {norm, the factor that clips it}
+__global__ __launch_bounds__(kWarp) void clip_factor_kernel(const double* total, double max_norm, double* result) {
+  if (threadIdx.x > 0) return;
+  const double norm = std::sqrt(*total);
+  result[0] = norm;
+  result[1] = norm > max_norm && norm <= std::numeric_limits<double>::max() ? max_norm / norm : 1;
+}
+
 template <class S>
 int squares_head(const void* x) {
   for (int head = 0; head < kPackSize<S>; ++head) {
@@ -261,7 +316,7 @@ void sum_of_squares(SquaresList& list, Stream stream) {
   for (std::int64_t i = 0; i < list.count; ++i) {
     if (list.tensors[i].size > 0) chunks += squares_slot(list.tensors[i]).span.chunks(kSquaresChunk);
   }
-  if (chunks == 0) return;
+  if (chunks == 0 && !list.clip) return;
   const auto partials = scratch<double>(stream, chunks + 1);
   std::int64_t done = 0;
   ChunkTable<SquaresSlot> table;
@@ -281,6 +336,11 @@ void sum_of_squares(SquaresList& list, Stream stream) {
   flush();
   launch<total_kernel>({.grid = {1}, .block = {kTotalThreads}, .shared_bytes = sizeof(SquaresStorage<kTotalThreads>)},
                        stream, partials.get(), chunks, partials.get() + chunks);
+  if (list.clip) {
+    launch<clip_factor_kernel>({.grid = {1}, .block = {kWarp}}, stream, partials.get() + chunks, list.max_norm,
+                               list.clip);
+    return;
+  }
   copy_bytes(&list.sum, Device{}, partials.get() + chunks, {DeviceType::cuda, stream.device}, sizeof list.sum);
 }
 

@@ -9,6 +9,18 @@
 
 namespace drupe::cuda {
 
+// What a step may find on the device only.
+template <class T>
+struct Factors {
+  T grad_scale, minus_lr, root_scale, keep;
+};
+
+// What they are made of. Without betas there is no correction.
+struct FactorRule {
+  double lr, grad_scale, beta1 = 0, beta2 = 0, decay = 0;
+  std::int64_t step = 1;
+};
+
 // A rule's operator()(p, g, states) makes an element's states new and gives the new p; order says which of the
 // tensor's states the rule's are, -1 for one that it has no use for
 
@@ -37,6 +49,12 @@ struct SgdRule {
         minus_lr(static_cast<T>(-args.lr)),
         momentum(static_cast<T>(args.momentum)),
         nesterov(args.nesterov) {}
+
+  static FactorRule factor_rule(const SgdArgs& args) { return {.lr = args.lr, .grad_scale = args.grad_scale}; }
+  __device__ __forceinline__ void take(const Factors<T>& factors) {
+    penalty.grad_scale = factors.grad_scale;
+    minus_lr = factors.minus_lr;
+  }
 
   __device__ __forceinline__ T operator()(T p, T g, T* state) const {
     g = penalty(p, g);
@@ -69,6 +87,21 @@ struct AdamRule {
     root_scale = static_cast<T>(1 / std::sqrt(1 - std::pow(args.beta2, step)));
   }
 
+  static FactorRule factor_rule(const AdamArgs& args) {
+    return {.lr = args.lr,
+            .grad_scale = args.grad_scale,
+            .beta1 = args.beta1,
+            .beta2 = args.beta2,
+            .decay = args.decoupled ? args.weight_decay : 0,
+            .step = args.step};
+  }
+  __device__ __forceinline__ void take(const Factors<T>& factors) {
+    penalty.grad_scale = factors.grad_scale;
+    minus_step_size = factors.minus_lr;
+    root_scale = factors.root_scale;
+    keep = factors.keep;
+  }
+
   __device__ __forceinline__ T operator()(T p, T g, T* state) const {
     g = penalty(p, g);
     state[0] = std::fma(beta1, state[0], one_minus_beta1 * g);
@@ -98,6 +131,12 @@ struct RmspropRule {
         momentum(static_cast<T>(args.momentum)),
         eps(static_cast<T>(args.eps)),
         centered(args.centered) {}
+
+  static FactorRule factor_rule(const RmspropArgs& args) { return {.lr = args.lr, .grad_scale = args.grad_scale}; }
+  __device__ __forceinline__ void take(const Factors<T>& factors) {
+    penalty.grad_scale = factors.grad_scale;
+    minus_lr = factors.minus_lr;
+  }
 
   __device__ __forceinline__ T operator()(T p, T g, T* state) const {
     g = penalty(p, g);

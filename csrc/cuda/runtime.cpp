@@ -1,5 +1,6 @@
-// Devices, the stream that ops go to, and a caching pool of device memory for each device and stream.
+// Devices, their memory, and the streams that ops go to.
 #include <platform/driver.h>
+#include <platform/stream.h>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -8,114 +9,45 @@
 
 #include "core/check.h"
 #include "core/cuda.h"
+#include "cuda/graph.h"
+#include "cuda/pool.h"
 
 namespace drupe::cuda {
 namespace {
 
-constexpr std::size_t kSmallest = 512;
-
-// Classes of four per power of two, as the host's pool.
-std::size_t size_class(std::size_t bytes) {
-  if (bytes <= kSmallest) return kSmallest;
-  check(bytes <= std::size_t{1} << 62, "cuda", bytes, " bytes are more than any device has");
-  const std::size_t step = std::max(kSmallest, std::bit_floor(bytes - 1) / 4);
-  return (bytes + step - 1) / step * step;
-}
-
-// Blocks go back to the stream that they were taken for: what that stream runs next comes after their last use there.
-class Pool {
- public:
-  void* take(std::size_t bytes, Stream stream) {
-    const std::size_t size = size_class(bytes);
-    const std::lock_guard lock(mutex_);
-    auto& reusable = free_[{stream.handle, size}];
-    void* block = nullptr;
-    if (!reusable.empty()) {
-      block = reusable.back();
-      reusable.pop_back();
-      stats_.cached_bytes -= size;
-    } else {
-      block = driver::allocate(size, stream.device);
-      if (!block) {
-        drop_cached(stream.device);
-        block = driver::allocate(size, stream.device);
-      }
-      if (!block) {
-        std::ostringstream text;
-        text << "[cuda] out of memory on cuda:" << stream.device << ": asked for " << bytes
-             << " bytes while tensors hold " << stats_.in_use_bytes << " of "
-             << driver::properties(stream.device).memory_bytes;
-        throw OutOfMemory(text.str());
-      }
-    }
-    driver::reuse(block, bytes);
-    stats_.in_use_bytes += size;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.in_use_bytes);
-    return block;
-  }
-
-  void give_back(void* block, std::size_t bytes, Stream stream) noexcept {
-    const std::size_t size = size_class(bytes);
-    const std::lock_guard lock(mutex_);
-    stats_.in_use_bytes -= size;
-    driver::reuse(block, 0);
-    try {
-      free_[{stream.handle, size}].push_back(block);
-      stats_.cached_bytes += size;
-    } catch (const std::bad_alloc&) {
-      driver::release(block, stream.device);
-    }
-  }
-
-  void empty(int device) {
-    const std::lock_guard lock(mutex_);
-    if (stats_.cached_bytes > 0) drop_cached(device);  // else leave a device alone that nobody has used
-  }
-
-  MemoryStats stats() {
-    const std::lock_guard lock(mutex_);
-    return stats_;
-  }
-
- private:
-  void drop_cached(int device) {
-    driver::synchronize_device(device);
-    for (auto& [key, blocks] : free_) {
-      for (void* block : blocks) driver::release(block, device);
-    }
-    free_.clear();
-    stats_.cached_bytes = 0;
-  }
-
-  std::mutex mutex_;
-  std::map<std::pair<void*, std::size_t>, std::vector<void*>> free_;
-  MemoryStats stats_{};
+struct DeviceState {
+  Counters counters;
+  std::shared_ptr<Pool> memory, pinned;
+  int multiprocessors;
+  std::mutex mutex;
+  std::vector<Stream> idle_streams;  // without an owner
 };
 
 struct Devices {
-  int count = 0;
   std::string reason;
-  std::vector<std::unique_ptr<Pool>> pools;
-  std::vector<int> multiprocessors;
+  std::vector<std::unique_ptr<DeviceState>> each;
 };
 
 // Never destroyed: tensors may outlive static destruction.
 Devices& devices() {
   static Devices* instance = [] {
     auto* found = new Devices;
-    found->count = driver::device_count(found->reason);
-    for (int i = 0; i < found->count; ++i) {
-      found->pools.push_back(std::make_unique<Pool>());
-      found->multiprocessors.push_back(driver::properties(i).multiprocessors);
+    const int count = driver::device_count(found->reason);
+    for (int i = 0; i < count; ++i) {
+      auto state = std::make_unique<DeviceState>();
+      state->memory = std::make_shared<Pool>(Memory::device, i, state->counters);
+      state->pinned = std::make_shared<Pool>(Memory::pinned, i, state->counters);
+      state->multiprocessors = driver::properties(i).multiprocessors;
+      found->each.push_back(std::move(state));
     }
     return found;
   }();
   return *instance;
 }
 
-Pool& pool(int device) {
+DeviceState& state_of(int device) {
   check_available({DeviceType::cuda, device});
-  return *devices().pools[static_cast<std::size_t>(device)];
+  return *devices().each[static_cast<std::size_t>(device)];
 }
 
 thread_local std::map<int, Stream> streams;
@@ -124,22 +56,28 @@ thread_local std::map<int, Stream> streams;
 
 Status status() {
   const Devices& found = devices();
-  return {.available = found.count > 0, .reason = found.reason, .devices = found.count};
+  return {.available = !found.each.empty(), .reason = found.reason, .devices = static_cast<int>(found.each.size())};
 }
 
 void check_available(Device device) {
   const Devices& found = devices();
-  if (found.count == 0) throw std::runtime_error("[cuda] no device can be used: " + found.reason);
-  if (device.index < 0 || device.index >= found.count) {
+  if (found.each.empty()) throw std::runtime_error("[cuda] no device can be used: " + found.reason);
+  if (device.index < 0 || static_cast<std::size_t>(device.index) >= found.each.size()) {
     throw std::runtime_error("[cuda] there is no cuda:" + std::to_string(device.index) + ": the machine has " +
-                             std::to_string(found.count) + " device(s)");
+                             std::to_string(found.each.size()) + " device(s)");
   }
 }
 
 int multiprocessors(int device) {
-  check_available({DeviceType::cuda, device});
-  return devices().multiprocessors[static_cast<std::size_t>(device)];
+  return state_of(device).multiprocessors;
 }
+
+int device_of(const void* address) {
+  check_available({DeviceType::cuda, 0});
+  return driver::device_of(address);
+}
+
+// ---- streams and events
 
 Stream current_stream(int device) {
   const auto found = streams.find(device);
@@ -153,39 +91,152 @@ void set_current_stream(Stream stream) {
 
 void synchronize(int device) {
   check_available({DeviceType::cuda, device});
+  refuse_while_capturing(device, "waiting for the device");
   driver::synchronize_device(device);
+  raise_reports(current_stream(device), true);
+}
+
+void synchronize(Stream stream) {
+  refuse_capturing(stream, "waiting for the stream");
+  driver::synchronize(stream);
+  raise_reports(stream, false);
 }
 
 void wait_for(Stream waiter, Stream source) {
   check_available({DeviceType::cuda, source.device});
-  if (waiter.handle != source.handle) driver::wait_for(waiter, source);
+  if (waiter.handle == source.handle) return;
+  Event event(false);
+  event.record(source);
+  event.hold(waiter);
 }
 
-int device_of(const void* address) {
-  check_available({DeviceType::cuda, 0});
-  return driver::device_of(address);
+// Streams are never destroyed: a block that a pool keeps for one stays ordered with whatever its next owner queues.
+OwnedStream::OwnedStream(int device) {
+  DeviceState& state = state_of(device);
+  {
+    const std::lock_guard lock(state.mutex);
+    if (!state.idle_streams.empty()) {
+      stream_ = state.idle_streams.back();
+      state.idle_streams.pop_back();
+      return;
+    }
+  }
+  stream_ = driver::create_stream(device);
+}
+
+OwnedStream::~OwnedStream() {
+  DeviceState& state = state_of(stream_.device);
+  const std::lock_guard lock(state.mutex);
+  state.idle_streams.push_back(stream_);
+}
+
+Event::~Event() {
+  if (handle_) driver::destroy_event(handle_);
+}
+
+void Event::record(Stream stream) {
+  check_available({DeviceType::cuda, stream.device});
+  if (handle_ && device_ != stream.device) {
+    throw std::runtime_error("[cuda] the event is of cuda:" + std::to_string(device_) +
+                             ", the stream of cuda:" + std::to_string(stream.device));
+  }
+  if (!handle_) handle_ = driver::create_event(stream.device, timed_);
+  device_ = stream.device;
+  driver::record_event(handle_, stream);
+}
+
+void Event::hold(Stream stream) const {
+  if (handle_) driver::wait_event(stream, handle_);
+}
+
+void Event::synchronize() const {
+  if (!handle_) return;
+  if (capture_of_thread()) refuse_while_capturing(device_, "waiting for an event");
+  driver::synchronize_event(handle_);
+  raise_reports(current_stream(device_), false);
+}
+
+bool Event::query() const {
+  if (!handle_) return true;
+  if (capture_of_thread()) refuse_while_capturing(device_, "asking for an event");
+  return driver::query_event(handle_);
+}
+
+float Event::elapsed_ms(const Event& end) const {
+  if (!handle_ || !end.handle_) throw std::runtime_error("[cuda] an event has not been recorded");
+  if (!timed_ || !end.timed_) throw std::runtime_error("[cuda] an event was made without enable_timing");
+  if (!query() || !end.query()) throw std::runtime_error("[cuda] an event has not happened yet: synchronize first");
+  return driver::elapsed_ms(handle_, end.handle_);
+}
+
+// ---- memory
+
+Counters& counters_of(int device) {
+  return state_of(device).counters;
 }
 
 std::shared_ptr<void> allocate(std::size_t bytes, Device device) {
-  Pool& from = pool(device.index);
+  DeviceState& state = state_of(device.index);
   const Stream stream = current_stream(device.index);
-  return {from.take(bytes, stream), [&from, bytes, stream](void* block) { from.give_back(block, bytes, stream); }};
+  if (Capture* const capture = capture_of(stream)) return pool_of(*capture).take(bytes, stream);
+  return state.memory->take(bytes, stream);
 }
 
-MemoryStats memory_stats(int device) {
-  return pool(device).stats();
+std::shared_ptr<void> allocate_pinned(std::size_t bytes, int device) {
+  return state_of(device).pinned->take(bytes, {.handle = nullptr, .device = device});
+}
+
+bool is_pinned(const std::shared_ptr<void>& owner) {
+  const Lease* lease = std::get_deleter<Lease>(owner);
+  return lease && lease->pool->kind() == Memory::pinned;
+}
+
+void record_use(const std::shared_ptr<void>& owner, Stream stream) {
+  if (Lease* lease = std::get_deleter<Lease>(owner)) lease->pool->add_user(*lease, stream);
+}
+
+DeviceMemoryStats memory_stats(int device) {
+  const Counters& counters = state_of(device).counters;
+  DeviceMemoryStats stats{};
+  stats.in_use_bytes = counters.in_use_bytes;
+  stats.cached_bytes = counters.cached_bytes;
+  stats.peak_bytes = counters.peak_bytes;
+  stats.graph_bytes = counters.graph_bytes;
+  stats.pinned_bytes = counters.pinned_bytes;
+  return stats;
 }
 
 void empty_cache() {
-  for (int i = 0; i < devices().count; ++i) pool(i).empty(i);
+  for (const auto& state : devices().each) {
+    state->memory->empty();
+    state->pinned->empty();
+  }
 }
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::size_t bytes) {
   if (bytes == 0) return;
   const Device device = to_device.type == DeviceType::cuda ? to_device : from_device;
   const Stream stream = current_stream(device.index);
+  if (to_device.type == DeviceType::cpu) {
+    refuse_capturing(stream, "reading a device's memory on the host");
+  } else if (from_device.type == DeviceType::cpu) {
+    refuse_capturing(stream, "copying to a device from memory that is not page-locked, or without non_blocking,");
+  }
   driver::copy(to, from, bytes, stream);
-  if (to_device.type == DeviceType::cpu || from_device.type == DeviceType::cpu) driver::synchronize(stream);
+  if (to_device.type == DeviceType::cuda && from_device.type == DeviceType::cuda) return;
+  driver::synchronize(stream);
+  raise_reports(stream, false);
+}
+
+void copy_pinned(void* to, const void* from, std::size_t bytes, const std::shared_ptr<void>& host, int device) {
+  if (bytes == 0) return;
+  const Stream stream = current_stream(device);
+  driver::copy(to, from, bytes, stream);
+  if (Capture* const capture = capture_of(stream)) {
+    keep(*capture, host);
+  } else {
+    record_use(host, stream);
+  }
 }
 
 void zero_bytes(void* to, std::size_t bytes, Device device) {

@@ -2,7 +2,8 @@
 // group of lanes sums a fixed number of entries, whichever rows they belong to, with the columns across its lanes. A
 // row that crosses groups leaves a partial sum in each (`open` where it starts, `carry` where it goes on), which one
 // block adds up in a fixed order: a long row costs no more than many short ones. The host waits once, for the number of
-// rows. Bytes: the contributions once, the result once, and the sort's passes.
+// rows, unless a graph is captured: a dense result then has memory for as many as there may be. Bytes: the
+// contributions once, the result once, and the sort's passes.
 #include "ops/sparse_rows.h"
 
 #include <type_traits>
@@ -88,9 +89,9 @@ struct SegmentSum {
   using A = Accumulator<S>;
   Segments segments;
   const void* entries;
-  bool packed;        // entries are PackedEntry
-  std::int64_t size;  // entries that count
-  std::int64_t tasks;
+  bool packed;  // entries are PackedEntry
+  const SegmentTotals* totals;
+  std::int64_t tasks;  // at least those that the entries take
   const S* source;
   std::int64_t width;
   const std::int64_t* bag_of;  // where an entry carries its position
@@ -136,7 +137,11 @@ struct SegmentSum {
 template <class S, int kPack>
 __device__ __forceinline__ void sum_task(const SegmentSum<S>& sum, std::int64_t task, std::int64_t column) {
   const std::int64_t begin = task << sum.segments.log_task, end = (task + 1) << sum.segments.log_task;
-  const std::int64_t stop = end < sum.size ? end : sum.size;
+  const std::int64_t size = sum.totals->entries, stop = end < size ? end : size;
+  if (begin >= size) {
+    if (column == 0) sum.open_segment[task] = -1;
+    return;
+  }
   std::int64_t segment = sum.segments.of_task[task];
   std::int64_t next = sum.segments.begins[segment + 1];
   bool carried = sum.segments.begins[segment] < begin;
@@ -269,13 +274,16 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
   const int bits = bits_for(args.skip >= 0 ? args.limit : args.limit - 1);
   const Sorted<Entry> sorted{radix_sort(stream, first.get(), second.get(), size, bits), size, args.limit};
   const auto before = scratch<std::int64_t>(stream, head_tiles(size));
-  const SegmentTotals totals = count_segments(stream, sorted, before.get());
+  const auto found = count_segments(stream, sorted, before.get());
+  SegmentTotals totals{.segments = std::min(size, args.limit), .entries = size};  // at most
+  const Device here{DeviceType::cuda, stream.device};
+  if (!args.dense || !is_capturing(here)) copy_bytes(&totals, Device{}, found.get(), here, sizeof totals);
   args.allocate(args, totals.segments);
   if (args.dense) zero_values(args, stream);
   if (totals.segments == 0) return;
 
   const auto row_bytes = args.width * static_cast<std::int64_t>(size_of(args.dtype));
-  const int log_task = choose_log_task(totals.entries, row_bytes);
+  const int log_task = choose_log_task(size, row_bytes);  // not the totals', which a captured graph lacks
   const std::int64_t tasks = ((totals.entries - 1) >> log_task) + 1;
   const auto begins = scratch<std::int64_t>(stream, totals.segments + 1),
              of_task = scratch<std::int64_t>(stream, tasks);
@@ -284,14 +292,14 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
                           .rows = args.dense ? rows.get() : args.indices,
                           .of_task = of_task.get(),
                           .log_task = log_task};
-  write_segments(stream, sorted, totals, before.get(), segments);
+  write_segments(stream, sorted, found.get(), before.get(), segments);
   if (args.width == 0) return;
   dispatch_float(args.dtype, [&]<class S>() {
     using A = Accumulator<S>;
     sum_segments<S>({.segments = segments,
                      .entries = sorted.entries,
                      .packed = std::is_same_v<Entry, PackedEntry>,
-                     .size = totals.entries,
+                     .totals = found.get(),
                      .tasks = tasks,
                      .source = static_cast<const S*>(args.source),
                      .width = args.width,

@@ -1,6 +1,8 @@
 #include "ops/copy.h"
 
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "core/check.h"
 #include "core/loops.h"
@@ -33,6 +35,13 @@ bool overlaps(const Tensor& dst, const Tensor& src) {
                     dst.strides() == src.strides();
   const Bytes to = bytes_of(dst), from = bytes_of(src);
   return !same && to.begin < from.end && from.begin < to.end;
+}
+
+Tensor empty_pinned(const Dims& shape, Dtype dtype, int device) {
+  const auto bytes = static_cast<std::size_t>(checked_numel(shape, "pin")) * size_of(dtype);
+  std::shared_ptr<void> block = cuda::allocate_pinned(bytes, device);
+  void* data = block.get();
+  return Tensor(std::move(block), data, shape, contiguous_strides(shape), dtype);
 }
 
 }  // namespace
@@ -70,13 +79,31 @@ Tensor cast(const Tensor& x, Dtype dtype) {
   return y;
 }
 
-Tensor to_device(const Tensor& x, Device device) {
+Tensor to_device(const Tensor& x, Device device, bool non_blocking) {
   if (x.device() == device) return x;
   if (device.type == DeviceType::cuda) cuda::check_available(device);
   const Tensor source = is_dense(x) ? x : contiguous(x);  // what is dense keeps its memory order
-  const Tensor y = empty(x.shape(), x.dtype(), device);
-  cuda::copy_bytes(y.raw(), device, source.raw(), x.device(), x.nbytes());
+  const bool to_host = device.type == DeviceType::cpu;
+  const Tensor y = to_host && non_blocking ? empty_pinned(x.shape(), x.dtype(), x.device().index)
+                                           : empty(x.shape(), x.dtype(), device);
+  if (const Tensor& host = to_host ? y : source; non_blocking && cuda::is_pinned(host.owner())) {
+    const Tensor& there = to_host ? source : y;
+    cuda::copy_pinned(y.raw(), source.raw(), x.nbytes(), host.owner(), there.device().index);
+    cuda::record_use(there.owner(), cuda::current_stream(there.device().index));
+  } else {
+    cuda::copy_bytes(y.raw(), device, source.raw(), x.device(), x.nbytes());
+  }
   return Tensor(y.owner(), y.raw(), x.shape(), source.strides(), x.dtype(), device);
+}
+
+Tensor pin(const Tensor& x, int device) {
+  check(x.device().type == DeviceType::cpu, "pin", "the tensor lies on ", x.device(), ": only the host's is locked");
+  cuda::check_available({DeviceType::cuda, device});
+  if (cuda::is_pinned(x.owner())) return x;
+  const Tensor y = empty_pinned(x.shape(), x.dtype(), device);
+  const Tensor ordered = is_dense(x) ? Tensor(y.owner(), y.raw(), x.shape(), x.strides(), x.dtype()) : y;
+  copy_into(ordered, x);
+  return ordered;
 }
 
 Tensor reshape(const Tensor& x, const Dims& shape) {

@@ -29,7 +29,11 @@ Tensor clone(const Tensor& x);
 // x itself where the dtype is already that one.
 Tensor cast(const Tensor& x, Dtype dtype);
 // x itself where it lies on that device; a copy there otherwise, with x's strides where x is dense, else contiguous.
-Tensor to_device(const Tensor& x, Device device);
+// With non_blocking, a copy to the host goes to page-locked memory and may come later, and one from page-locked memory
+// may be read later: until the device has been waited for. From other memory it has happened on return.
+Tensor to_device(const Tensor& x, Device device, bool non_blocking = false);
+// The same elements in page-locked memory of the host: x itself where they lie there.
+Tensor pin(const Tensor& x, int device = 0);
 // Writes src, broadcast to dst's shape, into dst. They may overlap.
 void copy_into(const Tensor& dst, const Tensor& src);
 // A view where possible, a copy otherwise. One extent may be -1.

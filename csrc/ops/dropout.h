@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "core/stream.h"
 #include "core/tensor.h"
@@ -26,10 +27,13 @@ struct DropoutArgs {
   double p;
   std::uint64_t seed, offset;
   Dtype dtype;
+  const std::uint64_t* state = nullptr;  // on a device: {seed, offset} to take in place of seed, and to add to offset
 };
 
 namespace ops {
-Tensor dropout(const Tensor& x, double p, std::uint64_t seed, std::uint64_t offset);
+// With a state, (2,) int64 on x's device, the stream is (state[0], state[1] + offset): what a graph was captured with.
+Tensor dropout(const Tensor& x, double p, std::uint64_t seed, std::uint64_t offset,
+               const std::optional<Tensor>& state = {});
 }  // namespace ops
 
 namespace cpu {

@@ -1,5 +1,7 @@
 #include "ops/index_range.h"
 
+#include <utility>
+
 #include "core/dispatch.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
@@ -45,6 +47,25 @@ std::optional<IndexAt> first_out_of_range(const Tensor& indices, std::int64_t si
       },
       on_cuda);
   return found;
+}
+
+Tensor defer_range_check(const Tensor& indices, std::int64_t size, std::optional<std::int64_t> allowed,
+                         cuda::Raise raise) {
+  Tensor copy = empty(indices.shape(), indices.dtype(), indices.device());
+  if (indices.numel() == 0) return copy;
+  const Tensor remaining = zeros({}, Dtype::i64, indices.device());
+  const auto on_cuda = [&](auto stream) {
+    const cuda::DeferredCheck check = cuda::defer_check(indices.device(), std::move(raise));
+    cuda::report_out_of_range({.indices = indices.raw(),
+                               .count = indices.numel(),
+                               .size = size,
+                               .allowed = allowed,
+                               .remaining = remaining.data<std::int64_t>(),
+                               .dtype = indices.dtype()},
+                              copy.raw(), check, stream);
+  };
+  dispatch(indices.device(), []<Isa>() {}, on_cuda);
+  return copy;
 }
 
 }  // namespace drupe::ops

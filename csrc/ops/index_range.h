@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/cuda.h"
 #include "core/stream.h"
 #include "core/tensor.h"
 
@@ -28,8 +29,16 @@ struct IndexAt {
 std::optional<IndexAt> first_out_of_range(const Tensor& indices, std::int64_t size,
                                           std::optional<std::int64_t> allowed = {});
 
+// While a graph is captured nobody can look. Has the graph look instead: `raise` is called with the first such index
+// once it has run (see cuda::defer_check). Gives a copy of the indices in which those are 0, so that what reads it does
+// no harm; size is above 0.
+Tensor defer_range_check(const Tensor& indices, std::int64_t size, std::optional<std::int64_t> allowed,
+                         cuda::Raise raise);
+
 }  // namespace drupe::ops
 
 namespace drupe::cuda {
 void find_out_of_range(const IndexRangeArgs& args, Stream stream);
+// Copies the indices, 0 for those out of range, and reports the first of them.
+void report_out_of_range(const IndexRangeArgs& args, void* copy, const DeferredCheck& check, Stream stream);
 }  // namespace drupe::cuda

@@ -216,6 +216,63 @@ class Plan {
   Tensors kept_;
 };
 
+// Tensors of float dtypes on one device, brought into dense memory.
+class SquaresPlan {
+ public:
+  SquaresPlan(const char* op, const Tensors& tensors) : device_(tensors.empty() ? Device{} : tensors[0].device()) {
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      check_type(is_float(tensors[i].dtype()), op, element("tensors", i), " is ", tensors[i].dtype(),
+                 ": expected a float dtype");
+      common_device(op, {&tensors[0], &tensors[i]});
+      dense_.push_back(is_dense(tensors[i]) ? tensors[i] : contiguous(tensors[i]));
+      list_.push_back({dense_.back().raw(), dense_.back().numel(), dense_.back().dtype()});
+    }
+  }
+
+  SquaresList list() const { return {.tensors = list_.data(), .count = static_cast<std::int64_t>(list_.size())}; }
+  Device device() const { return device_; }
+
+ private:
+  Device device_;
+  Tensors dense_;
+  std::vector<SquaresTensor> list_;
+};
+
+// Checks what a step reads from the device, and keeps where it lies.
+class ScalarsPlan {
+ public:
+  ScalarsPlan(const char* op, const DeviceScalars& given, Device device, std::size_t params) {
+    const auto pointer = [&](const Tensor& tensor, const std::string& name, Dtype dtype) {
+      check(device.type != DeviceType::cpu, op, name, " is a tensor, the parameters lie on the CPU: expected a number");
+      check_type(tensor.dtype() == dtype, op, name, " is ", tensor.dtype(), ": expected ", dtype);
+      check(tensor.ndim() == 0, op, name, " is ", tensor.shape(), ": expected no dimensions");
+      check(tensor.device() == device, op, name, " lies on ", tensor.device(), ", the parameters on ", device);
+      return tensor.raw();
+    };
+    if (given.lr) scalars_.lr = static_cast<const double*>(pointer(*given.lr, "lr", Dtype::f64));
+    if (given.grad_scale) {
+      scalars_.grad_scale = static_cast<const double*>(pointer(*given.grad_scale, "grad_scale", Dtype::f64));
+    }
+    if (given.steps.empty()) return;
+    check(given.steps.size() == params, op, params, " params and ", given.steps.size(), " steps");
+    for (std::size_t i = 0; i < params; ++i) {
+      check_writable(given.steps[i], op, element("steps", i).c_str());
+      steps_.push_back(static_cast<std::int64_t*>(pointer(given.steps[i], element("steps", i), Dtype::i64)));
+    }
+    std::vector<std::int64_t*> sorted = steps_;
+    std::sort(sorted.begin(), sorted.end());
+    check(std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end(), op,
+          "two of the steps are one tensor: it would be counted twice");
+    scalars_.steps = steps_.data();
+  }
+
+  const StepScalars& get() const { return scalars_; }
+
+ private:
+  StepScalars scalars_;
+  std::vector<std::int64_t*> steps_;
+};
+
 template <Isa I>
 double sum_of_squares(const SquaresTensor& tensor) {
   std::vector<double> partials(static_cast<std::size_t>((tensor.size + kSquaresChunk - 1) / kSquaresChunk));
@@ -247,7 +304,9 @@ void sgd(const StepInputs& inputs, const Tensors& buffers, SgdArgs options) {
   check(!options.nesterov || options.momentum > 0, op, "nesterov needs a momentum above 0");
   const Written states[] = {{"buffers", &buffers}};
   const Plan plan = options.momentum != 0 ? Plan(op, inputs, {states[0]}) : Plan(op, inputs, {});
+  const ScalarsPlan on_device(op, inputs.scalars, plan.device(), inputs.params.size());
   options.list = plan.list();
+  options.scalars = on_device.get();
   dispatch(plan.device(), [&]<Isa I>() { cpu::sgd<I>(options); }, [&](auto stream) { cuda::sgd(options, stream); });
   plan.finish();
 }
@@ -263,7 +322,9 @@ void adam(const StepInputs& inputs, const Tensors& exp_avgs, const Tensors& exp_
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   check(options.step >= 1, op, "step is ", options.step, ": expected at least 1");
   const Plan plan(op, inputs, {{"exp_avgs", &exp_avgs}, {"exp_avg_sqs", &exp_avg_sqs}});
+  const ScalarsPlan on_device(op, inputs.scalars, plan.device(), inputs.params.size());
   options.list = plan.list();
+  options.scalars = on_device.get();
   dispatch(plan.device(), [&]<Isa I>() { cpu::adam<I>(options); }, [&](auto stream) { cuda::adam(options, stream); });
   plan.finish();
 }
@@ -284,30 +345,44 @@ void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors
                         ? momentum ? Plan(op, inputs, {square, mean, buffer}) : Plan(op, inputs, {square, mean})
                     : momentum ? Plan(op, inputs, {square, buffer})
                                : Plan(op, inputs, {square});
+  const ScalarsPlan on_device(op, inputs.scalars, plan.device(), inputs.params.size());
   options.list = plan.list();
+  options.scalars = on_device.get();
   dispatch(
       plan.device(), [&]<Isa I>() { cpu::rmsprop<I>(options); }, [&](auto stream) { cuda::rmsprop(options, stream); });
   plan.finish();
 }
 
 double sum_of_squares(const Tensors& tensors) {
-  Tensors dense;
-  std::vector<SquaresTensor> list;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    check_type(is_float(tensors[i].dtype()), "sum_of_squares", element("tensors", i), " is ", tensors[i].dtype(),
-               ": expected a float dtype");
-    common_device("sum_of_squares", {&tensors[0], &tensors[i]});
-    dense.push_back(is_dense(tensors[i]) ? tensors[i] : contiguous(tensors[i]));
-    list.push_back({dense.back().raw(), dense.back().numel(), dense.back().dtype()});
-  }
-  SquaresList squares{.tensors = list.data(), .count = static_cast<std::int64_t>(list.size())};
+  const SquaresPlan plan("sum_of_squares", tensors);
+  SquaresList squares = plan.list();
   dispatch(
-      dense.empty() ? Device{} : dense[0].device(),
+      plan.device(),
       [&]<Isa I>() {
-        for (const SquaresTensor& tensor : list) squares.sum += sum_of_squares<I>(tensor);
+        for (std::int64_t i = 0; i < squares.count; ++i) squares.sum += sum_of_squares<I>(squares.tensors[i]);
       },
       [&](auto stream) { cuda::sum_of_squares(squares, stream); });
   return squares.sum;
+}
+
+Tensor clip_factor(const Tensors& tensors, double max_norm) {
+  const char* op = "clip_factor";
+  check(std::isfinite(max_norm) && max_norm > 0, op, "max_norm is ", max_norm, ": expected a finite number above 0");
+  const SquaresPlan plan(op, tensors);
+  const Tensor result = empty({2}, Dtype::f64, plan.device());
+  SquaresList squares = plan.list();
+  squares.clip = result.data<double>();
+  squares.max_norm = max_norm;
+  dispatch(
+      plan.device(),
+      [&]<Isa I>() {
+        for (std::int64_t i = 0; i < squares.count; ++i) squares.sum += sum_of_squares<I>(squares.tensors[i]);
+        const double norm = std::sqrt(squares.sum);
+        squares.clip[0] = norm;
+        squares.clip[1] = std::isfinite(norm) && norm > max_norm ? max_norm / norm : 1;
+      },
+      [&](auto stream) { cuda::sum_of_squares(squares, stream); });
+  return result;
 }
 
 }  // namespace drupe::ops

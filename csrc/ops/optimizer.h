@@ -53,10 +53,21 @@ struct StepList {
   Rounding rounding;
 };
 
+// What a step reads from a device's memory, so that a captured graph can be replayed with other values; null where the
+// arguments have it.
+struct StepScalars {
+  const double* lr = nullptr;
+  const double* grad_scale = nullptr;    // times the arguments'
+  std::int64_t* const* steps = nullptr;  // one for each tensor: the number of its steps, which this one is added to
+
+  bool any() const { return lr || grad_scale || steps; }
+};
+
 struct SgdArgs {
   StepList list;
   double lr, momentum, weight_decay, l1, grad_scale;
   bool nesterov;
+  StepScalars scalars = {};
 };
 
 struct AdamArgs {
@@ -64,12 +75,14 @@ struct AdamArgs {
   double lr, beta1, beta2, eps, weight_decay, l1, grad_scale;
   std::int64_t step;
   bool decoupled;  // adamw
+  StepScalars scalars = {};
 };
 
 struct RmspropArgs {
   StepList list;
   double lr, alpha, eps, momentum, weight_decay, l1, grad_scale;
   bool centered;
+  StepScalars scalars = {};
 };
 
 struct SumOfSquaresArgs {
@@ -90,13 +103,22 @@ struct SquaresTensor {
 struct SquaresList {
   const SquaresTensor* tensors;
   std::int64_t count;
-  double sum = 0;  // found
+  double sum = 0;          // found, ...
+  double* clip = nullptr;  // ... or on the device, what ops::clip_factor gives
+  double max_norm = 0;
 };
 
 namespace ops {
 
 using Tensors = std::vector<Tensor>;
 using Optionals = std::vector<std::optional<Tensor>>;
+
+// StepScalars as tensors: float64 and int64, of no dimensions, on the parameters' device, which is not the CPU. There
+// is a step for each parameter, or none.
+struct DeviceScalars {
+  std::optional<Tensor> lr, grad_scale;
+  Tensors steps;
+};
 
 // What all steps take. rows and masters have one entry for each parameter; masters may also be empty.
 struct StepInputs {
@@ -105,6 +127,7 @@ struct StepInputs {
   const Optionals& rows;
   const Optionals& masters;
   Rounding rounding;
+  DeviceScalars scalars;
 };
 
 // buffers is empty where momentum is 0.
@@ -116,6 +139,9 @@ void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors
              RmspropArgs options);
 // The sum of all the tensors' squared elements, float dtypes; finite wherever double can hold it.
 double sum_of_squares(const Tensors& tensors);
+// (2,) float64: the norm of all the elements, and by what clipping to max_norm multiplies them, min(1, max_norm /
+// norm), or 1 where the norm is not finite. A device is not waited for.
+Tensor clip_factor(const Tensors& tensors, double max_norm);
 
 }  // namespace ops
 

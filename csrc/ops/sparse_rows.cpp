@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
+#include "ops/index_range.h"
 
 namespace drupe::ops {
 namespace {
@@ -27,11 +28,31 @@ std::int64_t index_at(const Tensor& indices, std::int64_t i) {
   return here.dtype() == Dtype::i32 ? *here.data<std::int32_t>() : *here.data<std::int64_t>();
 }
 
+void check_dtype(const char* op, const char* name, const Tensor& indices) {
+  check_type(indices.dtype() == Dtype::i32 || indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(),
+             ": expected int32 or int64");
+}
+
+[[noreturn]] void refuse_index(const char* op, const char* name, std::int64_t position, const Dims& shape,
+                               std::int64_t index, std::int64_t limit) {
+  fail<std::out_of_range>(op, name, subscript(position, shape), " is ", index, ": the table has ", limit, " rows");
+}
+
+// What check_indices gives while a graph is captured, which then does the checking.
+Tensor defer_check(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
+  check_dtype(op, name, indices);
+  check_index(limit > 0 || indices.numel() == 0, op, name, " is ", indices.shape(), ": the table has 0 rows");
+  const auto raise = [op, name = std::string(name), shape = indices.shape(), limit](std::int64_t index,
+                                                                                    std::int64_t position) {
+    refuse_index(op, name.c_str(), position, shape, index, limit);
+  };
+  return defer_range_check(contiguous(indices), limit, {}, raise);
+}
+
 // The indices, contiguous, and what there is to know about them; none is outside [0, limit).
 std::pair<Tensor, InspectRowsArgs> inspect(const char* op, const char* name, const Tensor& indices, std::int64_t limit,
                                            bool full) {
-  check_type(indices.dtype() == Dtype::i32 || indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(),
-             ": expected int32 or int64");
+  check_dtype(op, name, indices);
   const Tensor flat = contiguous(indices);
   InspectRowsArgs args{
       .indices = flat.raw(), .dtype = flat.dtype(), .size = flat.numel(), .limit = limit, .full = full};
@@ -41,8 +62,7 @@ std::pair<Tensor, InspectRowsArgs> inspect(const char* op, const char* name, con
         [&](auto stream) { cuda::inspect_rows(args, stream); });
   }
   if (args.outside >= 0) {
-    fail<std::out_of_range>(op, name, subscript(args.outside, indices.shape()), " is ", index_at(flat, args.outside),
-                            ": the table has ", limit, " rows");
+    refuse_index(op, name, args.outside, indices.shape(), index_at(flat, args.outside), limit);
   }
   return {flat, args};
 }
@@ -72,6 +92,7 @@ void run(SumRowsArgs& args) {
 }  // namespace
 
 Tensor check_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
+  if (cuda::is_capturing(indices.device())) return defer_check(op, name, indices, limit);
   return inspect(op, name, indices, limit, false).first;
 }
 
@@ -96,6 +117,10 @@ Tensor sum_rows_dense(SumRowsArgs args) {
 }
 
 std::pair<Tensor, Tensor> sum_rows_sparse(SumRowsArgs args) {
+  if (cuda::is_capturing(args.device)) {
+    fail<std::runtime_error>("sum_rows", "a gradient of rows alone has a size that the host must know: while a graph ",
+                             "is captured it must be dense");
+  }
   SparseResult result;
   args.dense = false;
   args.allocate = &allocate_sparse;

@@ -66,9 +66,15 @@ Tensor topk_backward(const Tensor& dy, const Tensor& indices, std::int64_t axis,
   const Device device = common_device(op, {&dy, &indices});
   const int dim = normalize_dim(axis, dy.ndim(), op);
   const Tensor gradient = with_axis_last(dy, dim);
-  const Tensor where = with_axis_last(indices, dim);
-  if (const auto wrong = first_out_of_range(where, size)) {
-    fail<std::out_of_range>(op, "index ", wrong->index, " is out of range for extent ", size);
+  Tensor where = with_axis_last(indices, dim);
+  const auto refuse = [=](std::int64_t index, std::int64_t) {
+    fail<std::out_of_range>(op, "index ", index, " is out of range for extent ", size);
+  };
+  if (cuda::is_capturing(device)) {
+    check_index(size > 0 || where.numel() == 0, op, "indices are ", where.shape(), " into extent ", size);
+    where = defer_range_check(where, size, {}, refuse);
+  } else if (const auto wrong = first_out_of_range(where, size)) {
+    refuse(wrong->index, wrong->position);
   }
   const Tensor dx = zeros(with_last_extent(gradient.shape(), size), dy.dtype(), dy.device());
   if (dy.numel() > 0) {

@@ -30,7 +30,7 @@ from drupe.tensor import (
 )
 
 # After Tensor: the ops are made of it.
-from drupe import data, nn, ops, optim, random, schedules  # isort: skip
+from drupe import cuda, data, nn, ops, optim, random, schedules  # isort: skip
 
 __version__ = _C.__version__
 
@@ -40,6 +40,7 @@ __all__ = [
     "as_tensor",
     "cpu_isa",
     "cpu_isas",
+    "cuda",
     "cuda_status",
     "data",
     "default_device",

@@ -7,11 +7,12 @@ same numbers, whatever the number of threads.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
+from drupe import _C
 from drupe.tensor import DtypeLike, Tensor, dtype_name, tensor
 
 _lock = threading.Lock()
@@ -34,11 +35,53 @@ def manual_seed(seed: int) -> None:
 
 def next_stream() -> tuple[int, int]:
     """Return the (seed, offset) of a stream that nobody else draws from."""
+    return next_streams(1)
+
+
+def next_streams(count: int) -> tuple[int, int]:
+    """Return the (seed, offset) of the first of so many streams, one offset each, that nobody else draws from."""
     global _offset
     with _lock:
         stream = _seed, _offset
-        _offset += 1
+        _offset += count
     return stream
+
+
+class _Captured(threading.local):
+    """What this thread's kernels draw from while a graph is captured."""
+
+    device = ""
+    state: _C.Tensor | None = None
+    draws = 0
+
+
+_captured = _Captured()
+
+
+@contextmanager
+def captured(device: str, state: _C.Tensor) -> Iterator[Callable[[], int]]:
+    """Let kernels on a device draw from the streams that each replay of a graph is given, instead of fixed ones.
+
+    Args:
+        device: that of the graph.
+        state: (2,) int64 there, the seed and the offset of a replay's first stream.
+
+    Yields:
+        a function that gives the number of streams drawn from so far.
+    """
+    _captured.device, _captured.state, _captured.draws = device, state, 0
+    try:
+        yield lambda: _captured.draws
+    finally:
+        _captured.device, _captured.state = "", None
+
+
+def next_kernel_stream(device: str) -> tuple[int, int, _C.Tensor | None]:
+    """Return the next stream for a kernel on a device: seed, offset, and what on the device these are relative to."""
+    if _captured.state is None or device != _captured.device:
+        return *next_stream(), None
+    _captured.draws += 1
+    return 0, _captured.draws - 1, _captured.state
 
 
 @contextmanager

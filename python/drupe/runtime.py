@@ -48,6 +48,9 @@ def set_cpu_isa(name: str) -> None:
 def memory_stats(device: str = "cpu") -> dict[str, int]:
     """Return ``in_use_bytes``, ``cached_bytes`` and ``peak_bytes`` of a device's memory pool.
 
+    For ``"cuda"`` there are also ``graph_bytes``, what captured graphs have reserved, in use or not, and
+    ``pinned_bytes``, the same of the host's page-locked memory.
+
     Args:
         device: ``"cpu"`` for the host's, ``"cuda"`` or ``"cuda:<index>"``.
 

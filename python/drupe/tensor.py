@@ -237,18 +237,35 @@ class Tensor(Operators):
         """Where the memory lies: ``"cpu"`` or ``"cuda:<index>"``."""
         return self.raw.device
 
-    def to(self, device: str) -> Tensor:
+    def to(self, device: str, *, non_blocking: bool = False) -> Tensor:
         """Return the tensor on a device: itself if it is there already, else a copy, outside the tape.
 
         Args:
             device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+            non_blocking: queue the copy on the current stream, and do not wait for it. From the host that is possible
+                for page-locked memory alone (:func:`drupe.cuda.pin`), which must not be written before the copy is
+                done; other memory has been read on return, as without it. To the host the result lies in page-locked
+                memory, and has its values once the stream, or an event recorded there, was waited for.
 
         Raises:
             ValueError: no device has that name.
             RuntimeError: there is no such device here, and why.
         """
-        moved = _C.to_device(self.raw, device)
+        moved = _C.to_device(self.raw, device, non_blocking)
         return self if moved.device == self.raw.device else Tensor(moved, requires_grad=self.requires_grad)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it lies in page-locked memory of the host (:func:`drupe.cuda.pin`)."""
+        return _C.is_pinned(self.raw)
+
+    def record_stream(self, stream: Any) -> None:
+        """Say that a :class:`drupe.cuda.Stream` other than the one it was made on uses it.
+
+        Its memory is then not used again, after the tensor is dropped, before what that stream has queued by then is
+        done. Nothing to say of memory that is not drupe's own.
+        """
+        _C.record_use(self.raw, stream.raw)
 
     # ---- gradients
 
@@ -313,13 +330,14 @@ class Tensor(Operators):
 
     # ---- ways in
 
-    def copy_from(self, source: Any) -> Tensor:
+    def copy_from(self, source: Any, *, non_blocking: bool = False) -> Tensor:
         """Write the elements of another array into this tensor's memory, in place, and return self.
 
         Backward through an op that saw the old elements is an error from then on.
 
         Args:
             source: an array of this shape; dtypes are converted as by a cast.
+            non_blocking: as of :meth:`to`, where the source lies on the host and this tensor on a device.
 
         Raises:
             ValueError: another shape, or this tensor is read-only.
@@ -327,10 +345,12 @@ class Tensor(Operators):
         """
         if self.node is not None:
             raise RuntimeError(f"[copy_from] the tensor came from {self.node.name} on the tape: write into a detach()")
-        raw = to_raw(source, "copy_from")
+        raw = share(source, "copy_from")
         if raw.shape != self.shape:
             raise ValueError(f"[copy_from] the source is {raw.shape}: expected {self.shape}")
-        _C.copy_into(self.raw, _C.to_device(raw, self.raw.device))
+        if self.raw.device == "cpu":
+            non_blocking = False  # the copy below reads what has arrived
+        _C.copy_into(self.raw, _C.to_device(raw, self.raw.device, non_blocking))
         self.version += 1
         return self
 

@@ -406,7 +406,7 @@ void* shared_memory(std::size_t bytes, Where where) {
   return block.shared;
 }
 
-void run_grid(const Launch& launch, FunctionRef<void()> body) {
+void check_launch(const Launch& launch) {
   const std::size_t blocks = launch.grid.count(), threads = launch.block.count();
   const auto reject = [&](const std::string& why) { throw Fault("[cuda emulator] " + launch.kernel + ": " + why); };
   if (threads == 0 || threads > 1024) reject("a block of " + std::to_string(threads) + " threads: 1 to 1024 fit");
@@ -420,8 +420,12 @@ void run_grid(const Launch& launch, FunctionRef<void()> body) {
     reject("the grid " + text_of(launch.grid) + " is not made of whole clusters " + text_of(launch.cluster));
   }
   if (launch.cluster.count() > kMaxCluster) reject("a cluster of " + text_of(launch.cluster) + " blocks: 8 fit");
+}
+
+void run_grid(const Launch& launch, FunctionRef<void()> body) {
+  check_launch(launch);
   const DeviceAccess access;
-  parallel_for(static_cast<std::int64_t>(blocks / launch.cluster.count()),
+  parallel_for(static_cast<std::int64_t>(launch.grid.count() / launch.cluster.count()),
                [&](std::int64_t cluster) { run_cluster(launch, body, static_cast<std::size_t>(cluster)); });
 }
 

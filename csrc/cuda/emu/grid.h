@@ -37,6 +37,8 @@ struct Launch {
   std::size_t argument_bytes;
 };
 
+// Throws Fault where no device can run that.
+void check_launch(const Launch& launch);
 // Runs body() once in each CUDA thread. Throws Fault.
 void run_grid(const Launch& launch, FunctionRef<void()> body);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -141,7 +142,16 @@ class Memory {
   int open_ = 0;
 };
 
+struct Pinned {
+  std::mutex mutex;
+  std::map<const std::byte*, std::size_t> sizes;
+};
+
 // Never destroyed: tensors may outlive static destruction.
+Pinned& pinned() {
+  static Pinned* instance = new Pinned;
+  return *instance;
+}
 Memory& memory() {
   static Memory* instance = new Memory;
   return *instance;
@@ -166,6 +176,25 @@ bool is_device_range(const void* address, std::size_t bytes) {
 }
 std::size_t device_capacity() {
   return memory().capacity();
+}
+void* pinned_allocate(std::size_t bytes) {
+  void* block = nullptr;
+  if (posix_memalign(&block, kGranule, round_up(bytes)) != 0) return nullptr;
+  std::memset(block, 0xff, bytes);
+  const std::lock_guard lock(pinned().mutex);
+  pinned().sizes[static_cast<std::byte*>(block)] = bytes;
+  return block;
+}
+void pinned_free(void* block) {
+  const std::lock_guard lock(pinned().mutex);
+  if (pinned().sizes.erase(static_cast<std::byte*>(block)) == 0) std::abort();
+  std::free(block);
+}
+bool is_pinned_address(const void* address) {
+  const auto* byte = static_cast<const std::byte*>(address);
+  const std::lock_guard lock(pinned().mutex);
+  const auto after = pinned().sizes.upper_bound(byte);
+  return after != pinned().sizes.begin() && byte < std::prev(after)->first + std::prev(after)->second;
 }
 DeviceAccess::DeviceAccess() {
   memory().open();

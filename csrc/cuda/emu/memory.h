@@ -18,6 +18,11 @@ bool is_device_range(const void* address, std::size_t bytes);
 
 std::size_t device_capacity();
 
+// Memory of the host that the device can copy from and to by itself, filled with ones; null where there is no more.
+void* pinned_allocate(std::size_t bytes);
+void pinned_free(void* block);
+bool is_pinned_address(const void* address);
+
 // While one lives, the device's memory can be touched.
 class DeviceAccess {
  public:

@@ -85,9 +85,10 @@ struct Segments {
 };
 
 template <class Entry>
-__global__ __launch_bounds__(kHeadThreads) void write_segments_kernel(Sorted<Entry> sorted, SegmentTotals totals,
+__global__ __launch_bounds__(kHeadThreads) void write_segments_kernel(Sorted<Entry> sorted, const SegmentTotals* found,
                                                                       const std::int64_t* tiles_before,
                                                                       Segments segments) {
+  const SegmentTotals totals = *found;
   auto& storage = shared_storage<HeadStorage>();
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   unsigned heads[kHeadRounds];
@@ -125,21 +126,18 @@ LaunchConfig head_config(const Sorted<Entry>& sorted) {
           .shared_bytes = sizeof(HeadStorage)};
 }
 
-// Fills `before` with the segments that begin before each tile. The host waits for the totals.
+// Fills `before` with the segments that begin before each tile. Gives the totals, on the device.
 template <class Entry>
-SegmentTotals count_segments(Stream stream, const Sorted<Entry>& sorted, std::int64_t* before) {
-  const Device device{DeviceType::cuda, stream.device};
-  const auto there = scratch<SegmentTotals>(stream, 1);
-  SegmentTotals totals{};
-  zero_bytes(there.get(), sizeof totals, device);
-  launch<count_segments_kernel<Entry>>(head_config(sorted), stream, sorted, before, there.get());
-  scan_rows(stream, before, 1, head_tiles(sorted.size), &there->segments);
-  copy_bytes(&totals, Device{}, there.get(), device, sizeof totals);
+std::shared_ptr<SegmentTotals> count_segments(Stream stream, const Sorted<Entry>& sorted, std::int64_t* before) {
+  const auto totals = scratch<SegmentTotals>(stream, 1);
+  zero_bytes(totals.get(), sizeof(SegmentTotals), {DeviceType::cuda, stream.device});
+  launch<count_segments_kernel<Entry>>(head_config(sorted), stream, sorted, before, totals.get());
+  scan_rows(stream, before, 1, head_tiles(sorted.size), &totals->segments);
   return totals;
 }
 
 template <class Entry>
-void write_segments(Stream stream, const Sorted<Entry>& sorted, const SegmentTotals& totals, const std::int64_t* before,
+void write_segments(Stream stream, const Sorted<Entry>& sorted, const SegmentTotals* totals, const std::int64_t* before,
                     const Segments& segments) {
   launch<write_segments_kernel<Entry>>(head_config(sorted), stream, sorted, totals, before, segments);
 }

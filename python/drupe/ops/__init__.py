@@ -53,7 +53,7 @@ from drupe.ops.group_norm import group_norm
 from drupe.ops.layer_norm import layer_norm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
-from drupe.ops.optimizer import adam, adamw, global_norm, rmsprop, sgd
+from drupe.ops.optimizer import adam, adamw, clip_factor, global_norm, rmsprop, sgd
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
 from drupe.ops.rms_norm import rms_norm
@@ -94,6 +94,7 @@ __all__ = [
     "cast",
     "ceil",
     "clamp",
+    "clip_factor",
     "concat",
     "contiguous",
     "conv2d",

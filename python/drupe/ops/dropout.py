@@ -17,7 +17,8 @@ def dropout(x: A, p: float = 0.5, *, seed: int | None = None, offset: int = 0, t
         x: any shape, float; copied unless it is C-contiguous.
         p: a probability, 0 to 1; 1 gives zeros.
         seed: the stream's key, 0 to 2^64 - 1; by default the next stream of :func:`drupe.manual_seed`'s, whose offset
-            takes the place of ``offset``.
+            takes the place of ``offset``. While a graph is captured that is a stream of each replay's; a seed that is
+            given stays the same.
         offset: which of the seed's 2^64 streams.
         training: without it, ``x`` itself is returned.
 
@@ -39,11 +40,12 @@ def dropout(x: A, p: float = 0.5, *, seed: int | None = None, offset: int = 0, t
             raise ValueError(f"[dropout] {name} is {value}: expected 0 to 2^64 - 1")
     if not training:
         return x
-    key, stream = random.next_stream() if seed is None else (seed, offset)
     call = Call("dropout", x)
-    y = _C.dropout(call.raw[0], p, key, stream)
+    raw: _C.Tensor = call.raw[0]
+    key, stream, state = random.next_kernel_stream(raw.device) if seed is None else (seed, offset, None)
+    y = _C.dropout(raw, p, key, stream, state)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
-        return (_C.dropout(dy, p, key, stream),)
+        return (_C.dropout(dy, p, key, stream, state),)
 
     return call.output(y, backward)

@@ -6,6 +6,11 @@ add ``l1 sign(p) + weight_decay p`` to it (``adamw`` shrinks the parameter by ``
 A gradient may be :class:`drupe.SparseRows`. The step then touches these rows of the parameter and of its states and
 no others: exactly the dense step for ``sgd`` without momentum and decay; for the rest, rows without a gradient keep
 their states as they are, and are not decayed ("lazy" updates).
+
+On a device, ``lr``, ``grad_scale`` and ``step`` may be tensors there: what they hold when the step runs counts, so that
+a captured graph (:class:`drupe.cuda.Graph`) can be replayed with other values. ``lr`` and ``grad_scale`` are then
+float64 without dimensions, ``step`` (``steps`` where there are no corrections) a list of int64 without dimensions, one
+for each parameter, which the step counts up first.
 """
 
 from __future__ import annotations
@@ -57,6 +62,26 @@ def _rounding(stochastic_rounding: bool, seed: int | None, offset: int, op: str)
     return {"stochastic_rounding": stochastic_rounding, "seed": seed or 0, "offset": offset}
 
 
+class _Scalars:
+    """Hyperparameters, some of them on the device: ``host`` are the numbers, ``device`` the tensors."""
+
+    __slots__ = ("device", "host")
+
+    def __init__(self, lr: float | Tensor, grad_scale: float | Tensor, step: int | Sequence[Tensor] = 1) -> None:
+        self.host: tuple[float, float, int] = (
+            0.0 if isinstance(lr, Tensor) else lr,
+            1.0 if isinstance(grad_scale, Tensor) else grad_scale,
+            step if isinstance(step, int) else 1,
+        )
+        self.device: dict[str, Any] = {}
+        if isinstance(lr, Tensor):
+            self.device["device_lr"] = lr.raw
+        if isinstance(grad_scale, Tensor):
+            self.device["device_scale"] = grad_scale.raw
+        if not isinstance(step, int):
+            self.device["steps"] = [x.raw for x in step]
+
+
 def _written(*lists: Sequence[Array | None]) -> None:
     for arrays in lists:
         for x in arrays:
@@ -69,16 +94,17 @@ def sgd(
     grads: Sequence[Array | SparseRows],
     buffers: Sequence[Array] = (),
     *,
-    lr: float,
+    lr: float | Tensor,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
     l1: float = 0.0,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
+    steps: Sequence[Tensor] = (),
 ) -> None:
     """Stochastic gradient descent: ``b = momentum b + g; p -= lr b``, or ``p -= lr (g + momentum b)`` by Nesterov.
 
@@ -97,6 +123,7 @@ def sgd(
         seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
             :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
         offset: which of the seed's 2^64 streams.
+        steps: counts of the parameters' steps on the device, or none.
 
     Raises:
         ValueError: shapes that differ, a read-only array, overlapping arrays, a hyperparameter that is negative or
@@ -108,19 +135,21 @@ def sgd(
         I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
     """
     values, rows = _gradients(grads, "sgd")
+    scalars = _Scalars(lr, grad_scale, steps)
     _C.sgd(
         _in_place(params, "params", "sgd"),
         values,
         rows,
         _masters(masters, "sgd"),
         _in_place(buffers, "buffers", "sgd"),
-        lr=lr,
+        lr=scalars.host[0],
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
         l1=l1,
-        grad_scale=grad_scale,
+        grad_scale=scalars.host[1],
         **_rounding(stochastic_rounding, seed, offset, "sgd"),
+        **scalars.device,
     )
     _written(params, buffers, masters or ())
 
@@ -131,13 +160,13 @@ def adam(
     exp_avgs: Sequence[Array],
     exp_avg_sqs: Sequence[Array],
     *,
-    step: int,
-    lr: float = 1e-3,
+    step: int | Sequence[Tensor],
+    lr: float | Tensor = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     l1: float = 0.0,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
@@ -181,13 +210,13 @@ def adamw(
     exp_avgs: Sequence[Array],
     exp_avg_sqs: Sequence[Array],
     *,
-    step: int,
-    lr: float = 1e-3,
+    step: int | Sequence[Tensor],
+    lr: float | Tensor = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
     l1: float = 0.0,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
@@ -206,13 +235,13 @@ def adamw(
 
 
 class _AdamOptions(NamedTuple):
-    step: int
-    lr: float
+    step: int | Sequence[Tensor]
+    lr: float | Tensor
     betas: tuple[float, float]
     eps: float
     weight_decay: float
     l1: float
-    grad_scale: float
+    grad_scale: float | Tensor
     decoupled: bool
 
 
@@ -227,6 +256,7 @@ def _adam(
 ) -> None:
     op = "adamw" if options.decoupled else "adam"
     values, rows = _gradients(grads, op)
+    scalars = _Scalars(options.lr, options.grad_scale, options.step)
     _C.adam(
         _in_place(params, "params", op),
         values,
@@ -234,16 +264,17 @@ def _adam(
         _masters(masters, op),
         _in_place(exp_avgs, "exp_avgs", op),
         _in_place(exp_avg_sqs, "exp_avg_sqs", op),
-        lr=options.lr,
+        lr=scalars.host[0],
         beta1=options.betas[0],
         beta2=options.betas[1],
         eps=options.eps,
         weight_decay=options.weight_decay,
         l1=options.l1,
-        grad_scale=options.grad_scale,
-        step=options.step,
+        grad_scale=scalars.host[1],
+        step=scalars.host[2],
         decoupled=options.decoupled,
         **rounding,
+        **scalars.device,
     )
     _written(params, exp_avgs, exp_avg_sqs, masters or ())
 
@@ -255,18 +286,19 @@ def rmsprop(
     grad_avgs: Sequence[Array] = (),
     buffers: Sequence[Array] = (),
     *,
-    lr: float = 1e-2,
+    lr: float | Tensor = 1e-2,
     alpha: float = 0.99,
     eps: float = 1e-8,
     momentum: float = 0.0,
     centered: bool = False,
     weight_decay: float = 0.0,
     l1: float = 0.0,
-    grad_scale: float = 1.0,
+    grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
+    steps: Sequence[Tensor] = (),
 ) -> None:
     """RMSprop: ``p -= lr g / (sqrt(v) + eps)`` with the mean v of ``g²``, less the squared mean of ``g`` if centered.
 
@@ -290,6 +322,7 @@ def rmsprop(
         seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
             :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
         offset: which of the seed's 2^64 streams.
+        steps: counts of the parameters' steps on the device, or none.
 
     Raises:
         ValueError: as :func:`sgd`.
@@ -300,6 +333,7 @@ def rmsprop(
         Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 4.2.
     """
     values, rows = _gradients(grads, "rmsprop")
+    scalars = _Scalars(lr, grad_scale, steps)
     _C.rmsprop(
         _in_place(params, "params", "rmsprop"),
         values,
@@ -308,15 +342,16 @@ def rmsprop(
         _in_place(square_avgs, "square_avgs", "rmsprop"),
         _in_place(grad_avgs, "grad_avgs", "rmsprop"),
         _in_place(buffers, "buffers", "rmsprop"),
-        lr=lr,
+        lr=scalars.host[0],
         alpha=alpha,
         eps=eps,
         momentum=momentum,
         centered=centered,
         weight_decay=weight_decay,
         l1=l1,
-        grad_scale=grad_scale,
+        grad_scale=scalars.host[1],
         **_rounding(stochastic_rounding, seed, offset, "rmsprop"),
+        **scalars.device,
     )
     _written(params, square_avgs, grad_avgs, buffers, masters or ())
 
@@ -334,3 +369,24 @@ def global_norm(arrays: Sequence[Array | SparseRows]) -> float:
     """
     values, _ = _gradients(arrays, "global_norm")
     return float(_C.sum_of_squares(values) ** 0.5)
+
+
+def clip_factor(arrays: Sequence[Array | SparseRows], max_norm: float) -> tuple[Tensor, Tensor]:
+    """Return the norm of all elements of all arrays, and by what clipping multiplies them: ``min(1, max_norm / norm)``.
+
+    The factor of a norm that is not finite is 1. Nothing is waited for.
+
+    Args:
+        arrays: of float dtypes, or ``SparseRows``, on one device.
+        max_norm: a finite number above 0.
+
+    Returns:
+        Two float64 tensors of no dimensions, where the arrays lie.
+
+    Raises:
+        ValueError: ``max_norm`` is not a finite number above 0, or the arrays lie on several devices.
+        TypeError: a dtype that is not float.
+    """
+    values, _ = _gradients(arrays, "clip_factor")
+    both = _C.clip_factor(values, max_norm)
+    return Tensor(both.select(0, 0)), Tensor(both.select(0, 1))

@@ -24,6 +24,7 @@ class Adam(Optimizer):
         master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
         stochastic_rounding: round 16-bit parameters by chance; not together with copies.
         seed: of that.
+        capturable: let steps be captured in a graph (see :class:`Optimizer`).
 
     Raises:
         ValueError: an option out of its range.
@@ -44,6 +45,7 @@ class Adam(Optimizer):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -55,7 +57,7 @@ class Adam(Optimizer):
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
-        super().__init__(params, options)
+        super().__init__(params, options, capturable=capturable)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         super()._check_options(group)
@@ -72,8 +74,8 @@ class Adam(Optimizer):
         group: dict[str, Any],
         params: list[Tensor],
         grads: list[Tensor | SparseRows],
-        step: int,
-        grad_scale: float,
+        step: int | list[Tensor],
+        grad_scale: float | Tensor,
         precision: dict[str, Any],
     ) -> None:
         self._op(
@@ -110,6 +112,7 @@ class AdamW(Adam):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -121,4 +124,5 @@ class AdamW(Adam):
             master_weights=master_weights,
             stochastic_rounding=stochastic_rounding,
             seed=seed,
+            capturable=capturable,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal, overload
 
 from drupe import ops
 from drupe.autograd import SparseRows
-from drupe.tensor import Tensor
+from drupe.tensor import Tensor, as_tensor
 
 
 def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[tuple[Tensor, Tensor | SparseRows]]:
@@ -15,7 +16,17 @@ def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[tuple[Tensor, Tens
     return [(p, p.grad) for p in params if p.grad is not None]
 
 
-def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> float:
+@overload
+def clip_grad_norm(
+    parameters: Iterable[Tensor] | Tensor, max_norm: float, *, capturable: Literal[False] = False
+) -> float: ...
+@overload
+def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float, *, capturable: Literal[True]) -> Tensor: ...
+
+
+def clip_grad_norm(
+    parameters: Iterable[Tensor] | Tensor, max_norm: float, *, capturable: bool = False
+) -> float | Tensor:
     """Scale all gradients by ``min(1, max_norm / norm)``, where norm is that of all of them together.
 
     Gradients are replaced, not changed in place: others may hold the same memory. A norm that is not finite leaves
@@ -24,9 +35,12 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> fl
     Args:
         parameters: tensors; those without a gradient do not count.
         max_norm: a finite number above 0.
+        capturable: decide on the device, and do not wait for it: what a :class:`drupe.cuda.Graph` needs. The gradients
+            are then multiplied by 1 where they are not clipped. (:func:`drupe.ops.clip_factor` gives the factor alone,
+            which an optimizer's ``step(grad_scale=…)`` applies at no cost.)
 
     Returns:
-        The norm before clipping.
+        The norm before clipping; with ``capturable`` a float64 tensor of no dimensions, where the gradients lie.
 
     Raises:
         ValueError: ``max_norm`` is not a finite number above 0.
@@ -38,6 +52,11 @@ def clip_grad_norm(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> fl
     if not (math.isfinite(max_norm) and max_norm > 0):
         raise ValueError(f"[clip_grad_norm] max_norm is {max_norm}: expected a finite number above 0")
     pairs = _gradients(parameters)
+    if capturable:
+        norm_there, factor = ops.clip_factor([grad for _, grad in pairs], max_norm)
+        for p, grad in pairs:
+            _replace(p, grad, lambda x: ops.mul(x, as_tensor(factor, x.dtype)))
+        return norm_there
     norm = ops.global_norm([grad for _, grad in pairs])
     if math.isfinite(norm) and norm > max_norm:
         for p, grad in pairs:

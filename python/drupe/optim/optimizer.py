@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from drupe import ops
+from drupe import cuda, ops
 from drupe.autograd import Gradient, SparseRows
-from drupe.tensor import Tensor, as_tensor, tensor, zeros
+from drupe.tensor import Tensor, as_tensor, full, tensor, zeros
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
@@ -20,6 +20,29 @@ def _has_master(p: Tensor, group: Mapping[str, Any]) -> bool:
     return bool(group["master_weights"]) and p.raw.dtype in ("float16", "bfloat16")
 
 
+class _Group(dict[str, Any]):
+    """A group whose learning rate a device reads: what is set here goes there."""
+
+    def __init__(self, options: Mapping[str, Any], optimizer: str, device: str) -> None:
+        super().__init__(options)
+        self.optimizer = optimizer
+        self.rate = full((), options["lr"], "float64", device=device)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "lr" and value != self["lr"]:
+            if cuda.is_capturing(self.rate.device):
+                raise RuntimeError(
+                    f"[{self.optimizer}] lr is set while a graph is captured, and each replay would set it again: "
+                    "set it between replays"
+                )
+            self.rate.copy_from(full((), value, "float64", device=self.rate.device))
+        super().__setitem__(key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+
 class Optimizer:
     """What all optimizers share: groups, states, and their saving.
 
@@ -29,9 +52,15 @@ class Optimizer:
     chance, so that the mean is right; ``seed`` is that of the draws, which depend on the seed, the number of the group
     and the step alone. Other parameters are as without them.
 
+    With ``capturable``, steps can be captured in a :class:`drupe.cuda.Graph`, and replayed: the numbers of steps, and
+    the learning rates, lie on the parameters' device. A rate that is set in a group (by a schedule, say) counts from
+    the next step or replay on that is queued on the same stream; the other options are captured as they are. All
+    states are made at once, and :meth:`load_state_dict` writes into them.
+
     Args:
         params: tensors that require gradients, or groups of them.
         defaults: every option of a group, with the value where the group does not say.
+        capturable: let steps be captured. The parameters must lie on a device.
 
     Attributes:
         param_groups: dicts of ``"params"`` and the options; the options may be changed between steps.
@@ -40,8 +69,9 @@ class Optimizer:
 
     name = "optimizer"
 
-    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+    def __init__(self, params: Params, defaults: dict[str, Any], *, capturable: bool = False) -> None:
         self.defaults = defaults
+        self.capturable = capturable
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[int, dict[str, Any]] = {}
         if isinstance(params, Tensor | Mapping):
@@ -78,9 +108,25 @@ class Optimizer:
             if id(p) in seen:
                 raise ValueError(f"[{self.name}] params[{i}] of shape {p.shape} is given twice")
             seen.add(id(p))
-        full = {**_PRECISION, **self.defaults, **group, "params": params}
-        self._check_options(full)
-        self.param_groups.append(full)
+        options = {**_PRECISION, **self.defaults, **group, "params": params}
+        self._check_options(options)
+        if self.capturable:
+            options = self._capturable_group(options)
+        self.param_groups.append(options)
+
+    def _capturable_group(self, options: dict[str, Any]) -> dict[str, Any]:
+        params: list[Tensor] = options["params"]
+        for i, p in enumerate(params):
+            if p.device == "cpu" or p.device != params[0].device:
+                raise ValueError(
+                    f"[{self.name}] params[{i}] lies on {p.device}, params[0] on {params[0].device}: "
+                    "capturable=True needs the parameters of a group on one device, which is not the CPU"
+                )
+        if not params:
+            return options
+        for p in params:
+            self._state_of(p, options)
+        return _Group(options, self.name, params[0].device)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -88,13 +134,16 @@ class Optimizer:
             for p in group["params"]:
                 p.grad = None
 
-    def step(self, *, grad_scale: float = 1.0) -> None:
+    def step(self, *, grad_scale: float | Tensor = 1.0) -> None:
         """Update every parameter that has a gradient.
 
         Args:
-            grad_scale: a factor of all gradients, at no cost.
+            grad_scale: a factor of all gradients, at no cost; on a device also as a float64 tensor of no dimensions.
         """
         for number, group in enumerate(self.param_groups):
+            if self.capturable:
+                self._captured_step(number, group, grad_scale)
+                continue
             batches: dict[int, tuple[list[Tensor], list[Gradient]]] = {}
             for p in group["params"]:
                 grad = p.raw_grad
@@ -112,7 +161,19 @@ class Optimizer:
                 for p in params:
                     self.state[id(p)]["step"] = done + 1
 
+    def _captured_step(self, number: int, group: dict[str, Any], grad_scale: float | Tensor) -> None:
+        params = [p for p in group["params"] if p.raw_grad is not None]
+        if not params:
+            return
+        grads = [g if isinstance(g, SparseRows) else Tensor(g) for g in (p.raw_grad for p in params)]
+        assert isinstance(group, _Group)
+        on_device = {**group, "lr": group.rate}
+        precision = self._precision(number, params, 0)
+        self._update(on_device, params, grads, self._states(params, "step"), grad_scale, precision)
+
     def _state_of(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        if self.capturable and id(p) not in self.state:
+            self.state[id(p)] = {"step": zeros((), "int64", device=p.device)}
         state = self.state.setdefault(id(p), {"step": 0})
         dtype = "float64" if p.raw.dtype == "float64" else "float32"
         for name in self._state_names(group):
@@ -143,6 +204,10 @@ class Optimizer:
             raise ValueError(f"[{self.name}] seed is {seed}: expected 0 to 2^64 - 1")
         if group["master_weights"] and group["stochastic_rounding"]:
             raise ValueError(f"[{self.name}] master_weights and stochastic_rounding exclude each other")
+        if self.capturable and group["stochastic_rounding"]:
+            raise ValueError(
+                f"[{self.name}] capturable and stochastic_rounding exclude each other: replays would repeat"
+            )
 
     def _check_number(self, name: str, value: Any, below: float = math.inf) -> None:
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value < below:
@@ -158,11 +223,14 @@ class Optimizer:
         group: dict[str, Any],
         params: list[Tensor],
         grads: list[Tensor | SparseRows],
-        step: int,
-        grad_scale: float,
+        step: int | list[Tensor],
+        grad_scale: float | Tensor,
         precision: dict[str, Any],
     ) -> None:
-        """Update these parameters; it is their step-th step. ``precision`` goes to the op."""
+        """Update these parameters; it is their step-th step, or those of counts on the device, which it counts up.
+
+        ``precision`` goes to the op.
+        """
         raise NotImplementedError
 
     # ---- saving
@@ -179,7 +247,7 @@ class Optimizer:
                 numbers[id(p)] = len(numbers)
             options = {name: value for name, value in group.items() if name != "params"}
             groups.append({**options, "params": [numbers[id(p)] for p in group["params"]]})
-        state = {numbers[key]: dict(value) for key, value in self.state.items()}
+        state = {numbers[key]: {**value, "step": int(value["step"])} for key, value in self.state.items()}
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -214,9 +282,26 @@ class Optimizer:
             self._check_options(options)
             new_groups.append(options)
             params += [(p, options) for p in group["params"]]
-        self.state = self._checked_states(state_dict["state"], params)
+        states = self._checked_states(state_dict["state"], params)
+        if self.capturable:
+            self._write_states(states)
+        else:
+            self.state = states
         for group, options in zip(self.param_groups, new_groups, strict=True):
             group.update(options)
+
+    def _write_states(self, states: dict[int, dict[str, Any]]) -> None:
+        """Write into the states that captured graphs know; those of other parameters start over."""
+        for p in (p for group in self.param_groups for p in group["params"]):
+            new = states.get(id(p))
+            for name, held in self.state[id(p)].items():
+                if name == "step":
+                    value = full((), new["step"] if new else 0, "int64", device=held.device)
+                elif new:
+                    value = new[name]
+                else:
+                    value = ops.cast(p.detach(), "float32") if name == "master" else zeros(held.shape, held.dtype)
+                held.copy_from(value)
 
     def _checked_states(
         self, saved: Mapping[Any, Mapping[str, Any]], params: list[tuple[Tensor, dict[str, Any]]]

@@ -24,6 +24,7 @@ class SGD(Optimizer):
         master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
         stochastic_rounding: round 16-bit parameters by chance; not together with copies.
         seed: of that.
+        capturable: let steps be captured in a graph (see :class:`Optimizer`).
 
     Raises:
         ValueError: an option that is negative or not finite.
@@ -43,6 +44,7 @@ class SGD(Optimizer):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        capturable: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -54,7 +56,7 @@ class SGD(Optimizer):
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
         }
-        super().__init__(params, options)
+        super().__init__(params, options, capturable=capturable)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         super()._check_options(group)
@@ -69,8 +71,8 @@ class SGD(Optimizer):
         group: dict[str, Any],
         params: list[Tensor],
         grads: list[Tensor | SparseRows],
-        step: int,
-        grad_scale: float,
+        step: int | list[Tensor],
+        grad_scale: float | Tensor,
         precision: dict[str, Any],
     ) -> None:
         ops.sgd(
@@ -84,4 +86,5 @@ class SGD(Optimizer):
             l1=group["l1"],
             grad_scale=grad_scale,
             **precision,
+            steps=() if isinstance(step, int) else step,
         )

@@ -1,5 +1,5 @@
-// What the runtime asks of a device: devices, memory, streams. Emulated: one device, whose work is done when it is
-// queued.
+// What the runtime asks of a device: devices, memory, copies. Emulated: one device, whose work is done when it is
+// queued, but for copies of page-locked memory, which come late.
 #pragma once
 
 #include <cstdlib>
@@ -8,6 +8,7 @@
 
 #include "core/stream.h"
 #include "cuda/emu/memory.h"
+#include "cuda/emu/stream.h"
 
 namespace drupe::cuda::driver {
 
@@ -31,28 +32,60 @@ inline Properties properties(int) {
 
 // Null where the device has no more.
 inline void* allocate(std::size_t bytes, int) {
+  emu::refuse_in_capture("cudaMalloc");
   return emu::device_allocate(bytes);
 }
 inline void release(void* block, int) {
+  emu::land_copies();
   emu::device_free(block);
 }
 // A pooled block is handed out again, for `bytes` bytes, or is back in the pool: 0.
 inline void reuse(void* block, std::size_t bytes) {
+  emu::land_copies();
   emu::device_reuse(block, bytes);
 }
+// The same at each replay of the graph that is being captured.
+inline void record_reuse(void* block, std::size_t bytes, Stream stream) {
+  emu::enqueue(stream.handle, [=] { emu::device_reuse(block, bytes); });
+}
 
-inline void copy(void* to, const void* from, std::size_t bytes, Stream) {
-  const emu::DeviceAccess access;
-  std::memcpy(to, from, bytes);
+// Page-locked memory of the host. Null where there is no more.
+inline void* allocate_pinned(std::size_t bytes, int) {
+  emu::refuse_in_capture("cudaHostAlloc");
+  return emu::pinned_allocate(bytes);
 }
-inline void zero(void* to, std::size_t bytes, Stream) {
-  const emu::DeviceAccess access;
-  std::memset(to, 0, bytes);
+inline void release_pinned(void* block) {
+  emu::land_copies();
+  emu::pinned_free(block);
 }
-inline void synchronize(Stream) {}
-inline void synchronize_device(int) {}
-// What goes to `waiter` from now on runs after what `source` has been given so far.
-inline void wait_for(Stream, Stream) {}
+
+inline void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
+  const auto work = [=] {
+    const emu::DeviceAccess access;
+    std::memcpy(to, from, bytes);
+  };
+  const bool between = emu::is_device_address(to) && emu::is_device_address(from);
+  const void* host = emu::is_device_address(to) ? from : to;
+  if (between) return emu::enqueue(stream.handle, work);
+  if (emu::is_pinned_address(host)) {
+    if (host == to && emu::capture_id(stream.handle) == 0) std::memset(to, 0xff, bytes);  // until it has arrived
+    return emu::enqueue_late(stream.handle, work);
+  }
+  emu::refuse_captured(stream.handle, "cudaMemcpyAsync of pageable memory");
+  emu::enqueue(stream.handle, work);
+}
+inline void zero(void* to, std::size_t bytes, Stream stream) {
+  emu::enqueue(stream.handle, [=] {
+    const emu::DeviceAccess access;
+    std::memset(to, 0, bytes);
+  });
+}
+inline void synchronize(Stream stream) {
+  emu::synchronize_stream(stream.handle);
+}
+inline void synchronize_device(int) {
+  emu::synchronize_device();
+}
 
 // -1 for the host's.
 inline int device_of(const void* address) {

@@ -1,4 +1,5 @@
-// launch<kernel>(config, stream, arguments…). Emulated: runs the whole grid before it returns.
+// launch<kernel>(config, stream, arguments…). Emulated: runs the whole grid before it returns, or records it for a
+// graph.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,7 @@
 
 #include "core/stream.h"
 #include "cuda/emu/grid.h"
+#include "cuda/emu/stream.h"
 
 namespace drupe::cuda {
 
@@ -30,17 +32,22 @@ std::string kernel_name() {
 
 // Throws emu::Fault.
 template <auto kKernel, class... A>
-void launch(const LaunchConfig& config, Stream, const A&... arguments) {
+void launch(const LaunchConfig& config, Stream stream, const A&... arguments) {
   static_assert((std::is_trivially_copyable_v<A> && ...), "kernels take their arguments as bytes");
   const auto body = [bound = std::tuple<A...>(arguments...)] { std::apply(kKernel, bound); };
-  emu::run_grid({.kernel = kernel_name<kKernel>(),
-                 .grid = config.grid,
-                 .block = config.block,
-                 .cluster = config.cluster,
-                 .shared_bytes = config.shared_bytes,
-                 .arguments = &body,
-                 .argument_bytes = sizeof body},
-                body);
+  const auto run = [config, body](bool check_only) {
+    const emu::Launch launched{.kernel = kernel_name<kKernel>(),
+                               .grid = config.grid,
+                               .block = config.block,
+                               .cluster = config.cluster,
+                               .shared_bytes = config.shared_bytes,
+                               .arguments = &body,
+                               .argument_bytes = sizeof body};
+    if (check_only) return emu::check_launch(launched);
+    emu::run_grid(launched, body);
+  };
+  if (emu::capture_id(stream.handle) != 0) run(true);
+  emu::enqueue(stream.handle, [run] { run(false); });
 }
 
 }  // namespace drupe::cuda

@@ -1,4 +1,4 @@
-// What the runtime asks of a device: devices, memory, streams.
+// What the runtime asks of a device: devices, memory, copies.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,6 +15,7 @@ inline constexpr bool kEmulated = false;
 
 inline void check_status(cudaError_t status, std::source_location where = std::source_location::current()) {
   if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // or the next launch would report it
   throw std::runtime_error(std::string("[cuda] ") + where.function_name() + ": " + cudaGetErrorString(status));
 }
 
@@ -78,6 +79,24 @@ inline void release(void* block, int device) {
 }
 // A pooled block is handed out again, for `bytes` bytes, or is back in the pool: 0.
 inline void reuse(void*, std::size_t) {}
+// The same at each replay of the graph that is being captured.
+inline void record_reuse(void*, std::size_t, Stream) {}
+
+// Page-locked memory of the host. Null where there is no more.
+inline void* allocate_pinned(std::size_t bytes, int device) {
+  const OnDevice on(device);
+  void* block = nullptr;
+  const cudaError_t status = cudaHostAlloc(&block, bytes, cudaHostAllocPortable);
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    return nullptr;
+  }
+  check_status(status);
+  return block;
+}
+inline void release_pinned(void* block) {
+  static_cast<void>(cudaFreeHost(block));
+}
 
 inline void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
   check_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream.handle)));
@@ -92,17 +111,6 @@ inline void synchronize_device(int device) {
   const OnDevice on(device);
   check_status(cudaDeviceSynchronize());
 }
-// What goes to `waiter` from now on runs after what `source` has been given so far.
-inline void wait_for(Stream waiter, Stream source) {
-  const OnDevice on(source.device);
-  cudaEvent_t event = nullptr;
-  check_status(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(source.handle));
-  if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(waiter.handle), event, 0);
-  static_cast<void>(cudaEventDestroy(event));  // the driver keeps it until it has happened
-  check_status(status);
-}
-
 // -1 for the host's.
 inline int device_of(const void* address) {
   cudaPointerAttributes found{};
