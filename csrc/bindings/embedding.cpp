@@ -3,6 +3,7 @@
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 #include "ops/embedding_bag.h"
+#include "ops/embedding_step.h"
 #include "ops/sparse_rows.h"
 
 namespace drupe::bindings {
@@ -49,6 +50,51 @@ void bind_embedding_bag(py::module_& m) {
       py::arg("dy"), py::arg("weight"), py::arg("indices"), py::arg("offsets"), py::arg("padding_idx"), Nogil());
 }
 
+ops::RowStepOptions step_options(const std::string& optimizer, double lr, double beta1, double beta2, double eps,
+                                 double weight_decay, double grad_scale, std::int64_t step, const Rounding& rounding) {
+  return {.optimizer = optimizer,
+          .values = {.list = {},
+                     .lr = lr,
+                     .beta1 = beta1,
+                     .beta2 = beta2,
+                     .eps = eps,
+                     .weight_decay = weight_decay,
+                     .l1 = 0,
+                     .grad_scale = grad_scale,
+                     .step = step,
+                     .decoupled = false},
+          .rounding = rounding};
+}
+
+void bind_steps(py::module_& m) {
+  const auto define = [&](const char* name, auto run, auto... own) {
+    m.def(name, run, py::arg("weight"), py::arg("dy"), py::arg("indices"), py::arg("states"), own...,
+          py::arg("padding_idx"), py::kw_only(), py::arg("optimizer"), py::arg("lr"), py::arg("beta1"),
+          py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"), py::arg("grad_scale"), py::arg("step"),
+          py::arg("stochastic_rounding"), py::arg("seed"), py::arg("offset"), Nogil());
+  };
+  define("embedding_step",
+         [](const Tensor& weight, const Tensor& dy, const Tensor& indices, const std::vector<Tensor>& states,
+            OptionalIndex padding_idx, const std::string& optimizer, double lr, double beta1, double beta2, double eps,
+            double weight_decay, double grad_scale, std::int64_t step, bool stochastic_rounding, std::uint64_t seed,
+            std::uint64_t offset) {
+           ops::embedding_step(weight, dy, indices, states, padding_idx,
+                               step_options(optimizer, lr, beta1, beta2, eps, weight_decay, grad_scale, step,
+                                            {stochastic_rounding, seed, offset}));
+         });
+  define(
+      "embedding_bag_step",
+      [](const Tensor& weight, const Tensor& dy, const Tensor& indices, const std::vector<Tensor>& states,
+         const OptionalTensor& offsets, const OptionalTensor& scale, const std::string& mode, OptionalIndex padding_idx,
+         const std::string& optimizer, double lr, double beta1, double beta2, double eps, double weight_decay,
+         double grad_scale, std::int64_t step, bool stochastic_rounding, std::uint64_t seed, std::uint64_t offset) {
+        ops::embedding_bag_step(weight, dy, indices, offsets, scale, states, {.mode = mode, .padding_idx = padding_idx},
+                                step_options(optimizer, lr, beta1, beta2, eps, weight_decay, grad_scale, step,
+                                             {stochastic_rounding, seed, offset}));
+      },
+      py::arg("offsets"), py::arg("scale"), py::arg("mode"));
+}
+
 }  // namespace
 
 void bind_embedding(py::module_& m) {
@@ -59,6 +105,7 @@ void bind_embedding(py::module_& m) {
   m.def("embedding_backward_sparse", &ops::embedding_backward_sparse, py::arg("dy"), py::arg("indices"),
         py::arg("num_rows"), py::arg("padding_idx") = py::none(), Nogil());
   bind_embedding_bag(m);
+  bind_steps(m);
   m.def("merge_rows", &ops::merge_rows, py::arg("indices"), py::arg("values"), Nogil());
   m.def("add_rows", &ops::add_rows, py::arg("dense"), py::arg("indices"), py::arg("values"), Nogil());
 }

@@ -1,7 +1,8 @@
 // Sums per row. Contributions are sorted by row; then each task takes a fixed number of them, whichever rows they
 // belong to. A row that lies within one task is summed straight into the result. One that crosses tasks leaves a
 // partial sum in each (`open` where it starts, `carry` where it goes on), which are added in order at the end: one
-// long row costs no more than many short ones. Bytes: the contributions once, the result once.
+// long row costs no more than many short ones. Bytes: the contributions once, the result once. With a step
+// (row_step.h), a row's sum goes through the task's own `open` into the table, while it is in cache.
 #include "ops/sparse_rows.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/radix_sort.h"
+#include "cpu/row_step.h"
 #include "cpu/row_sum.h"
 
 namespace drupe::cpu {
@@ -114,9 +116,10 @@ class SegmentSum {
   using V = Vec<T, I>;
 
  public:
-  SegmentSum(SumRowsArgs& args, const EntrySource<I, S, Entry, F>& source)
+  SegmentSum(SumRowsArgs& args, const EntrySource<I, S, Entry, F>& source, const RowStep<I, S>& step)
       : args_(args),
         source_(source),
+        step_(step),
         grain_(std::max(kFewestEntries, kTaskElements / std::max<std::int64_t>(1, args.width))),
         tasks_((source.size + grain_ - 1) / grain_),
         first_(static_cast<std::size_t>(tasks_ + 1)),
@@ -158,7 +161,7 @@ class SegmentSum {
       first_[static_cast<std::size_t>(task)] = total;
       total += count;
     }
-    args_.allocate(args_, total);
+    if (!args_.step) args_.allocate(args_, total);
   }
 
   std::int64_t run_end(std::int64_t e, std::int64_t limit) const {
@@ -185,9 +188,13 @@ class SegmentSum {
     std::int64_t segment = first_[static_cast<std::size_t>(task)];
     while (e < stop) {
       const std::int64_t next = run_end(e, stop);
-      if (!args_.dense) args_.indices[segment] = row(e);
+      if (args_.indices) args_.indices[segment] = row(e);
+      if (args_.step) step_.prefetch(row(std::min(next + step_.ahead(), source_.size - 1)));
       if (goes_on(task, next)) {
         sum(e, next, open(task));
+      } else if (args_.step) {
+        sum(e, next, open(task));
+        step_(row(e), open(task));
       } else {
         sum(e, next, result(segment, row(e)));
       }
@@ -212,6 +219,10 @@ class SegmentSum {
         for (std::int64_t i = 0; i < args_.width; ++i) total[i] += more[i];
         if (row(begin(next)) != row(end(next) - 1)) break;
       }
+      if (args_.step) {
+        step_(row(last), total);
+        continue;
+      }
       S* out = result(first_[static_cast<std::size_t>(task + 1)] - 1, row(last));
       for (std::int64_t i = 0; i < args_.width; ++i) out[i] = static_cast<S>(total[i]);
     }
@@ -219,6 +230,7 @@ class SegmentSum {
 
   SumRowsArgs& args_;
   const EntrySource<I, S, Entry, F>& source_;
+  const RowStep<I, S>& step_;
   std::int64_t grain_, tasks_;
   Scratch<std::int64_t> first_;
   Scratch<T> partials_;
@@ -266,6 +278,7 @@ void sum_entries(SumRowsArgs& args) {
     skipped = make_entries<I, Entry, Index>(args, entries.data(), by_position ? bag_of.data() : nullptr);
   });
   const int bits = bits_for(skipped ? args.limit : args.limit - 1);
+  const RowStep<I, S> step(args.step ? *args.step : RowStepArgs{}, args.width);
   const Entry* sorted = radix_sort<I>(entries.data(), spare.data(), args.size, bits);
   const auto run = [&]<Factor F>() {
     const EntrySource<I, S, Entry, F> source{
@@ -280,7 +293,7 @@ void sum_entries(SumRowsArgs& args) {
         .offsets = args.offsets,
         .length = args.length,
         .plan = PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))};
-    SegmentSum<I, S, Entry, F>(args, source).run();
+    SegmentSum<I, S, Entry, F>(args, source, step).run();
   };
   if (args.scale) {
     run.template operator()<Factor::contribution>();

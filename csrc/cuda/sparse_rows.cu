@@ -9,9 +9,7 @@
 #include <type_traits>
 
 #include "core/dispatch.h"
-#include "cuda/tile/radix_sort.cuh"
-#include "cuda/tile/row_groups.cuh"
-#include "cuda/tile/segments.cuh"
+#include "cuda/segment_sum.cuh"
 
 namespace drupe::cuda {
 namespace {
@@ -71,67 +69,17 @@ __global__ __launch_bounds__(kMapThreads) void make_entries_kernel(IndexArray ro
 
 // ---- sums
 
-constexpr int kSumInFlight = 4;
-constexpr int kJoinThreads = 128;
 constexpr std::int64_t kSumThreads = std::int64_t{1} << 18;  // about what a device holds
-constexpr int kFewestLogEntries = 4;
+// Of the entries a task: a step does more for each, and has nothing to gain from neighbours.
+constexpr int kFewestLogEntries = 4, kFewestLogStepEntries = 2;
 
 // The logarithm of the entries a task, given their number and the bytes of a row, of which a lane takes 16.
-int choose_log_task(std::int64_t entries, std::int64_t row_bytes) {
+int choose_log_task(std::int64_t entries, std::int64_t row_bytes, int fewest) {
   const std::int64_t lanes = std::max<std::int64_t>(1, row_bytes / 16);
-  int log_task = kFewestLogEntries;
+  int log_task = fewest;
   while ((entries >> (log_task + 1)) * lanes >= kSumThreads) ++log_task;
   return log_task;
 }
-
-template <class S>
-struct SegmentSum {
-  using A = Accumulator<S>;
-  Segments segments;
-  const void* entries;
-  bool packed;  // entries are PackedEntry
-  const SegmentTotals* totals;
-  std::int64_t tasks;  // at least those that the entries take
-  const S* source;
-  std::int64_t width;
-  const std::int64_t* bag_of;  // where an entry carries its position
-  const S* scale;
-  const A* bag_scale;
-  const A* argmax;
-  BagMap bags;
-  S* values;
-  bool dense;
-  A* partials;                 // (tasks, {carry, open}, width)
-  std::int64_t* open_segment;  // (tasks,): the segment that begins in the task and goes on after it, or -1
-
-  __device__ __forceinline__ std::int64_t payload(std::int64_t e) const {
-    return packed ? static_cast<const PackedEntry*>(entries)[e].payload()
-                  : static_cast<const WideEntry*>(entries)[e].payload();
-  }
-  __device__ __forceinline__ A* carry(std::int64_t task) const { return partials + 2 * task * width; }
-  __device__ __forceinline__ A* open(std::int64_t task) const { return carry(task) + width; }
-  __device__ __forceinline__ S* result(std::int64_t segment) const {
-    return values + (dense ? segments.rows[segment] : segment) * width;
-  }
-
-  template <int kPack>
-  __device__ __forceinline__ WidePack<S, kPack> term(std::int64_t e, std::int64_t column) const {
-    const std::int64_t at = payload(e);
-    const std::int64_t bag = bag_of ? bag_of[at] : at;
-    auto row = WidePack<S, kPack>::load(source + bag * width + column);
-    if (argmax) {
-      const auto place = static_cast<A>(at - bags.begin(bag));
-      const auto chosen = WidePack<S, kPack>::load_wide(argmax + bag * width + column);
-#pragma unroll
-      for (int k = 0; k < kPack; ++k) row.element[k] = chosen.element[k] == place ? row.element[k] : A(0);
-    } else if (scale || bag_scale) {
-      const A factor = scale ? widen(scale[at]) : bag_scale[bag];
-#pragma unroll
-      for (int k = 0; k < kPack; ++k) row.element[k] *= factor;
-    }
-    return row;
-  }
-};
 
 // One task's columns: walks its entries, and its segments along with them.
 template <class S, int kPack>
@@ -186,41 +134,18 @@ __global__ __launch_bounds__(kMapThreads) void sum_segments_kernel(SegmentSum<S>
   if (at.unit < groups.units) sum_task<S, kPack>(sum, at.row, at.unit * kPack);
 }
 
-template <class A>
-struct JoinStorage {
-  A partial[kJoinThreads];
-};
-
-// A block adds up one segment that crosses tasks: each of its parts a run of the carries, then the parts in order.
+// A block adds up one segment that crosses tasks.
 template <class S>
 __global__ __launch_bounds__(kJoinThreads) void join_segments_kernel(SegmentSum<S> sum, int log_lanes) {
-  using A = Accumulator<S>;
-  auto& storage = shared_storage<JoinStorage<A>>();
-  const int lanes = 1 << log_lanes, parts = kJoinThreads >> log_lanes;
-  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), part = static_cast<int>(threadIdx.x) >> log_lanes;
+  auto& storage = shared_storage<JoinStorage<Accumulator<S>>>();
+  const JoinThread thread(log_lanes);
   for (std::int64_t task = blockIdx.x; task < sum.tasks; task += gridDim.x) {
     const std::int64_t segment = sum.open_segment[task];
     if (segment < 0) continue;
-    const std::int64_t carries = ((sum.segments.begins[segment + 1] - 1) >> sum.segments.log_task) - task;
-    const std::int64_t share = (carries + parts - 1) / parts;
-    const std::int64_t from = part * share, to = from + share < carries ? from + share : carries;
-    for (std::int64_t base = 0; base < sum.width; base += lanes) {
-      const std::int64_t column = base + lane;
-      A total = A(0);
-      if (column < sum.width) {
-        if (part == 0) total = sum.open(task)[column];
-#pragma unroll 8
-        for (std::int64_t k = from; k < to; ++k) total += sum.carry(task + 1 + k)[column];
-      }
-      storage.partial[threadIdx.x] = total;
-      __syncthreads();
-      if (part == 0 && column < sum.width) {
-        for (int other = 1; other < parts && other * share < carries; ++other) {
-          total += storage.partial[(other << log_lanes) + lane];
-        }
-        sum.result(segment)[column] = narrow<S>(total);
-      }
-      __syncthreads();
+    for (std::int64_t base = 0; base < sum.width; base += thread.lanes) {
+      const std::int64_t column = base + thread.lane;
+      const Accumulator<S> total = join_column(sum, thread, task, segment, column, storage);
+      if (thread.part == 0 && column < sum.width) sum.result(segment)[column] = narrow<S>(total);
     }
   }
 }
@@ -244,8 +169,7 @@ void sum_segments(SegmentSum<S> sum, Stream stream) {
     launch<sum_segments_kernel<S, 1>>(config, stream, sum, groups);
   }
   if (sum.tasks == 1) return;
-  constexpr std::int64_t kMostBlocks = 4096;
-  const auto blocks = static_cast<unsigned>(std::min(sum.tasks, kMostBlocks));
+  const auto blocks = static_cast<unsigned>(std::min(sum.tasks, kJoinBlocks));
   launch<join_segments_kernel<S>>(
       {.grid = {blocks}, .block = {kJoinThreads}, .shared_bytes = sizeof(JoinStorage<Accumulator<S>>)}, stream, sum,
       RowGroups(1, sum.width).log_lanes);
@@ -278,41 +202,46 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
   SegmentTotals totals{.segments = std::min(size, args.limit), .entries = size};  // at most
   const Device here{DeviceType::cuda, stream.device};
   if (!args.dense || !is_capturing(here)) copy_bytes(&totals, Device{}, found.get(), here, sizeof totals);
-  args.allocate(args, totals.segments);
+  if (!args.step) args.allocate(args, totals.segments);
   if (args.dense) zero_values(args, stream);
   if (totals.segments == 0) return;
 
   const auto row_bytes = args.width * static_cast<std::int64_t>(size_of(args.dtype));
-  const int log_task = choose_log_task(size, row_bytes);  // not the totals', which a captured graph lacks
+  // Not the totals', which a captured graph lacks.
+  const int log_task = choose_log_task(size, row_bytes, args.step ? kFewestLogStepEntries : kFewestLogEntries);
   const std::int64_t tasks = ((totals.entries - 1) >> log_task) + 1;
   const auto begins = scratch<std::int64_t>(stream, totals.segments + 1),
              of_task = scratch<std::int64_t>(stream, tasks);
-  const auto rows = scratch<std::int64_t>(stream, args.dense ? totals.segments : 0);
+  const auto rows = scratch<std::int64_t>(stream, args.indices ? 0 : totals.segments);
   const Segments segments{.begins = begins.get(),
-                          .rows = args.dense ? rows.get() : args.indices,
+                          .rows = args.indices ? args.indices : rows.get(),
                           .of_task = of_task.get(),
                           .log_task = log_task};
   write_segments(stream, sorted, found.get(), before.get(), segments);
   if (args.width == 0) return;
   dispatch_float(args.dtype, [&]<class S>() {
     using A = Accumulator<S>;
-    sum_segments<S>({.segments = segments,
-                     .entries = sorted.entries,
-                     .packed = std::is_same_v<Entry, PackedEntry>,
-                     .totals = found.get(),
-                     .tasks = tasks,
-                     .source = static_cast<const S*>(args.source),
-                     .width = args.width,
-                     .bag_of = bag_of.get(),
-                     .scale = static_cast<const S*>(args.scale),
-                     .bag_scale = static_cast<const A*>(args.bag_scale),
-                     .argmax = static_cast<const A*>(args.argmax),
-                     .bags = bags,
-                     .values = static_cast<S*>(args.values),
-                     .dense = args.dense,
-                     .partials = nullptr,
-                     .open_segment = nullptr},
-                    stream);
+    SegmentSum<S> sum{.segments = segments,
+                      .entries = sorted.entries,
+                      .packed = std::is_same_v<Entry, PackedEntry>,
+                      .totals = found.get(),
+                      .tasks = tasks,
+                      .source = static_cast<const S*>(args.source),
+                      .width = args.width,
+                      .bag_of = bag_of.get(),
+                      .scale = static_cast<const S*>(args.scale),
+                      .bag_scale = static_cast<const A*>(args.bag_scale),
+                      .argmax = static_cast<const A*>(args.argmax),
+                      .bags = bags,
+                      .values = static_cast<S*>(args.values),
+                      .dense = args.dense,
+                      .partials = nullptr,
+                      .open_segment = nullptr};
+    if (args.step) {
+      step_segments<S>(sum, *args.step, stream);
+    } else {
+      sum_segments<S>(sum, stream);
+    }
   });
 }
 

@@ -3,15 +3,15 @@
 #include "core/check.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
+#include "ops/embedding_step.h"
 #include "ops/sparse_rows.h"
 
 namespace drupe::ops {
 namespace {
 
 template <class Run>
-auto backward(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
+auto backward(const char* op, const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
               const std::optional<std::int64_t>& padding_idx, Run run) {
-  const char* op = "embedding_backward";
   check_type(is_float(dy.dtype()), op, "dy is ", dy.dtype(), ": expected a float dtype");
   check(num_rows >= 0, op, "num_rows is ", num_rows);
   const Device device = common_device(op, {&dy, &indices});
@@ -70,12 +70,19 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
 
 Tensor embedding_backward(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
                           const std::optional<std::int64_t>& padding_idx) {
-  return backward(dy, indices, num_rows, padding_idx, &sum_rows_dense);
+  return backward("embedding_backward", dy, indices, num_rows, padding_idx, &sum_rows_dense);
 }
 
 std::pair<Tensor, Tensor> embedding_backward_sparse(const Tensor& dy, const Tensor& indices, std::int64_t num_rows,
                                                     const std::optional<std::int64_t>& padding_idx) {
-  return backward(dy, indices, num_rows, padding_idx, &sum_rows_sparse);
+  return backward("embedding_backward", dy, indices, num_rows, padding_idx, &sum_rows_sparse);
+}
+
+void embedding_step(const Tensor& weight, const Tensor& dy, const Tensor& indices, const std::vector<Tensor>& states,
+                    const std::optional<std::int64_t>& padding_idx, const RowStepOptions& options) {
+  const char* op = "embedding_step";
+  const RowStepArgs step = describe_row_step(op, weight, dy, states, options);
+  backward(op, dy, indices, weight.size(0), padding_idx, [&](const SumRowsArgs& sums) { sum_rows_step(sums, step); });
 }
 
 }  // namespace drupe::ops

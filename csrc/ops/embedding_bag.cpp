@@ -4,6 +4,7 @@
 #include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/embedding.h"
+#include "ops/embedding_step.h"
 #include "ops/fill.h"
 #include "ops/sparse_rows.h"
 
@@ -109,10 +110,9 @@ EmbeddingBagArgs describe_table(const char* op, const Tensor& weight, Tensor& ta
 }
 
 template <class Run>
-auto backward(const Tensor& dy, const Tensor& indices, const std::optional<Tensor>& offsets,
+auto backward(const char* op, const Tensor& dy, const Tensor& indices, const std::optional<Tensor>& offsets,
               const std::optional<Tensor>& scale, const std::optional<Tensor>& argmax, std::int64_t num_rows,
               const BagOptions& options, Run run) {
-  const char* op = "embedding_bag_backward";
   const BagMode mode = parse_mode(op, options.mode);
   check_type(is_float(dy.dtype()), op, "dy is ", dy.dtype(), ": expected a float dtype");
   check(num_rows >= 0, op, "num_rows is ", num_rows);
@@ -205,7 +205,7 @@ std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indi
 Tensor embedding_bag_backward(const Tensor& dy, const Tensor& indices, const std::optional<Tensor>& offsets,
                               const std::optional<Tensor>& scale, const std::optional<Tensor>& argmax,
                               std::int64_t num_rows, const BagOptions& options) {
-  return backward(dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_dense);
+  return backward("embedding_bag_backward", dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_dense);
 }
 
 std::pair<Tensor, Tensor> embedding_bag_backward_sparse(const Tensor& dy, const Tensor& indices,
@@ -213,7 +213,7 @@ std::pair<Tensor, Tensor> embedding_bag_backward_sparse(const Tensor& dy, const 
                                                         const std::optional<Tensor>& scale,
                                                         const std::optional<Tensor>& argmax, std::int64_t num_rows,
                                                         const BagOptions& options) {
-  return backward(dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_sparse);
+  return backward("embedding_bag_backward", dy, indices, offsets, scale, argmax, num_rows, options, &sum_rows_sparse);
 }
 
 Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, const Tensor& indices,
@@ -238,6 +238,16 @@ Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, cons
         [&](auto stream) { cuda::embedding_bag_backward_scale(args, stream); });
   }
   return dscale;
+}
+
+void embedding_bag_step(const Tensor& weight, const Tensor& dy, const Tensor& indices,
+                        const std::optional<Tensor>& offsets, const std::optional<Tensor>& scale,
+                        const std::vector<Tensor>& states, const BagOptions& bags, const RowStepOptions& options) {
+  const char* op = "embedding_bag_step";
+  check(parse_mode(op, bags.mode) != BagMode::max, op, "mode is \"max\": expected sum or mean");
+  const RowStepArgs step = describe_row_step(op, weight, dy, states, options);
+  backward(op, dy, indices, offsets, scale, std::nullopt, weight.size(0), bags,
+           [&](const SumRowsArgs& sums) { sum_rows_step(sums, step); });
 }
 
 }  // namespace drupe::ops

@@ -22,13 +22,6 @@ std::string element(const char* list, std::size_t i) {
   return std::string(list) + "[" + std::to_string(i) + "]";
 }
 
-void check_hyperparameter(const char* op, const char* name, double value, double low = 0,
-                          double below = std::numeric_limits<double>::infinity()) {
-  if (std::isfinite(value) && value >= low && value < below) return;
-  if (std::isinf(below)) fail(op, name, " is ", value, ": expected a finite number of at least ", low);
-  fail(op, name, " is ", value, ": expected a number in [", low, ", ", below, ")");
-}
-
 struct Range {
   const std::byte* begin;
   const std::byte* end;
@@ -293,6 +286,12 @@ double sum_of_squares(const SquaresTensor& tensor) {
 }
 
 }  // namespace
+
+void check_hyperparameter(const char* op, const char* name, double value, double low, double below) {
+  if (std::isfinite(value) && value >= low && value < below) return;
+  if (std::isinf(below)) fail(op, name, " is ", value, ": expected a finite number of at least ", low);
+  fail(op, name, " is ", value, ": expected a number in [", low, ", ", below, ")");
+}
 
 void sgd(const StepInputs& inputs, const Tensors& buffers, SgdArgs options) {
   const char* op = "sgd";

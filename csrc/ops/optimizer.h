@@ -21,6 +21,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -119,6 +120,10 @@ struct DeviceScalars {
   std::optional<Tensor> lr, grad_scale;
   Tensors steps;
 };
+
+// Throws unless the value is finite and in [low, below).
+void check_hyperparameter(const char* op, const char* name, double value, double low = 0,
+                          double below = std::numeric_limits<double>::infinity());
 
 // What all steps take. rows and masters have one entry for each parameter; masters may also be empty.
 struct StepInputs {

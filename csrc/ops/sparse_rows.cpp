@@ -107,6 +107,13 @@ Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices
   return rows;
 }
 
+void sum_rows_step(SumRowsArgs args, const RowStepArgs& step) {
+  if (args.size == 0 || args.width == 0) return;
+  args.dense = false;
+  args.step = &step;
+  run(args);
+}
+
 Tensor sum_rows_dense(SumRowsArgs args) {
   Tensor result;
   args.dense = true;

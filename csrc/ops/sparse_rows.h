@@ -18,6 +18,8 @@
 
 namespace drupe {
 
+struct RowStepArgs;  // embedding_step.h
+
 struct SumRowsArgs {
   const void* rows;  // (size,) in [0, limit)
   Dtype row_dtype;
@@ -46,6 +48,9 @@ struct SumRowsArgs {
   bool dense;  // values is (limit, width), and all of it is written; (unique, width) otherwise
   void* values = nullptr;
   std::int64_t* indices = nullptr;  // (unique,)
+
+  // In place of a result: a step of an optimizer that every sum goes into.
+  const RowStepArgs* step = nullptr;
 };
 
 struct AddRowsArgs {
@@ -76,7 +81,9 @@ Tensor check_indices(const char* op, const char* name, const Tensor& indices, st
 // The same, and ascending and unique, int64, one dimension.
 Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
 
-// Runs sum_rows with args that lack the result: the dense (limit, width), ...
+// Runs sum_rows with args that lack the result: a step, ...
+void sum_rows_step(SumRowsArgs args, const RowStepArgs& step);
+// ... the dense (limit, width), ...
 Tensor sum_rows_dense(SumRowsArgs args);
 // ... or (indices, values).
 std::pair<Tensor, Tensor> sum_rows_sparse(SumRowsArgs args);

@@ -45,10 +45,10 @@ struct RowGroups {
   }
 };
 
-// The sum over the lanes of a group; all lanes of the warp take part, and those of a group get its sum.
+// The sum over the lanes of a group; all lanes in the mask take part, whole groups, and those of a group get its sum.
 template <class T>
-__device__ __forceinline__ T group_sum(T value, int log_lanes) {
-  for (int lanes = (1 << log_lanes) / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(kFullMask, value, lanes);
+__device__ __forceinline__ T group_sum(T value, int log_lanes, unsigned mask = kFullMask) {
+  for (int lanes = (1 << log_lanes) / 2; lanes > 0; lanes /= 2) value += __shfl_xor_sync(mask, value, lanes);
   return value;
 }
 

@@ -48,6 +48,7 @@ from drupe.ops.elementwise import (
 )
 from drupe.ops.embedding import embedding
 from drupe.ops.embedding_bag import embedding_bag
+from drupe.ops.embedding_step import embedding_bag_step, embedding_step
 from drupe.ops.gemm import gemm
 from drupe.ops.group_norm import group_norm
 from drupe.ops.layer_norm import layer_norm
@@ -104,6 +105,8 @@ __all__ = [
     "dropout",
     "embedding",
     "embedding_bag",
+    "embedding_bag_step",
+    "embedding_step",
     "eq",
     "erf",
     "exp",

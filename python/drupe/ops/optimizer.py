@@ -24,7 +24,7 @@ from drupe.ops._call import Array
 from drupe.tensor import Tensor, share
 
 
-def _in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
+def in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
     """Return raw tensors that share the arrays' memory."""
     raw = []
     for i, x in enumerate(arrays):
@@ -52,7 +52,7 @@ def _masters(masters: Sequence[Array | None] | None, op: str) -> list[_C.Tensor 
     return raw
 
 
-def _rounding(stochastic_rounding: bool, seed: int | None, offset: int, op: str) -> dict[str, Any]:
+def rounding_options(stochastic_rounding: bool, seed: int | None, offset: int, op: str) -> dict[str, Any]:
     """Return the options of stochastic rounding: by default with the next stream of drupe.random."""
     for name, value in (("seed", seed), ("offset", offset)):
         if value is not None and not 0 <= value < 2**64:
@@ -82,7 +82,8 @@ class _Scalars:
             self.device["steps"] = [x.raw for x in step]
 
 
-def _written(*lists: Sequence[Array | None]) -> None:
+def written(*lists: Sequence[Array | None]) -> None:
+    """Let the tensors among these arrays know that they were changed in place."""
     for arrays in lists:
         for x in arrays:
             if isinstance(x, Tensor):
@@ -137,21 +138,21 @@ def sgd(
     values, rows = _gradients(grads, "sgd")
     scalars = _Scalars(lr, grad_scale, steps)
     _C.sgd(
-        _in_place(params, "params", "sgd"),
+        in_place(params, "params", "sgd"),
         values,
         rows,
         _masters(masters, "sgd"),
-        _in_place(buffers, "buffers", "sgd"),
+        in_place(buffers, "buffers", "sgd"),
         lr=scalars.host[0],
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **_rounding(stochastic_rounding, seed, offset, "sgd"),
+        **rounding_options(stochastic_rounding, seed, offset, "sgd"),
         **scalars.device,
     )
-    _written(params, buffers, masters or ())
+    written(params, buffers, masters or ())
 
 
 def adam(
@@ -200,7 +201,7 @@ def adam(
         D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
     """
     hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=False)
-    rounding = _rounding(stochastic_rounding, seed, offset, "adam")
+    rounding = rounding_options(stochastic_rounding, seed, offset, "adam")
     _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
 
 
@@ -230,7 +231,7 @@ def adamw(
         I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
     """
     hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=True)
-    rounding = _rounding(stochastic_rounding, seed, offset, "adamw")
+    rounding = rounding_options(stochastic_rounding, seed, offset, "adamw")
     _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
 
 
@@ -258,12 +259,12 @@ def _adam(
     values, rows = _gradients(grads, op)
     scalars = _Scalars(options.lr, options.grad_scale, options.step)
     _C.adam(
-        _in_place(params, "params", op),
+        in_place(params, "params", op),
         values,
         rows,
         _masters(masters, op),
-        _in_place(exp_avgs, "exp_avgs", op),
-        _in_place(exp_avg_sqs, "exp_avg_sqs", op),
+        in_place(exp_avgs, "exp_avgs", op),
+        in_place(exp_avg_sqs, "exp_avg_sqs", op),
         lr=scalars.host[0],
         beta1=options.betas[0],
         beta2=options.betas[1],
@@ -276,7 +277,7 @@ def _adam(
         **rounding,
         **scalars.device,
     )
-    _written(params, exp_avgs, exp_avg_sqs, masters or ())
+    written(params, exp_avgs, exp_avg_sqs, masters or ())
 
 
 def rmsprop(
@@ -335,13 +336,13 @@ def rmsprop(
     values, rows = _gradients(grads, "rmsprop")
     scalars = _Scalars(lr, grad_scale, steps)
     _C.rmsprop(
-        _in_place(params, "params", "rmsprop"),
+        in_place(params, "params", "rmsprop"),
         values,
         rows,
         _masters(masters, "rmsprop"),
-        _in_place(square_avgs, "square_avgs", "rmsprop"),
-        _in_place(grad_avgs, "grad_avgs", "rmsprop"),
-        _in_place(buffers, "buffers", "rmsprop"),
+        in_place(square_avgs, "square_avgs", "rmsprop"),
+        in_place(grad_avgs, "grad_avgs", "rmsprop"),
+        in_place(buffers, "buffers", "rmsprop"),
         lr=scalars.host[0],
         alpha=alpha,
         eps=eps,
@@ -350,10 +351,10 @@ def rmsprop(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **_rounding(stochastic_rounding, seed, offset, "rmsprop"),
+        **rounding_options(stochastic_rounding, seed, offset, "rmsprop"),
         **scalars.device,
     )
-    _written(params, square_avgs, grad_avgs, buffers, masters or ())
+    written(params, square_avgs, grad_avgs, buffers, masters or ())
 
 
 def global_norm(arrays: Sequence[Array | SparseRows]) -> float:
