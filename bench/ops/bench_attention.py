@@ -1,4 +1,7 @@
-"""Attention at BERT's shape: full, causal, and with padding; forward, and forward with backward."""
+"""Attention at BERT's shape: full, causal, and with padding; forward, and forward with backward.
+
+Then a step of decoding: one query for each head, four of which share the keys and values of a long cache.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 import drupe
@@ -39,6 +43,24 @@ def cases(quick: bool) -> Iterator[Case]:
                 bytes_written=16 * size,
                 setup=partial(training, kind, B, H, S, D),
                 **described,
+            )
+    yield from _decode_cases(quick)
+
+
+def _decode_cases(quick: bool) -> Iterator[Case]:
+    """(B, Hq, Hkv, S, D)."""
+    for B, Hq, Hkv, S, D in [(1, 4, 1, 600, 32)] if quick else [(1, 32, 8, 8192, 128), (32, 32, 8, 2048, 128)]:
+        for dtype in ("float32", "bfloat16"):
+            item = 4 if dtype == "float32" else 2
+            yield Case(
+                op="attention",
+                name="decode",
+                shapes=f"B{B} H{Hq}/{Hkv} S{S} D{D}",
+                dtype=dtype,
+                flops=4 * B * Hq * S * D,
+                bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
+                bytes_written=item * B * Hq * D,
+                setup=partial(decode, (B, Hq, Hkv, S, D), dtype),
             )
 
 
@@ -140,4 +162,27 @@ def training(kind: str, B: int, H: int, S: int, D: int, rng: np.random.Generator
             "torch": lambda: peers.torch_training(_torch(kind, mask), dy, *arrays),
             "jax": lambda: peers.jax_training(_jax(kind, mask), dy, *arrays),
         },
+    )
+
+
+def _torch_decode(torch: Any, q: Any, k: Any, v: Any) -> Any:
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+def decode(sizes: tuple[int, int, int, int, int], dtype: str, rng: np.random.Generator) -> Setup:
+    """One query that sees all keys."""
+    B, Hq, Hkv, S, D = sizes
+    number = np.float32 if dtype == "float32" else ml_dtypes.bfloat16
+    q = rng.standard_normal((B, Hq, 1, D), dtype=np.float32).astype(number)
+    k, v = (rng.standard_normal((B, Hkv, S, D), dtype=np.float32).astype(number) for _ in range(2))
+
+    def reference() -> Any:
+        rows = q.astype(float).reshape(B, Hkv, Hq // Hkv, D)
+        return (_probabilities(rows, k.astype(float), True) @ v.astype(float)).reshape(q.shape)
+
+    return Setup(
+        drupe=peers.drupe_call(partial(ops.attention, causal=True), q, k, v),
+        reference=reference,
+        tolerance=1e-4 if dtype == "float32" else 2e-2,
+        peers={"torch": lambda: peers.torch_call(_torch_decode, q, k, v)},
     )

@@ -18,12 +18,7 @@ using fma_tile::kM;
 using fma_tile::kRows;
 using fma_tile::kSide;
 using fma_tile::Lane;
-
-// The running softmax of a thread's rows, in units of log 2; `sum` is of the thread's own columns.
-template <class A>
-struct Running {
-  A maximum[kM<A>], sum[kM<A>];
-};
+using fma_tile::Running;
 
 // From products to logits; -infinity where a query does not see a key.
 template <class T, class A>
@@ -48,27 +43,6 @@ __device__ __forceinline__ void finish_logits(A (&logits)[kM<A>][4], const Atten
   }
 }
 
-// From logits to probabilities times 2^maximum; `shrink` is what earlier sums are due.
-template <class A>
-__device__ __forceinline__ void soften(A (&logits)[kM<A>][4], Running<A>& running, A (&shrink)[kM<A>]) {
-#pragma unroll
-  for (int i = 0; i < kM<A>; ++i) {
-    A top = running.maximum[i];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) top = std::fmax(top, logits[i][j]);
-    top = warp_reduce<16>(top, Maximum{});
-    const A shift = top == -infinity<A>() ? A(0) : top;  // all masked so far: 2^(-inf - 0) = 0
-    shrink[i] = std::exp2(running.maximum[i] - shift);
-    running.maximum[i] = top;
-    running.sum[i] *= shrink[i];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      logits[i][j] = std::exp2(logits[i][j] - shift);
-      running.sum[i] += logits[i][j];
-    }
-  }
-}
-
 template <class T, int kChunks>
 __global__ __launch_bounds__(fma_tile::kThreads, 2) void attention_kernel(AttentionArgs args, std::int64_t tiles,
                                                                           std::int64_t parts) {
@@ -87,21 +61,13 @@ __global__ __launch_bounds__(fma_tile::kThreads, 2) void attention_kernel(Attent
 
   Running<A> running;
   A output[kChunks][kM<A>][4] = {}, shrink[kM<A>];
-#pragma unroll
-  for (int i = 0; i < kM<A>; ++i) running.maximum[i] = -infinity<A>(), running.sum[i] = A(0);
+  running.start();
   for (std::int64_t key0 = keys.begin; key0 < keys.end; key0 += kSide) {
     A logits[kM<A>][4];
     fma_tile::multiply_over_width(logits, storage, q, query0, queries, k, key0, keys);
     finish_logits(logits, args, Mask(sight, query0, key0), bias ? bias + key0 * args.bias_col : nullptr);
     soften(logits, running, shrink);
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < kM<A>; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) output[c][i][j] *= shrink[i];
-      }
-    }
+    fma_tile::shrink_sums(output, shrink);
     fma_tile::store_weights(storage, logits);
     fma_tile::multiply_over_rows(output, storage, v, key0, keys, column0);
   }
@@ -135,6 +101,7 @@ void attend(const AttentionArgs& args, Stream stream) {
 
 void attention(const AttentionArgs& args, Stream stream) {
   if (args.B * args.Hq * args.Sq == 0) return;
+  if (suits_decode(args)) return attention_decode(args, stream);
   if (suits_mma(args)) return attention_mma(args, stream);
   dispatch_float(args.dtype, [&]<class T>() {
     if constexpr (std::is_same_v<T, float>) {

@@ -7,6 +7,7 @@
 
 #include "core/cuda.h"
 #include "cuda/attention/mma.cuh"
+#include "cuda/attention/softmax.cuh"
 #include "cuda/attention/variants.cuh"
 #include "cuda/tile/vec.cuh"
 #include "ops/copy.h"
@@ -33,13 +34,6 @@ struct Config {
   };
 };
 
-// The running softmax of a lane's rows. 2^(unit x) is e^logit for the x that are kept.
-template <int kRowBlocks>
-struct Running {
-  float maximum[kRowBlocks][2], sum[kRowBlocks][2];
-  float unit;
-};
-
 // Products become logits in `unit`s, or whole ones where there is a bias or the scale is not positive; -infinity where
 // a query does not see a key. `row0` is the warp's first in the block's tile.
 template <class C>
@@ -61,41 +55,6 @@ __device__ __forceinline__ void finish_logits(typename C::Logits& logits, const 
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         if (!lane.sees(16 * i + e / 2 * 8, 8 * j + e % 2)) logits.d[i][j][e] = -infinity<float>();
-      }
-    }
-  }
-}
-
-// From logits to probabilities times 2^maximum; what earlier keys gave shrinks to the new maximum.
-template <class C>
-__device__ __forceinline__ void soften(typename C::Logits& logits, Running<C::kRowBlocks>& running,
-                                       typename C::Output& output) {
-#pragma unroll
-  for (int i = 0; i < C::kRowBlocks; ++i) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float top = running.maximum[i][r];
-#pragma unroll
-      for (int j = 0; j < C::kKeys / 8; ++j)
-        top = std::fmax(top, std::fmax(logits.d[i][j][2 * r], logits.d[i][j][2 * r + 1]));
-      top = warp_reduce<4>(top, Maximum{});
-      const float shift = top == -infinity<float>() ? 0.0f : top * running.unit;  // all masked so far: 2^-inf = 0
-      const float shrink = ex2_approx(running.maximum[i][r] * running.unit - shift);
-      float sum = running.sum[i][r] * shrink;
-#pragma unroll
-      for (int j = 0; j < C::kKeys / 8; ++j) {
-#pragma unroll
-        for (int e = 2 * r; e < 2 * r + 2; ++e) {
-          logits.d[i][j][e] = ex2_approx(logits.d[i][j][e] * running.unit - shift);
-          sum += logits.d[i][j][e];
-        }
-      }
-      running.maximum[i][r] = top;
-      running.sum[i][r] = sum;
-#pragma unroll
-      for (int j = 0; j < C::kWidth / 8; ++j) {
-        output.d[i][j][2 * r] *= shrink;
-        output.d[i][j][2 * r + 1] *= shrink;
       }
     }
   }
@@ -147,12 +106,7 @@ __global__ __launch_bounds__(C::kThreads, 256 / C::kThreads) void attention_mma_
   typename C::Output output;
   output.fill(0.0f);
   Running<C::kRowBlocks> running;
-  running.unit = whole ? 1.0f : factor;
-#pragma unroll
-  for (int i = 0; i < C::kRowBlocks; ++i) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) running.maximum[i][r] = -infinity<float>(), running.sum[i][r] = 0.0f;
-  }
+  running.start(whole ? 1.0f : factor);
   // Tiles of K and V take turns in the ring: while one is used, the next is there or on its way.
   int left = static_cast<int>(keys.empty() ? 0 : keys.end - keys.begin), stage = 0;
   if (left > 0) {
@@ -188,7 +142,7 @@ __global__ __launch_bounds__(C::kThreads, 256 / C::kThreads) void attention_mma_
     }
     cp_async_commit_group();
     if (busy) {
-      soften<C>(logits, running, output);
+      soften(logits, running, output);
       multiply_over_rows(output, logits, storage.ring[v_stage], 0);
     }
     mask = mask.from(0, C::kKeys);

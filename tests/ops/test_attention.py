@@ -253,6 +253,56 @@ def test_few_rows_and_long_keys(backend, rng, name, rows):
         assert_close(y, reference(q, k, v, bias=bias, **options)[0], name, 16)
 
 
+# B, Hq, Hkv, Sq, Skv, D, Dv. On the GPU keys are cut into splits of a multiple of 128, and queries of the heads that
+# share keys are rows of tiles of 16 or 64: one split, two, four, and lengths at and around their edges; several tiles.
+DECODE = [
+    ((1, 1, 1, 1, 128, 64, 64), {}),
+    ((1, 2, 2, 2, 511, 16, 24), {"causal": True}),
+    ((1, 3, 1, 3, 512, 40, 40), {"window": (200, 0)}),
+    ((2, 4, 2, 1, 769, 24, 16), {"lengths": [769, 255]}),
+    ((2, 8, 2, 4, 1024, 32, 32), {"causal": True, "lengths": [257, 1024], "query_lengths": [4, 2]}),
+    ((1, 6, 2, 16, 1300, 8, 8), {"causal": True, "window": (300, None)}),
+    ((3, 5, 1, 7, 300, 100, 90), {"lengths": [0, 129, 300]}),
+    ((1, 2, 1, 5, 1100, 200, 130), {"causal": True, "scale": -0.2}),
+    ((1, 1, 1, 16, 1025, 250, 256), {"window": (3, 2)}),
+    ((1, 2, 1, 1, 600, 280, 300), {}),
+]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("sizes", "options"), DECODE, ids=str)
+def test_decode_by_splits(backend, rng, name, biased, sizes, options):
+    B, Hq, _, Sq, Skv, *_ = sizes
+    q, k, v = operands(rng, *sizes, name)
+    bias = draw(rng, (B, Hq, Sq, Skv), name) if biased else None
+    if biased:
+        bias[..., 130:390] = -np.inf
+    options = {key: np.array(x) if key.endswith("lengths") else x for key, x in options.items()}
+    y = ops.attention(q, k, v, bias=bias, **options)
+    assert_close(y, reference(q, k, v, bias=bias, **options)[0], name, 16)
+    np.testing.assert_array_equal(ops.attention(q, k, v, bias=bias, **options), y)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_decode_has_gradients(device, rng, name):
+    """What the splits leave as the logarithm of the sum is what the backward pass needs."""
+    q, k, v = operands(rng, 1, 4, 2, 3, 520, 8, 8, name)
+    compare(q, k, v, name, causal=True, rng=rng)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_decode_of_views_of_a_cache(backend, rng, name):
+    """A batch's queries (B, S, H, D), and keys and values that lie in a longer cache."""
+    q = draw(rng, (2, 3, 6, 32), name)
+    cache = draw(rng, (2, 700, 2, 2, 32), name)
+    raw = drupe.tensor(cache)
+    k, v = (ops.permute(raw[:, :520, i], (0, 2, 1, 3)) for i in (0, 1))
+    y = ops.attention(ops.permute(drupe.tensor(q), (0, 2, 1, 3)), k, v, causal=True)
+    kk, vv = (cache[:, :520, i].transpose(0, 2, 1, 3) for i in (0, 1))
+    assert_close(y.numpy(), reference(q.transpose(0, 2, 1, 3), kk, vv, causal=True)[0], name, 16)
+
+
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_extreme_logits(backend, rng, name):
     q, k, v = operands(rng, 1, 2, 2, 20, 300, 4, 4, name)

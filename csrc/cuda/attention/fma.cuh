@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/attention/problem.cuh"
+#include "cuda/tile/reduce.cuh"
 #include "cuda/tile/vec.cuh"
 
 namespace drupe::cuda::fma_tile {
@@ -171,6 +172,51 @@ __device__ __forceinline__ void store_weights(Storage<A>& storage, const A (&val
   for (int i = 0; i < kM<A>; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) storage.weights[lane.row + 2 * i][lane.column + 16 * j] = values[i][j];
+  }
+}
+
+// The running softmax of a thread's rows, in units of log 2; `sum` is of the thread's own columns.
+template <class A>
+struct Running {
+  A maximum[kM<A>], sum[kM<A>];
+
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int i = 0; i < kM<A>; ++i) maximum[i] = -infinity<A>(), sum[i] = A(0);
+  }
+};
+
+// From logits to probabilities times 2^maximum; `shrink` is what earlier sums are due.
+template <class A>
+__device__ __forceinline__ void soften(A (&logits)[kM<A>][4], Running<A>& running, A (&shrink)[kM<A>]) {
+#pragma unroll
+  for (int i = 0; i < kM<A>; ++i) {
+    A top = running.maximum[i];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) top = std::fmax(top, logits[i][j]);
+    top = warp_reduce<16>(top, Maximum{});
+    const A shift = top == -infinity<A>() ? A(0) : top;  // all masked so far: 2^(-inf - 0) = 0
+    shrink[i] = std::exp2(running.maximum[i] - shift);
+    running.maximum[i] = top;
+    running.sum[i] *= shrink[i];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      logits[i][j] = std::exp2(logits[i][j] - shift);
+      running.sum[i] += logits[i][j];
+    }
+  }
+}
+
+// What earlier keys gave, brought to a new maximum.
+template <int kChunks, class A>
+__device__ __forceinline__ void shrink_sums(A (&sum)[kChunks][kM<A>][4], const A (&shrink)[kM<A>]) {
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+#pragma unroll
+    for (int i = 0; i < kM<A>; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sum[c][i][j] *= shrink[i];
+    }
   }
 }
 

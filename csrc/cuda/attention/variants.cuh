@@ -24,7 +24,13 @@ struct Aligned {
 Aligned align(const AttentionOperand& operand, std::int64_t B, std::int64_t H, std::int64_t S, std::int64_t width,
               Dtype dtype, Stream stream);
 
+// Whether few queries look at many keys, as where a language model decodes.
+inline bool suits_decode(const AttentionArgs& args) {
+  return args.Sq <= 16 && args.Skv >= 128;
+}
+
 // Of problems that suit.
+void attention_decode(const AttentionArgs& args, Stream stream);
 void attention_mma(const AttentionArgs& args, Stream stream);
 
 // dq, dk and dv of problems that suit, given delta and `shift`, what 2^x is divided by: lse in units of log 2,
