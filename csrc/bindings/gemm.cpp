@@ -21,6 +21,8 @@ void bind_gemm(py::module_& m) {
       py::arg("a"), py::arg("b"), py::arg("bias") = py::none(), py::arg("residual") = py::none(),
       py::arg("transpose_a") = false, py::arg("transpose_b") = false, py::arg("alpha") = 1.0,
       py::arg("activation") = "", py::arg("keep_pre_activation") = false, Nogil());
+  m.def("float32_matmul_precision", &ops::float32_matmul_precision);
+  m.def("set_float32_matmul_precision", &ops::set_float32_matmul_precision, py::arg("name"));
   m.def("activation", &ops::activation, py::arg("x"), py::arg("name"), Nogil());
   m.def("activation_backward", &ops::activation_backward, py::arg("dy"), py::arg("saved"), py::arg("name"), Nogil());
 }

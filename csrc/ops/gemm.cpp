@@ -1,5 +1,6 @@
 #include "ops/gemm.h"
 
+#include <atomic>
 #include <cmath>
 
 #include "core/check.h"
@@ -8,6 +9,8 @@
 
 namespace drupe::ops {
 namespace {
+
+std::atomic<bool> allow_tf32 = false;
 
 Dims leading(const Dims& shape) {
   return Dims(std::span(shape.begin(), shape.begin() + shape.size() - 2));
@@ -30,6 +33,15 @@ void fold_batch_into_rows(GemmArgs& args) {
 }
 
 }  // namespace
+
+void set_float32_matmul_precision(const std::string& name) {
+  check(name == "highest" || name == "high", "float32_matmul_precision", "precision is \"", name,
+        "\": expected highest or high");
+  allow_tf32 = name == "high";
+}
+const char* float32_matmul_precision() {
+  return allow_tf32 ? "high" : "highest";
+}
 
 std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
                                const std::optional<Tensor>& residual, const GemmOptions& options) {
@@ -58,7 +70,8 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
                 .residual_batch = {},
                 .alpha = options.alpha,
                 .activation = parse_activation(options.activation, "gemm"),
-                .dtype = a.dtype()};
+                .dtype = a.dtype(),
+                .tf32 = allow_tf32};
   check(bt.size(-2) == args.K, "gemm", "a is ", a.shape(), options.transpose_a ? " transposed" : "", ", b is ",
         b.shape(), options.transpose_b ? " transposed" : "", ": inner dimensions ", args.K, " and ", bt.size(-2),
         " differ");

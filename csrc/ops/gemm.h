@@ -10,8 +10,9 @@
 //
 // Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and
 // bfloat16, in the dtype itself otherwise, in an order that depends on K alone (on a GPU also on the other sizes and
-// the device). K = 0 gives activation(bias + residual). On the CPU the scheme is Goto & van de Geijn's (Anatomy of
-// High-Performance Matrix Multiplication, 2008).
+// the device). With the precision "high" a GPU may round float32 operands to tf32 (10 bits after the point, to nearest;
+// beyond 2^128 - 2^116 to infinity) for its tensor cores; sums stay float32. K = 0 gives activation(bias + residual).
+// On the CPU the scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
 #pragma once
 
 #include <optional>
@@ -41,6 +42,7 @@ struct GemmArgs {
   double alpha = 1;
   Activation activation = Activation::none;
   Dtype dtype;
+  bool tf32 = false;  // float32 operands may be rounded
 };
 
 struct GemmOptions {
@@ -52,6 +54,11 @@ struct GemmOptions {
 };
 
 namespace ops {
+
+// "highest", as at the start: float32 products are exact to float32. "high": on a GPU their operands may be rounded to
+// tf32. For the whole process; the CPU's are always exact. Throws std::invalid_argument for another name.
+void set_float32_matmul_precision(const std::string& name);
+const char* float32_matmul_precision();
 
 // (y, pre-activation); the second is undefined unless asked for.
 std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,

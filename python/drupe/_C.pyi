@@ -53,6 +53,7 @@ __all__: list[str] = [
     "embedding_step",
     "empty",
     "empty_cache",
+    "float32_matmul_precision",
     "from_cuda_array",
     "from_dlpack",
     "from_numpy",
@@ -86,6 +87,7 @@ __all__: list[str] = [
     "rmsprop",
     "sample",
     "scalar",
+    "set_float32_matmul_precision",
     "set_isa",
     "set_num_threads",
     "sgd",
@@ -468,6 +470,7 @@ def embedding_step(
 ) -> None: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
+def float32_matmul_precision() -> str: ...
 def from_cuda_array(
     object: typing.Any,
     pointer: typing.SupportsInt | typing.SupportsIndex,
@@ -630,6 +633,7 @@ def scalar(
     dtype: str,
     device: str = "cpu",
 ) -> Tensor: ...
+def set_float32_matmul_precision(name: str) -> None: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def sgd(

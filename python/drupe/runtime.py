@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypedDict
 
 from drupe import _C
@@ -43,6 +45,41 @@ def set_cpu_isa(name: str) -> None:
         ValueError: the name is unknown, or not available on this processor.
     """
     _C.set_isa(name)
+
+
+def get_float32_matmul_precision() -> str:
+    """Return ``"highest"`` or ``"high"``; see :func:`set_float32_matmul_precision`."""
+    return _C.float32_matmul_precision()
+
+
+def set_float32_matmul_precision(name: str) -> None:
+    """Set how exact matrix products of float32 are, for the whole process.
+
+    Args:
+        name: ``"highest"``, the default: float32 throughout. ``"high"``: a GPU may round the operands of
+            :func:`drupe.ops.gemm`, also in backward passes, to tf32 (10 bits after the point instead of 23; magnitudes
+            beyond 2^128 - 2^116 become infinite), for its tensor cores; the sums stay float32. The CPU computes in
+            float32 either way, and so do convolution and attention.
+
+    Raises:
+        ValueError: another name.
+    """
+    _C.set_float32_matmul_precision(name)
+
+
+@contextmanager
+def float32_matmul_precision(name: str) -> Iterator[None]:
+    """Be :func:`set_float32_matmul_precision` for the length of a ``with`` block, for all threads.
+
+    Raises:
+        ValueError: another name.
+    """
+    before = get_float32_matmul_precision()
+    set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        set_float32_matmul_precision(before)
 
 
 def memory_stats(device: str = "cpu") -> dict[str, int]:

@@ -228,6 +228,32 @@ const Register kMmaF64("ptx.mma_f64", [] {
   }
 });
 
+// ---- cvt.rna.tf32
+__global__ void round_tf32_kernel(const float* x, std::uint32_t* y) {
+  y[threadIdx.x] = cvt_rna_tf32(x[threadIdx.x]);
+}
+
+const Register kRoundTf32("ptx.cvt_rna_tf32", [] {
+  const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const float largest = std::numeric_limits<float>::max(), step = 0x1p-10f;
+  // Ties (half a step) go away from zero, whether the neighbour is even or odd; 0x1.003p0 is one and a half steps.
+  const std::vector<float> x{
+      1,       1 + step / 2, -1 - step / 2, 0x1.006p0f, 1 + 0.49f * step, 1 + 0.51f * step, infinity, -infinity,
+      largest, 0.0f,         -0.0f,         nan};
+  const std::vector<float> rounded{1,        1 + step,  -1 - step, 1 + 2 * step, 1,     1 + step,
+                                   infinity, -infinity, infinity,  0.0f,         -0.0f, nan};
+  const Array<float> from(x);
+  const Array<std::uint32_t> to(x.size());
+  launch<round_tf32_kernel>({.grid = {1}, .block = {static_cast<unsigned>(x.size())}}, stream(), from.data(),
+                            to.data());
+  const std::vector<std::uint32_t> got = to.values();
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto kept = std::bit_cast<float>(got[i] & ~0x1fffu);
+    require(std::isnan(rounded[i]) ? std::isnan(kept) : kept == rounded[i], x[i], " becomes ", kept);
+    require(std::signbit(kept) == std::signbit(rounded[i]) || std::isnan(kept), x[i], " loses its sign");
+  }
+});
+
 // ---- ex2
 __global__ void ex2_kernel(const float* x, float* y) {
   y[threadIdx.x] = ex2_approx(x[threadIdx.x]);

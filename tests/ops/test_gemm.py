@@ -9,9 +9,10 @@ from gradients import check_gradients
 from reference import ACTIVATIONS, FLOATS, assert_close, dtype, f64
 
 # One element, below and above the register tile of every ISA, across a slice of K, across a task and an outer block.
-# On a GPU: small blocks of threads and large ones, in vectors (multiples of 16 bytes) and by the element, K in parts.
+# On a GPU: small blocks of threads and large ones, in vectors (multiples of 16 bytes) and by the element, K in parts
+# for all tiles and for the last.
 SHAPES = [(1, 1, 1), (3, 5, 7), (14, 32, 256), (15, 33, 513), (113, 70, 600), (1, 300, 64), (260, 1, 31), (6, 2100, 9)]
-SHAPES += [(256, 256, 136), (250, 230, 70), (64, 72, 800), (5, 9, 1100)]
+SHAPES += [(256, 256, 136), (250, 230, 70), (64, 72, 800), (5, 9, 1100), (70, 560, 600)]
 
 
 def draw(rng, shape, name):
@@ -46,6 +47,75 @@ def test_large_blocks_of_a_gpu(rng, name, transposes):
     with drupe.default_device("cuda"):
         y = ops.gemm(a, b, transpose_a=ta, transpose_b=tb)
     assert_close(y, (f64(a).T if ta else f64(a)) @ (f64(b).T if tb else f64(b)), name, K, np.sqrt(K))
+
+
+# A GPU's kernel for few rows: one and all of its rows, blocks of 8 and of 16 columns, K over several turns and not.
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 70, 1104), (4, 300, 136), (5, 37, 264), (16, 48, 2064), (2, 3, 128)], ids=str)
+def test_few_rows(backend, rng, name, shape):
+    M, N, K = shape
+    a, b = draw(rng, (M, K), name), draw(rng, (N, K), name)
+    bias, residual = draw(rng, N, name), draw(rng, (M, N), name)
+    y = ops.gemm(a, b, bias=bias, residual=residual, transpose_b=True, alpha=0.5, activation="relu")
+    z = 0.5 * (f64(a) @ f64(b).T) + f64(bias) + f64(residual)
+    assert_close(y, np.maximum(z, 0), name, K, np.sqrt(K))
+
+
+@pytest.mark.parametrize("name", ["float32", "float16"])
+def test_few_rows_of_strided_batches(backend, rng, name):
+    a = draw(rng, (3, 6, 2, 160), name).transpose(2, 0, 1, 3)
+    b = draw(rng, (3, 21, 160), name)[::-1]
+    y = ops.gemm(a, b, transpose_b=True)
+    assert_close(y, f64(a) @ f64(b).swapaxes(-1, -2), name, 160, np.sqrt(160))
+
+
+def tf32(x):
+    """Round to 10 bits after the point, ties away from zero."""
+    return ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+# Large and small blocks, in vectors and by the element, K in parts, empty.
+@pytest.mark.parametrize("shape", [(3, 5, 7), (256, 256, 136), (250, 230, 70), (64, 72, 800), (9, 7, 0)], ids=str)
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_high_precision_is_tf32_on_a_gpu_alone(backend, rng, shape, transposes):
+    M, N, K = shape
+    ta, tb = transposes
+    a = draw(rng, (K, M) if ta else (M, K), "float32")
+    b = draw(rng, (N, K) if tb else (K, N), "float32")
+    bias = draw(rng, N, "float32")
+    with drupe.float32_matmul_precision("high"):
+        y = ops.gemm(a, b, bias=bias, transpose_a=ta, transpose_b=tb, activation="relu")
+    if backend == "cuda":
+        left, right = f64(tf32(a)), f64(tf32(b))
+        z = (left.T if ta else left) @ (right.T if tb else right) + bias
+        assert_close(y, np.maximum(z, 0), "float32", K, np.sqrt(K + 1))
+    else:
+        np.testing.assert_array_equal(y, ops.gemm(a, b, bias=bias, transpose_a=ta, transpose_b=tb, activation="relu"))
+
+
+def test_high_precision_leaves_other_dtypes_alone(device, rng):
+    a, b = draw(rng, (70, 90), "float64"), draw(rng, (90, 50), "float64")
+    with drupe.float32_matmul_precision("high"):
+        np.testing.assert_allclose(ops.gemm(a, b), a @ b, rtol=1e-12, atol=1e-12)
+
+
+def test_high_precision_passes_nan_and_infinity(device):
+    a = np.array([[np.nan, 1.0], [np.inf, 1.0], [-np.inf, 1.0]], np.float32)
+    with drupe.float32_matmul_precision("high"):
+        y = ops.gemm(a, np.ones((2, 20), np.float32))
+    np.testing.assert_array_equal(y, np.repeat(np.float32([[np.nan], [np.inf], [-np.inf]]), 20, 1))
+
+
+def test_matmul_precision_is_set_and_restored():
+    assert drupe.get_float32_matmul_precision() == "highest"
+    with drupe.float32_matmul_precision("high"):
+        assert drupe.get_float32_matmul_precision() == "high"
+    assert drupe.get_float32_matmul_precision() == "highest"
+    drupe.set_float32_matmul_precision("high")
+    assert drupe.get_float32_matmul_precision() == "high"
+    drupe.set_float32_matmul_precision("highest")
+    with pytest.raises(ValueError, match=r'precision is "medium": expected highest or high'):
+        drupe.set_float32_matmul_precision("medium")
 
 
 @pytest.mark.parametrize("name", FLOATS)

@@ -178,6 +178,13 @@ void multiply(double* d, double a, double b, Where where) {
       false, where);
 }
 
+std::uint32_t round_tf32(float x) {
+  constexpr std::uint32_t kHalf = 0x1000, kLow = 0x1fff;
+  // What lies in the low bits is not defined: something that would show.
+  if (std::isnan(x)) return 0x7fffffff;
+  return (std::bit_cast<std::uint32_t>(x) + kHalf) | kLow;
+}
+
 float exp2_approx(float x) {
   const float y = std::exp2(x);
   return y < 0x1p-126f ? 0.0f : y;

@@ -20,6 +20,7 @@ enum class Operands : std::uint8_t { bf16, f16, tf32, s8 };
 void multiply(Operands kind, void* d, const std::uint32_t* a, const std::uint32_t* b, Where where);
 void multiply(double* d, double a, double b, Where where);
 
+std::uint32_t round_tf32(float x);
 float exp2_approx(float x);
 
 }  // namespace drupe::emu

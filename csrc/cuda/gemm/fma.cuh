@@ -4,7 +4,8 @@
 
 #include <platform/ptx.cuh>
 
-#include "cuda/gemm/problem.cuh"
+#include "cuda/gemm/grid.cuh"
+#include "cuda/gemm/runs.cuh"
 
 namespace drupe::cuda {
 

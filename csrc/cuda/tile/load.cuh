@@ -10,9 +10,10 @@ namespace drupe::cuda {
 
 // By ordinary loads and stores, any strides: what cp.async cannot copy in whole pieces. Neighbouring threads read along
 // the columns. The first `rows` rows and `cols` columns exist. Others see the tile after the next barrier.
-template <int kThreads, class T, int kRows, int kCols>
-__device__ __forceinline__ void load_elements(SwizzledTile<T, kRows, kCols>& tile, const T* from,
-                                              std::int64_t row_stride, std::int64_t col_stride, int rows, int cols) {
+template <int kThreads, class Tile, class T>
+__device__ __forceinline__ void load_elements(Tile& tile, const T* from, std::int64_t row_stride,
+                                              std::int64_t col_stride, int rows, int cols) {
+  constexpr int kRows = Tile::kRows, kCols = Tile::kCols;
   constexpr int kPass = kThreads / kCols, kPasses = kRows / kPass;  // rows at a time
   constexpr int kAtOnce = kPasses < 8 ? kPasses : 8;                // loads in flight
   static_assert(kPass * kCols == kThreads && kPasses * kPass == kRows && kPasses % kAtOnce == 0);

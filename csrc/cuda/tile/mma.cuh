@@ -1,20 +1,22 @@
-// Matrix products of 16-bit formats on the tensor cores, mma.m16n8k16: fragments, how a warp loads them from swizzled
-// tiles, and the product of a warp's tile. With g = lane / 4 and t = lane % 4, a lane holds of a 16 x 8 accumulator the
-// elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// Matrix products on the tensor cores, mma.m16n8: fragments, how a warp loads them from swizzled tiles, and the product
+// of a warp's tile. An operand's fragment has 32 bytes of k: 16 elements of a 16-bit format, 32 of int8, 8 of tf32.
+// With g = lane / 4 and t = lane % 4, a lane holds of a 16 x 8 accumulator the elements (g, 2t), (g, 2t + 1), (g + 8,
+// 2t), (g + 8, 2t + 1).
 #pragma once
 
 #include <platform/device.cuh>
 #include <platform/ptx.cuh>
+#include <type_traits>
 
 #include "cuda/tile/swizzle.cuh"
 
 namespace drupe::cuda {
 
-// 16 x 16 of the left operand.
+// 16 rows of the left operand.
 struct FragmentA {
   std::uint32_t x[4];
 };
-// 16 x 8 (k x n) of the right operand.
+// 8 columns of the right operand.
 struct FragmentB {
   std::uint32_t x[2];
 };
@@ -25,40 +27,54 @@ __device__ __forceinline__ std::uint32_t pack_pair(float first, float second) {
   return static_cast<std::uint32_t>(narrow<T>(first).bits) | static_cast<std::uint32_t>(narrow<T>(second).bits) << 16;
 }
 
-// A(m0 … m0 + 15, k0 … k0 + 15) from a tile that holds A(m, k) at row m, column k, or with kTransposed at row k, column
-// m.
+// d += a b for 32 bytes of k.
+template <class T, class D>
+__device__ __forceinline__ void mma_m16n8(D (&d)[4], const FragmentA& a, const FragmentB& b) {
+  if constexpr (std::is_same_v<T, std::int8_t>) {
+    mma_m16n8k32_s8(d, a.x, b.x);
+  } else if constexpr (std::is_same_v<T, float>) {
+    mma_m16n8k8_tf32(d, a.x, b.x);
+  } else {
+    mma_m16n8k16(d, a.x, b.x, T{});
+  }
+}
+
+// A(m0 … m0 + 15, k0 … ), 32 bytes of k, from a tile that holds A(m, k) at row m, column k, or with kTransposed (16-bit
+// formats) at row k, column m.
 template <bool kTransposed, class Tile>
 __device__ __forceinline__ FragmentA load_a(Tile& tile, int m0, int k0) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int matrix = lane / 8, i = lane % 8;  // matrices: the upper and lower half of the first 8 of k, then the others
-  const int m = m0 + matrix % 2 * 8, k = k0 + matrix / 2 * 8;
+  const int m = m0 + matrix % 2 * 8;
   FragmentA fragment;
-  ldmatrix_x4<kTransposed>(fragment.x, kTransposed ? tile.chunk(k + i, m / 8) : tile.chunk(m + i, k / 8));
+  ldmatrix_x4<kTransposed>(fragment.x, kTransposed ? tile.chunk(k0 + matrix / 2 * 8 + i, m / 8)
+                                                   : tile.chunk(m + i, k0 / Tile::kPack + matrix / 2));
   return fragment;
 }
 
-// B(k0 … k0 + 15, n0 … n0 + 15) as two fragments of 8 columns, from a tile that holds B(k, n) at row k, column n, or
-// with kTransposed at row n, column k.
+// B(k0 …, n0 … n0 + 15), 32 bytes of k, as two fragments of 8 columns, from a tile that holds B(k, n) at row k, column
+// n (16-bit formats), or with kTransposed at row n, column k.
 template <bool kTransposed, class Tile>
 __device__ __forceinline__ void load_b(FragmentB (&fragments)[2], Tile& tile, int k0, int n0) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int matrix = lane / 8, i = lane % 8;  // matrices: both halves of k of the first 8 columns, then of the others
-  const int k = k0 + matrix % 2 * 8, n = n0 + matrix / 2 * 8;
+  const int n = n0 + matrix / 2 * 8;
   std::uint32_t x[4];
-  ldmatrix_x4<!kTransposed>(x, kTransposed ? tile.chunk(n + i, k / 8) : tile.chunk(k + i, n / 8));
+  ldmatrix_x4<!kTransposed>(
+      x, kTransposed ? tile.chunk(n + i, k0 / Tile::kPack + matrix % 2) : tile.chunk(k0 + matrix % 2 * 8 + i, n / 8));
   fragments[0] = {{x[0], x[1]}};
   fragments[1] = {{x[2], x[3]}};
 }
 
-// A warp's kM x kN accumulators.
-template <int kM, int kN>
+// A warp's kM x kN accumulators, of D: float, or for int8 std::int32_t.
+template <int kM, int kN, class D = float>
 struct WarpTile {
   static_assert(kM % 16 == 0 && kN % 16 == 0);
   static constexpr int kRowBlocks = kM / 16, kColBlocks = kN / 8;
 
-  float d[kRowBlocks][kColBlocks][4];
+  D d[kRowBlocks][kColBlocks][4];
 
-  __device__ __forceinline__ void fill(float value) {
+  __device__ __forceinline__ void fill(D value) {
 #pragma unroll
     for (int i = 0; i < kRowBlocks; ++i) {
 #pragma unroll
@@ -77,13 +93,13 @@ struct WarpTile {
     return 8 * j + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
   }
 
-  // += a b for 16 of k.
+  // += a b for 32 bytes of k.
   template <class T>
   __device__ __forceinline__ void multiply(const FragmentA (&a)[kRowBlocks], const FragmentB (&b)[kColBlocks]) {
 #pragma unroll
     for (int i = 0; i < kRowBlocks; ++i) {
 #pragma unroll
-      for (int j = 0; j < kColBlocks; ++j) mma_m16n8k16(d[i][j], a[i].x, b[j].x, T{});
+      for (int j = 0; j < kColBlocks; ++j) mma_m16n8<T>(d[i][j], a[i], b[j]);
     }
   }
 
@@ -98,7 +114,7 @@ struct WarpTile {
   }
 };
 
-// The fragments of kM rows (from m0) and of kN columns (from n0), 16 of k from k0.
+// The fragments of kM rows (from m0) and of kN columns (from n0), 32 bytes of k from k0.
 template <bool kTransposed, int kBlocks, class Tile>
 __device__ __forceinline__ void load_a_blocks(FragmentA (&fragments)[kBlocks], Tile& tile, int m0, int k0) {
 #pragma unroll

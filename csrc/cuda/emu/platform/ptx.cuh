@@ -77,6 +77,12 @@ inline void mma_m8n8k4_f64(double (&d)[2], double a, double b, Where where = Whe
   emu::multiply(d, a, b, where);
 }
 
+// ---- cvt.rna.tf32.f32 (9.7.9.22): to the nearest tf32, ties away from zero, in float's bits; the low 13 are for mma
+// to ignore.
+inline std::uint32_t cvt_rna_tf32(float x) {
+  return emu::round_tf32(x);
+}
+
 // ---- ex2.approx.ftz.f32 (9.7.3.21): 2^x to about 2 units in the last place; subnormal results are zero.
 inline float ex2_approx(float x) {
   return emu::exp2_approx(x);

@@ -114,6 +114,14 @@ __device__ __forceinline__ void mma_m8n8k4_f64(double (&d)[2], double a, double 
                : "d"(a), "d"(b));
 }
 
+// ---- cvt.rna.tf32.f32 (9.7.9.22): to the nearest tf32, ties away from zero, in float's bits; the low 13 are for mma
+// to ignore.
+__device__ __forceinline__ std::uint32_t cvt_rna_tf32(float x) {
+  std::uint32_t y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+
 // ---- ex2.approx.ftz.f32 (9.7.3.21): 2^x to about 2 units in the last place; subnormal results are zero.
 __device__ __forceinline__ float ex2_approx(float x) {
   float y;
