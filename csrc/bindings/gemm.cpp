@@ -1,8 +1,10 @@
-// The matrix product and the activations.
+// Matrix products, quantisation for them, and the activations.
 #include "ops/gemm.h"
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 #include "ops/activation.h"
+#include "ops/gemm_int8.h"
+#include "ops/quantize_int8.h"
 
 namespace drupe::bindings {
 
@@ -23,6 +25,9 @@ void bind_gemm(py::module_& m) {
       py::arg("activation") = "", py::arg("keep_pre_activation") = false, Nogil());
   m.def("float32_matmul_precision", &ops::float32_matmul_precision);
   m.def("set_float32_matmul_precision", &ops::set_float32_matmul_precision, py::arg("name"));
+  m.def("gemm_int8", &ops::gemm_int8, py::arg("a"), py::arg("b"), py::arg("scale_a"), py::arg("scale_b"),
+        py::arg("bias"), py::arg("transpose_b"), py::arg("activation"), py::arg("dtype"), Nogil());
+  m.def("quantize_int8", &ops::quantize_int8, py::arg("x"), py::arg("axis"), Nogil());
   m.def("activation", &ops::activation, py::arg("x"), py::arg("name"), Nogil());
   m.def("activation_backward", &ops::activation_backward, py::arg("dy"), py::arg("saved"), py::arg("name"), Nogil());
 }

@@ -4,9 +4,6 @@ import numpy
 import typing
 
 __all__: list[str] = [
-    "Event",
-    "Graph",
-    "Stream",
     "Tensor",
     "activation",
     "activation_backward",
@@ -27,7 +24,6 @@ __all__: list[str] = [
     "cast",
     "clamp",
     "clamp_backward",
-    "clip_factor",
     "clone",
     "concat",
     "contiguous",
@@ -49,8 +45,6 @@ __all__: list[str] = [
     "embedding_bag_backward",
     "embedding_bag_backward_scale",
     "embedding_bag_backward_sparse",
-    "embedding_bag_step",
-    "embedding_step",
     "empty",
     "empty_cache",
     "float32_matmul_precision",
@@ -59,10 +53,9 @@ __all__: list[str] = [
     "from_numpy",
     "full",
     "gemm",
+    "gemm_int8",
     "group_norm",
     "group_norm_backward",
-    "is_capturing",
-    "is_pinned",
     "isa",
     "isa_reason",
     "isas",
@@ -77,15 +70,13 @@ __all__: list[str] = [
     "mse_backward",
     "num_threads",
     "pad",
-    "pin",
-    "record_use",
+    "quantize_int8",
     "reduce",
     "reset_peak_memory",
     "reshape",
     "rms_norm",
     "rms_norm_backward",
     "rmsprop",
-    "sample",
     "scalar",
     "set_float32_matmul_precision",
     "set_isa",
@@ -157,47 +148,12 @@ class Tensor:
     @property
     def strides(self) -> tuple[int, ...]: ...
 
-class Stream:
-    @staticmethod
-    def default(device: str) -> Stream: ...
-    def __init__(self, device: str) -> None: ...
-    def make_current(self) -> None: ...
-    def synchronize(self) -> None: ...
-    def wait(self, source: Stream) -> None: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def handle(self) -> int: ...
-
-class Event:
-    def __init__(self, timed: bool) -> None: ...
-    def elapsed_ms(self, end: Event) -> float: ...
-    def hold(self, stream: Stream) -> None: ...
-    def query(self) -> bool: ...
-    def record(self, stream: Stream) -> None: ...
-    def synchronize(self) -> None: ...
-
-class Graph:
-    def __init__(self) -> None: ...
-    def abort(self) -> None: ...
-    def begin(self, stream: Stream) -> None: ...
-    def end(self) -> None: ...
-    def replay(
-        self,
-        device: str,
-        seed: typing.SupportsInt | typing.SupportsIndex,
-        offset: typing.SupportsInt | typing.SupportsIndex,
-    ) -> None: ...
-    @property
-    def random_state(self) -> Tensor: ...
-
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
 def adam(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
     exp_avgs: collections.abc.Sequence[Tensor],
     exp_avg_sqs: collections.abc.Sequence[Tensor],
     *,
@@ -210,12 +166,6 @@ def adam(
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
     step: typing.SupportsInt | typing.SupportsIndex,
     decoupled: bool,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
@@ -309,9 +259,6 @@ def clamp_backward(
     low: typing.SupportsFloat | typing.SupportsIndex,
     high: typing.SupportsFloat | typing.SupportsIndex,
 ) -> Tensor: ...
-def clip_factor(
-    tensors: collections.abc.Sequence[Tensor], max_norm: typing.SupportsFloat | typing.SupportsIndex
-) -> Tensor: ...
 def clone(x: Tensor) -> Tensor: ...
 def concat(parts: collections.abc.Sequence[Tensor], axis: typing.SupportsInt | typing.SupportsIndex) -> Tensor: ...
 def contiguous(x: Tensor) -> Tensor: ...
@@ -374,7 +321,6 @@ def dropout(
     p: typing.SupportsFloat | typing.SupportsIndex,
     seed: typing.SupportsInt | typing.SupportsIndex,
     offset: typing.SupportsInt | typing.SupportsIndex,
-    state: Tensor | None = None,
 ) -> Tensor: ...
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
@@ -427,47 +373,6 @@ def embedding_bag_backward_sparse(
     mode: str,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
 ) -> tuple[Tensor, Tensor]: ...
-def embedding_bag_step(
-    weight: Tensor,
-    dy: Tensor,
-    indices: Tensor,
-    states: collections.abc.Sequence[Tensor],
-    offsets: Tensor | None,
-    scale: Tensor | None,
-    mode: str,
-    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
-    *,
-    optimizer: str,
-    lr: typing.SupportsFloat | typing.SupportsIndex,
-    beta1: typing.SupportsFloat | typing.SupportsIndex,
-    beta2: typing.SupportsFloat | typing.SupportsIndex,
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
-    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    step: typing.SupportsInt | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-) -> None: ...
-def embedding_step(
-    weight: Tensor,
-    dy: Tensor,
-    indices: Tensor,
-    states: collections.abc.Sequence[Tensor],
-    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
-    *,
-    optimizer: str,
-    lr: typing.SupportsFloat | typing.SupportsIndex,
-    beta1: typing.SupportsFloat | typing.SupportsIndex,
-    beta2: typing.SupportsFloat | typing.SupportsIndex,
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
-    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    step: typing.SupportsInt | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-) -> None: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
 def float32_matmul_precision() -> str: ...
@@ -499,6 +404,16 @@ def gemm(
     activation: str = "",
     keep_pre_activation: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
+def gemm_int8(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    bias: Tensor | None,
+    transpose_b: bool,
+    activation: str,
+    dtype: str,
+) -> Tensor: ...
 def group_norm(
     x: Tensor,
     groups: typing.SupportsInt | typing.SupportsIndex,
@@ -510,8 +425,6 @@ def group_norm(
 def group_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, layout: str
 ) -> tuple[Tensor, Tensor, Tensor]: ...
-def is_capturing(device: str) -> bool: ...
-def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
 def isa_reason() -> str: ...
 def isas() -> list[str]: ...
@@ -574,8 +487,7 @@ def pad(
     after: tuple[int, ...],
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
 ) -> Tensor: ...
-def pin(x: Tensor, device: str) -> Tensor: ...
-def record_use(x: Tensor, stream: Stream) -> None: ...
+def quantize_int8(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple[Tensor, Tensor]: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor: ...
@@ -598,7 +510,6 @@ def rmsprop(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
     square_avgs: collections.abc.Sequence[Tensor],
     grad_avgs: collections.abc.Sequence[Tensor],
     buffers: collections.abc.Sequence[Tensor],
@@ -611,22 +522,7 @@ def rmsprop(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
-def sample(
-    logits: Tensor,
-    temperature: typing.SupportsFloat | typing.SupportsIndex,
-    top_k: typing.SupportsInt | typing.SupportsIndex | None,
-    top_p: typing.SupportsFloat | typing.SupportsIndex | None,
-    min_p: typing.SupportsFloat | typing.SupportsIndex | None,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-) -> Tensor: ...
 def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
@@ -640,7 +536,6 @@ def sgd(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
     buffers: collections.abc.Sequence[Tensor],
     *,
     lr: typing.SupportsFloat | typing.SupportsIndex,
@@ -649,12 +544,6 @@ def sgd(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
 def softmax_backward(
@@ -662,7 +551,7 @@ def softmax_backward(
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def synchronize(device: str) -> None: ...
-def to_device(x: Tensor, device: str, non_blocking: bool = False) -> Tensor: ...
+def to_device(x: Tensor, device: str) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(
     x: Tensor,

@@ -50,12 +50,14 @@ from drupe.ops.embedding import embedding
 from drupe.ops.embedding_bag import embedding_bag
 from drupe.ops.embedding_step import embedding_bag_step, embedding_step
 from drupe.ops.gemm import gemm
+from drupe.ops.gemm_int8 import gemm_int8
 from drupe.ops.group_norm import group_norm
 from drupe.ops.layer_norm import layer_norm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
 from drupe.ops.optimizer import adam, adamw, clip_factor, global_norm, rmsprop, sgd
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from drupe.ops.quantize_int8 import quantize_int8
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
 from drupe.ops.rms_norm import rms_norm
 from drupe.ops.sample import sample
@@ -116,6 +118,7 @@ __all__ = [
     "ge",
     "gelu",
     "gemm",
+    "gemm_int8",
     "getitem",
     "global_norm",
     "group_norm",
@@ -147,6 +150,7 @@ __all__ = [
     "permute",
     "pow",
     "prod",
+    "quantize_int8",
     "reciprocal",
     "relu",
     "reshape",

@@ -1,0 +1,156 @@
+// Dot products of rows of bytes: sums[i][j] = sum over k of a[i][k] b[j][k], exact, for a few rows of each at a time.
+// Both operands are read as they lie; rows past the last are the last one again.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/simd.h"
+
+namespace drupe::cpu {
+
+// A register of bytes widened to int16, and of int32 sums of products of neighbours.
+template <Isa I>
+struct Bytes {
+  static constexpr int kWidth = 1, kRows = 2, kCols = 4;
+  using Wide = std::int32_t;
+  using Sum = std::int32_t;
+  DRUPE_INLINE static Wide load(const std::int8_t* p) { return *p; }
+  DRUPE_INLINE static Sum zero() { return 0; }
+  DRUPE_INLINE static Sum add_products(Sum sum, Wide a, Wide b) { return sum + a * b; }
+  DRUPE_INLINE static std::int32_t reduce(Sum sum) { return sum; }
+};
+
+#if defined(__AVX2__)
+template <>
+struct Bytes<Isa::avx2> {
+  static constexpr int kWidth = 16, kRows = 2, kCols = 4;
+  using Wide = __m256i;
+  using Sum = __m256i;
+  DRUPE_INLINE static Wide load(const std::int8_t* p) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  DRUPE_INLINE static Sum zero() { return _mm256_setzero_si256(); }
+  DRUPE_INLINE static Sum add_products(Sum sum, Wide a, Wide b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+  DRUPE_INLINE static std::int32_t reduce(Sum sum) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+  }
+};
+#endif
+
+#if defined(__AVX512F__)
+template <>
+struct Bytes<Isa::avx512> {
+  static constexpr int kWidth = 32, kRows = 6, kCols = 4;
+  using Wide = __m512i;
+  using Sum = __m512i;
+  DRUPE_INLINE static Wide load(const std::int8_t* p) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  DRUPE_INLINE static Sum zero() { return _mm512_setzero_si512(); }
+  DRUPE_INLINE static Sum add_products(Sum sum, Wide a, Wide b) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+  }
+  DRUPE_INLINE static std::int32_t reduce(Sum sum) { return _mm512_reduce_add_epi32(sum); }
+};
+#endif
+
+// The rows of a tile.
+template <Isa I>
+struct ByteRows {
+  const std::int8_t* a[Bytes<I>::kRows];
+  const std::int8_t* b[Bytes<I>::kCols];
+
+  DRUPE_INLINE ByteRows(const std::int8_t* left, std::int64_t rows, const std::int8_t* right, std::int64_t cols,
+                        std::int64_t K) {
+    for (int i = 0; i < Bytes<I>::kRows; ++i) a[i] = left + std::min<std::int64_t>(i, rows - 1) * K;
+    for (int j = 0; j < Bytes<I>::kCols; ++j) b[j] = right + std::min<std::int64_t>(j, cols - 1) * K;
+  }
+};
+
+template <Isa I>
+[[gnu::noinline]] void dot_byte_rows(const ByteRows<I>& rows, std::int64_t K,
+                                     std::int32_t (&sums)[Bytes<I>::kRows][Bytes<I>::kCols]) {
+  using B = Bytes<I>;
+  typename B::Sum sum[B::kRows][B::kCols];
+#pragma GCC unroll 8
+  for (int i = 0; i < B::kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < B::kCols; ++j) sum[i][j] = B::zero();
+  }
+  const auto step = [&](const auto& load) __attribute__((always_inline)) {
+    typename B::Wide right[B::kCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < B::kCols; ++j) right[j] = load(rows.b[j]);
+#pragma GCC unroll 8
+    for (int i = 0; i < B::kRows; ++i) {
+      const typename B::Wide left = load(rows.a[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < B::kCols; ++j) sum[i][j] = B::add_products(sum[i][j], left, right[j]);
+    }
+  };
+  std::int64_t k = 0;
+  for (; k + B::kWidth <= K; k += B::kWidth) step([&](const std::int8_t* row) { return B::load(row + k); });
+  if (k < K) {
+    step([&](const std::int8_t* row) {
+      std::int8_t rest[B::kWidth] = {};
+      std::memcpy(rest, row + k, static_cast<std::size_t>(K - k));
+      return B::load(rest);
+    });
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < B::kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < B::kCols; ++j) sums[i][j] = B::reduce(sum[i][j]);
+  }
+}
+
+// The same by vpdpbusd, an extension that the avx512 objects do not assume; only where has_byte_dots. It multiplies
+// unsigned bytes by signed ones: b enters as b + 128, whose excess, 128 times the sum of a's row, the caller takes off.
+template <Isa I>
+bool has_byte_dots() {
+#if defined(__AVX512F__)
+  if constexpr (I == Isa::avx512) return __builtin_cpu_supports("avx512vnni");
+#endif
+  return false;
+}
+
+#if defined(__AVX512F__)
+template <Isa I>
+[[gnu::noinline,
+  gnu::target("avx512vnni")]] void dot_byte_rows_vnni(const ByteRows<I>& rows, std::int64_t K,
+                                                      std::int32_t (&sums)[Bytes<I>::kRows][Bytes<I>::kCols]) {
+  constexpr int kRows = Bytes<I>::kRows, kCols = Bytes<I>::kCols;
+  const __m512i excess = _mm512_set1_epi8(-128);
+  __m512i sum[kRows][kCols];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) sum[i][j] = _mm512_setzero_si512();
+  }
+  for (std::int64_t k = 0; k < K; k += 64) {
+    const __mmask64 mask = K - k >= 64 ? ~__mmask64{0} : (__mmask64{1} << (K - k)) - 1;
+    __m512i right[kCols];
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) right[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, rows.b[j] + k), excess);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const __m512i left = _mm512_maskz_loadu_epi8(mask, rows.a[i] + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < kCols; ++j) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], right[j], left);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kCols; ++j) sums[i][j] = _mm512_reduce_add_epi32(sum[i][j]);
+  }
+}
+#endif
+
+}  // namespace drupe::cpu
