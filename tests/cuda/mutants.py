@@ -297,13 +297,6 @@ MUTANTS = (
         ATTENTION,
     ),
     Mutant(
-        "attention_mma_backward.cu",
-        "waits for one stage less: the oldest copy may still be on its way",
-        "cp_async_wait_group<C::kStages - 1>();",
-        "cp_async_wait_group<C::kStages>();",
-        ATTENTION,
-    ),
-    Mutant(
         "attention_bias.cu",
         "no barrier between the sums of rows and of columns",
         "  __syncthreads();\n  if (over_columns",
@@ -441,13 +434,6 @@ MUTANTS = (
     ),
     Mutant(
         "reduce.cu",
-        "four rows at a time where there are but three",
-        "row + (kUnroll - 1) * parts < last",
-        "row + (kUnroll - 1) * parts <= last",
-        REDUCE,
-    ),
-    Mutant(
-        "reduce.cu",
         "four blocks at a time where the last one is not full",
         "block + (kUnroll - 1) * lanes < end",
         "block + (kUnroll - 1) * lanes <= end",
@@ -465,13 +451,6 @@ MUTANTS = (
         "one more equal of the last result than there is room for",
         "(is_equal && equals < room)",
         "(is_equal && equals <= room)",
-        REDUCE,
-    ),
-    Mutant(
-        "topk.cu",
-        "no barrier between the steps of the bitonic network",
-        "      __syncthreads();\n      for (int pair = thread",
-        "      for (int pair = thread",
         REDUCE,
     ),
     Mutant(

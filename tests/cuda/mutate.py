@@ -30,7 +30,7 @@ from mutants import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "csrc" / "cuda"
 TABLE = Path(__file__).with_name("mutations.md")
-LONGEST_MESSAGE = 110
+LONGEST_MESSAGE = 160
 
 HEAD = """\
 # Does the suite notice a broken kernel?
@@ -115,7 +115,7 @@ def tell_tale(message: str) -> str:
     lines = [line.strip() for line in message.replace(f"{ROOT}/", "").splitlines()]
     counts = [line for line in lines if line.startswith("Mismatched elements")]
     first = next((line for line in lines if line and line != "AssertionError:"), "")
-    text = counts[0] if counts else first
+    text = (counts[0] if counts else first).removeprefix("RuntimeError: [cuda emulator] ")
     return text if len(text) <= LONGEST_MESSAGE else text[: LONGEST_MESSAGE - 1] + "…"
 
 

@@ -156,6 +156,23 @@ def test_masks(backend, rng, causal, window, masked, sizes):
         compare(q, k, v, "float64", bias=bias, rng=rng, **options)
 
 
+# Tiles that are whole but for one pair of a query and a key, of 32 to 128 queries and of 32 or 64 keys: the last key of
+# the first query, the first key of the last one, the last key of all, the last query.
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+@pytest.mark.parametrize(
+    ("Skv", "options"),
+    [
+        (190, {"causal": True}),
+        (128, {"window": (126, None)}),
+        (128, {"lengths": np.array([127])}),
+        (128, {"query_lengths": np.array([127])}),
+    ],
+    ids=str,
+)
+def test_tiles_that_are_masked_in_a_corner(backend, rng, name, Skv, options):
+    compare(*operands(rng, 1, 1, 1, 128, Skv, 8, 8, name), name, rng=rng, **options)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("extents", list(itertools.product([1, 0], repeat=4)), ids=str)
 def test_bias_of_any_broadcast_shape(backend, rng, causal, extents):

@@ -139,6 +139,12 @@ def test_smoothing_of_large_logits(backend, rng):
     assert ops.cross_entropy(logits, labels, label_smoothing=0.1) == np.inf
 
 
+def test_more_rows_than_blocks_take_at_once(device, rng):
+    logits, labels = draw(rng, (2060, 520), "float64"), rng.integers(0, 520, 2060)
+    y = ops.cross_entropy(logits, labels, reduction="sum")
+    np.testing.assert_allclose(y, reference(logits, labels, reduction="sum"), rtol=1e-12)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weighted", [False, True])

@@ -141,7 +141,7 @@ def test_gradients_over_two_dimensions_without_parameters(device, rng):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize("shape", [(130, 96), (21, 97), (5, 1000), (3, 4100), (9, 8208)], ids=str)
+@pytest.mark.parametrize("shape", [(130, 96), (21, 97), (5, 1000), (3, 4100), (9, 8208), (270, 520)], ids=str)
 def test_gradients_of_every_dtype(backend, rng, name, shape):
     rows, size = shape
     x, weight, bias, dy = (draw(rng, s, name) for s in (shape, size, size, shape))
