@@ -61,14 +61,14 @@ MUTANTS = (
         "vectors are read whatever is between rows",
         "  if (other_extent > 1 && other_stride % kPack != 0) return false;\n",
         "",
-        GEMM,
+        ("tests/ops/test_gemm.py::test_memory_that_vectors_cannot_read",),
     ),
     Mutant(
         "gemm.cu",
         "vectors are read whatever is between matrices",
         "    if (shape[d] > 1 && strides[d] % kPack != 0) return false;\n",
         "",
-        GEMM,
+        ("tests/ops/test_gemm.py::test_memory_that_vectors_cannot_read",),
     ),
     Mutant(
         "gemm.cu",
@@ -224,21 +224,28 @@ MUTANTS = (
         "a tile whose first query does not see the last key goes without a mask",
         "highest >= tile_keys - 1",
         "highest >= tile_keys - 2",
-        ATTENTION,
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
     ),
     Mutant(
         "attention/problem.cuh",
         "a tile whose last query does not see the first key goes without a mask",
         "lowest <= 1 - tile_queries",
         "lowest <= 2 - tile_queries",
-        ATTENTION,
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
     ),
     Mutant(
         "attention/problem.cuh",
         "a tile whose last key does not exist goes without a mask",
         "keys >= tile_keys;",
         "keys >= tile_keys - 1;",
-        ATTENTION,
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
+    ),
+    Mutant(
+        "attention/problem.cuh",
+        "a tile whose last query does not exist goes without a mask",
+        "queries >= tile_queries &&",
+        "queries >= tile_queries - 1 &&",
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
     ),
     Mutant(
         "attention_mma.cu",
@@ -280,7 +287,7 @@ MUTANTS = (
         "no barrier before lse and delta of the next queries replace the last ones",
         "      __syncthreads();\n      load_query_numbers<kSide>",
         "      load_query_numbers<kSide>",
-        ATTENTION,
+        ("tests/ops/test_attention.py::test_only_the_gradients_that_are_wanted",),
     ),
     Mutant(
         "attention/backward.cuh",
@@ -351,7 +358,7 @@ MUTANTS = (
         "of the rows that a block owns, only the first ones count",
         "first < args.rows; first += gridDim.x * groups",
         "first < args.rows; first += args.rows",
-        CROSS_ENTROPY,
+        ("tests/ops/test_cross_entropy.py::test_more_rows_than_blocks_take_at_once",),
     ),
     # ---- norms
     Mutant(
@@ -373,7 +380,7 @@ MUTANTS = (
         "of the rows that a block owns, only the first ones count",
         "base < plan.args.rows; base += gridDim.x * groups",
         "base < plan.args.rows; base += plan.args.rows",
-        ROW_NORM,
+        ("tests/ops/test_layer_norm.py::test_gradients_of_every_dtype",),
     ),
     Mutant(
         "batch_norm.cu",
@@ -415,7 +422,7 @@ MUTANTS = (
         "sums of the chunks after the first 32 are left out",
         "for (std::int64_t chunk = fold_lane(); chunk < tiling.chunks; chunk += kFoldLanes) {\n      own.first += p",
         "for (std::int64_t chunk = fold_lane(); chunk < tiling.chunks; chunk += tiling.chunks) {\n      own.first += p",
-        BATCH_NORM + GROUP_NORM,
+        ("tests/ops/test_batch_norm.py::test_gradients_of_every_dtype",),
     ),
     # ---- reductions and searches
     Mutant(
@@ -458,7 +465,7 @@ MUTANTS = (
         "all rows are sorted where the first one's results lie",
         "compare_exchange(results + (row << log_padded), i",
         "compare_exchange(results, i",
-        REDUCE,
+        ("tests/ops/test_reduce.py::test_topk_of_long_rows",),
     ),
     # ---- rows of tables
     Mutant(
@@ -506,16 +513,16 @@ MUTANTS = (
     Mutant(
         "tile/scan.cuh",
         "a long row's prefix sums begin anew every 256 elements",
-        "    before += total;\n    __syncthreads();\n",
-        "    __syncthreads();\n",
-        EMBEDDING + EMBEDDING_BAG,
+        "    if (i < length) row[i] = before + sum;\n",
+        "    if (i < length) row[i] = sum;\n",
+        ("tests/cuda/test_selftest.py::test_platform[tile.scan_rows]",),
     ),
     Mutant(
         "embedding.cu",
         "rows of a table are as far apart as they are wide",
         "gather.indices[at.row] * gather.row_stride",
         "gather.indices[at.row] * groups.units",
-        EMBEDDING,
+        ("tests/ops/test_embedding.py::test_strided_misaligned_and_read_only_operands",),
     ),
     Mutant(
         "index_range.cu",

@@ -50,6 +50,9 @@ def test_strided_misaligned_and_read_only_operands(backend, rng):
     indices = rng.integers(0, 20, (9, 10))
     for table in (weight[::2], weight[::-2], weight[:20, 3:], weight[:20, ::2], weight.T[:10].T[:20]):
         np.testing.assert_array_equal(ops.embedding(table, indices[::3, ::-1]), table[indices[::3, ::-1]])
+    for view in np.s_[::2], np.s_[:20, 3:], np.s_[:20, 4:], np.s_[:20, ::2]:  # which stay views on a GPU
+        y = ops.embedding(drupe.tensor(weight)[view], indices)
+        np.testing.assert_array_equal(y.numpy(), weight[view][indices])
     buffer = np.zeros(20 * 5 * 4 + 1, np.uint8)
     misaligned = buffer[1:].view(np.float32).reshape(20, 5)
     misaligned[...] = weight[:20, :5]

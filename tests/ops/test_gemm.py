@@ -171,6 +171,22 @@ def test_strided_batches(backend, rng, name, M, N, K):
     assert_close(y, f64(a) @ f64(b) + f64(residual), name, K, np.sqrt(K))
 
 
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_memory_that_vectors_cannot_read(backend, rng, name, turned):
+    """Rows, or with `turned` matrices, lie a distance apart that 16 bytes do not divide: views of tensors stay so."""
+    wide = 16 + 8 // dtype(name).itemsize
+
+    def view(rows):
+        x = draw(rng, (rows, 2, wide) if turned else (2, rows, wide), name)
+        t = drupe.tensor(x)
+        return (ops.transpose(t, 0, 1) if turned else t)[:, :, :16]
+
+    a, b, residual = view(5), view(16), view(5)
+    y = ops.gemm(a, b, residual=residual).numpy()
+    assert_close(y, f64(a.numpy()) @ f64(b.numpy()) + f64(residual.numpy()), name, 16, 5)
+
+
 def test_misaligned_and_read_only_operands(backend, rng):
     buffer = np.zeros(4 * 6 * 4 + 1, np.uint8)
     a = buffer[1:].view(np.float32).reshape(4, 6)
