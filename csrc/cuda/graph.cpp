@@ -47,7 +47,7 @@ std::int64_t next_check = 1;
 void leave(Capture& capture) {
   const std::lock_guard lock(mutex);
   count_underway -= static_cast<int>(underway.erase(capture.id));
-  of_thread = nullptr;
+  if (of_thread == &capture) of_thread = nullptr;
 }
 
 }  // namespace
@@ -183,6 +183,7 @@ namespace {
 struct Reports {
   std::mutex mutex;
   ErrorRecord* record = nullptr;
+  Stream stream;                 // on which the record is read, past whatever is queued elsewhere
   std::vector<Stream> expected;  // from what was replayed there
 };
 
@@ -201,12 +202,13 @@ ErrorRecord* error_record(int device) {
   Reports& reports = reports_of(device);
   const std::lock_guard lock(reports.mutex);
   if (!reports.record) {
-    const Stream stream{.handle = nullptr, .device = device};
+    const Stream stream = driver::create_stream(device);
     auto* record = static_cast<ErrorRecord*>(driver::allocate(sizeof(ErrorRecord), device));
     if (!record) throw OutOfMemory("[cuda] out of memory on cuda:" + std::to_string(device));
     driver::zero(record, sizeof(ErrorRecord), stream);
     driver::synchronize(stream);
     reports.record = record;
+    reports.stream = stream;
   }
   return reports.record;
 }
@@ -236,13 +238,13 @@ void raise_reports(Stream stream, bool whole_device) {
     Reports& reports = reports_of(stream.device);
     const std::lock_guard lock(reports.mutex);
     if (reports.expected.empty()) return;
-    driver::copy(&found, reports.record, sizeof found, stream);
-    driver::synchronize(stream);
+    driver::copy(&found, reports.record, sizeof found, reports.stream);
+    driver::synchronize(reports.stream);
     const bool reported = found.state == 2;
     std::erase_if(reports.expected, [&](const Stream& other) { return whole_device || other.handle == stream.handle; });
     if (!reported) return;
-    driver::zero(reports.record, sizeof found, stream);
-    driver::synchronize(stream);
+    driver::zero(&reports.record->state, sizeof found.state, reports.stream);
+    driver::synchronize(reports.stream);
   }
   Raise raise;
   {

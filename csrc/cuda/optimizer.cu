@@ -146,10 +146,15 @@ __device__ __forceinline__ void update(const StepSlot& slot, const Rule& rule, c
   }
 }
 
+// Blocks a multiprocessor: said for doubles, which ptxas would spill for the sake of more; 0 leaves it to choose.
+template <class S>
+inline constexpr int kStepBlocks = sizeof(S) == 8 ? 2 : 0;
+
 template <class S, class Rule>
-__global__ __launch_bounds__(kMapThreads) void optimizer_step_kernel(const ChunkTable<StepSlot> table, Rule rule,
-                                                                     const Rounding rounding,
-                                                                     const Factors<Accumulator<S>>* factors) {
+__global__ __launch_bounds__(kMapThreads,
+                             kStepBlocks<S>) void optimizer_step_kernel(const ChunkTable<StepSlot> table, Rule rule,
+                                                                        const Rounding rounding,
+                                                                        const Factors<Accumulator<S>>* factors) {
   constexpr int kPack = kPackSize<S>;
   const int index = table.find(blockIdx.x);
   const StepSlot& slot = table.slots[index];

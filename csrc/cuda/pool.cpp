@@ -83,11 +83,12 @@ void Pool::give_back(void* block, const Lease& lease) noexcept {
   }
   Busy busy{.block = block, .key = key, .events = {}};
   try {
-    for (const Stream& user : lease.users) {
+    const bool of_graph = kind_ == Memory::graph;  // its events would be part of the capture: it is not used again
+    for (const Stream& user : of_graph ? std::vector<Stream>() : lease.users) {
       busy.events.push_back(driver::create_event(device_, false));
       driver::record_event(busy.events.back(), user);
     }
-    if (busy.events.empty()) {
+    if (lease.users.empty()) {
       shelve(block, key);
     } else {
       busy_.push_back(busy);
@@ -168,7 +169,7 @@ void Pool::shelve(void* block, const Key& key) {
 
 // Takes back what other streams are through with; of all of it they are.
 void Pool::collect(bool all) {
-  if (busy_.empty() || (!all && capture_of_thread())) return;  // a capture forbids to ask
+  if (busy_.empty() || (!all && (kind_ == Memory::graph || capture_of_thread()))) return;  // a capture forbids to ask
   std::erase_if(busy_, [&](const Busy& busy) {
     const auto done = [](void* event) { return driver::query_event(event); };
     if (!all && !std::all_of(busy.events.begin(), busy.events.end(), done)) return false;

@@ -186,16 +186,18 @@ def test_what_lies_on_a_device_cannot_be_pinned():
 
 
 def test_pinned_blocks_are_used_again():
+    gc.collect()
+    cuda.empty_cache()
     before = cuda.memory_stats("cuda")["pinned_bytes"]
     held = cuda.pin(np.zeros(3000))
-    assert cuda.memory_stats("cuda")["pinned_bytes"] >= before
+    assert cuda.memory_stats("cuda")["pinned_bytes"] >= before + 24_000
     held.numpy()[...] = 1  # shares it
     assert held.tolist()[0] == 1
     block = held.raw.data_ptr
     del held
     assert cuda.pin(np.zeros(3000)).raw.data_ptr == block
     cuda.empty_cache()
-    assert cuda.memory_stats("cuda")["pinned_bytes"] == 0
+    assert cuda.memory_stats("cuda")["pinned_bytes"] == before
 
 
 def test_a_pinned_block_waits_for_its_copies(rng):
