@@ -121,13 +121,6 @@ MUTANTS = (
         CONV2D,
     ),
     Mutant(
-        "conv2d.cu",
-        "a phase of the gradient takes its first tap along one axis for the other's",
-        ".first_w = w.first_tap,",
-        ".first_w = h.first_tap,",
-        CONV2D,
-    ),
-    Mutant(
         "conv2d/gather.cuh",
         "the right padding begins one pixel late",
         "static_cast<unsigned>(row.w + depth.w) < static_cast<unsigned>(gather.w.source)",
@@ -139,13 +132,6 @@ MUTANTS = (
         "no barrier after the last product, before the stages become the epilogue's",
         "  cp_async_wait_group<0>();\n  __syncthreads();\n}",
         "  cp_async_wait_group<0>();\n}",
-        CONV2D,
-    ),
-    Mutant(
-        "conv2d/gather.cuh",
-        "waits for one slice less: the oldest copy may still be on its way",
-        "cp_async_wait_group<kStages - 2>();",
-        "cp_async_wait_group<kStages - 1>();",
         CONV2D,
     ),
     Mutant(
@@ -199,6 +185,20 @@ MUTANTS = (
         ATTENTION,
     ),
     Mutant(
+        "attention.cu",
+        "a tile goes without a mask where only its last key is masked",
+        "mask.is_open(kRows<A>, kSide)",
+        "mask.is_open(kRows<A>, kSide - 1)",
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
+    ),
+    Mutant(
+        "attention.cu",
+        "a tile goes without a mask where only its last query is masked",
+        "mask.is_open(kRows<A>, kSide)",
+        "mask.is_open(kRows<A> - 1, kSide)",
+        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
+    ),
+    Mutant(
         "attention/problem.cuh",
         "a query does not see the last key that the mask leaves it",
         "ahead >= lowest && ahead <= highest",
@@ -218,34 +218,6 @@ MUTANTS = (
         "keys(args.lengths ? args.lengths[b] : args.Skv)",
         "keys(args.Skv)",
         ATTENTION,
-    ),
-    Mutant(
-        "attention/problem.cuh",
-        "a tile whose first query does not see the last key goes without a mask",
-        "highest >= tile_keys - 1",
-        "highest >= tile_keys - 2",
-        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
-    ),
-    Mutant(
-        "attention/problem.cuh",
-        "a tile whose last query does not see the first key goes without a mask",
-        "lowest <= 1 - tile_queries",
-        "lowest <= 2 - tile_queries",
-        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
-    ),
-    Mutant(
-        "attention/problem.cuh",
-        "a tile whose last key does not exist goes without a mask",
-        "keys >= tile_keys;",
-        "keys >= tile_keys - 1;",
-        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
-    ),
-    Mutant(
-        "attention/problem.cuh",
-        "a tile whose last query does not exist goes without a mask",
-        "queries >= tile_queries &&",
-        "queries >= tile_queries - 1 &&",
-        ("tests/ops/test_attention.py::test_tiles_that_are_masked_in_a_corner",),
     ),
     Mutant(
         "attention_mma.cu",
@@ -323,13 +295,6 @@ MUTANTS = (
         "no barrier between the steps of the tree over a column's parts",
         "    __syncthreads();\n    if (own.part >= half) continue;",
         "    if (own.part >= half) continue;",
-        SOFTMAX,
-    ),
-    Mutant(
-        "softmax_backward.cu",
-        "the tree over a column's parts takes a neighbour's",
-        "storage.sum[k][own.thread + half * plan.lanes]",
-        "storage.sum[k][own.thread + half]",
         SOFTMAX,
     ),
     Mutant(
@@ -525,24 +490,10 @@ MUTANTS = (
         ("tests/ops/test_embedding.py::test_strided_misaligned_and_read_only_operands",),
     ),
     Mutant(
-        "index_range.cu",
-        "the last wrong index is reported, not the first",
-        "static_cast<unsigned long long>(count - i)",
-        "static_cast<unsigned long long>(i + 1)",
-        EMBEDDING + CROSS_ENTROPY,
-    ),
-    Mutant(
         "embedding_bag.cu",
         "the mean divides by places that padding took",
         "count += __popc(counted);",
         "count += end - i < kInFlight ? end - i : kInFlight;",
-        EMBEDDING_BAG,
-    ),
-    Mutant(
-        "embedding_bag.cu",
-        "the maximum begins at 0",
-        "place.element[j] < A(0) || (!(x <= y) && y == y)",
-        "!(x <= y) && y == y",
         EMBEDDING_BAG,
     ),
     Mutant(
@@ -569,13 +520,6 @@ MUTANTS = (
     ),
     Mutant(
         "optimizer.cu",
-        "sums of squares after the first 1024 are left out",
-        "i < count; i += kTotalThreads) sum += partials[i]",
-        "i < count && i < kTotalThreads; i += kTotalThreads) sum += partials[i]",
-        OPTIMIZERS,
-    ),
-    Mutant(
-        "optimizer.cu",
         "the sums of a second table replace the first one's",
         "    done += table.chunks;\n",
         "",
@@ -589,24 +533,10 @@ MUTANTS = (
         DROPOUT,
     ),
     Mutant(
-        "tile/philox.cuh",
-        "the upper half of the counter's offset is dropped",
-        "static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(offset >> 32)};",
-        "static_cast<std::uint32_t>(offset), 0u};",
-        DROPOUT,
-    ),
-    Mutant(
         "pool2d.cu",
         "the maximum begins at 0",
         "best[k] = -std::numeric_limits<A>::infinity();",
         "best[k] = A(0);",
-        POOL2D,
-    ),
-    Mutant(
-        "pool2d.cu",
-        "the last window over a pixel gives it no gradient",
-        "quotient(padded, axis.stride) + 1)",
-        "quotient(padded, axis.stride))",
         POOL2D,
     ),
     Mutant(
@@ -625,9 +555,9 @@ MUTANTS = (
     ),
     Mutant(
         "copy.cu",
-        "no barrier before the tile to turn is written again",
-        "to[r * t.dst_pitch + lane] = storage.tile[lane][r];\n    }\n    __syncthreads();\n",
-        "to[r * t.dst_pitch + lane] = storage.tile[lane][r];\n    }\n",
+        "no barrier between a tile's way in and its way out",
+        "storage.tile[c][lane] = from[c * t.src_pitch + lane];\n    }\n    __syncthreads();\n",
+        "storage.tile[c][lane] = from[c * t.src_pitch + lane];\n    }\n",
         SHAPE,
     ),
 )

@@ -159,6 +159,13 @@ def test_avg_gradient_in_every_dtype(backend, rng, name):
     assert_close(x.grad.numpy(), expected[:, :, 1:-1, 1:-1], name, 9)
 
 
+def test_averages_round_once(backend):
+    # A running sum of ones would stop at 2048 in float16, at 256 in bfloat16.
+    for name in ("float16", "bfloat16"):
+        y = ops.avg_pool2d(np.ones((1, 9, 48, 48), dtype(name)), 48)
+        np.testing.assert_array_equal(f64(y), np.ones((1, 9, 1, 1)))
+
+
 def test_first_of_equal_maxima_gets_the_gradient(backend):
     for value in (0.0, -np.inf):
         x = drupe.tensor(np.full((1, 20, 4, 4), value, np.float32), requires_grad=True)
