@@ -4,6 +4,9 @@ import numpy
 import typing
 
 __all__: list[str] = [
+    "Event",
+    "Graph",
+    "Stream",
     "Tensor",
     "activation",
     "activation_backward",
@@ -24,6 +27,7 @@ __all__: list[str] = [
     "cast",
     "clamp",
     "clamp_backward",
+    "clip_factor",
     "clone",
     "concat",
     "contiguous",
@@ -45,6 +49,8 @@ __all__: list[str] = [
     "embedding_bag_backward",
     "embedding_bag_backward_scale",
     "embedding_bag_backward_sparse",
+    "embedding_bag_step",
+    "embedding_step",
     "empty",
     "empty_cache",
     "float32_matmul_precision",
@@ -56,6 +62,8 @@ __all__: list[str] = [
     "gemm_int8",
     "group_norm",
     "group_norm_backward",
+    "is_capturing",
+    "is_pinned",
     "isa",
     "isa_reason",
     "isas",
@@ -70,13 +78,16 @@ __all__: list[str] = [
     "mse_backward",
     "num_threads",
     "pad",
+    "pin",
     "quantize_int8",
+    "record_use",
     "reduce",
     "reset_peak_memory",
     "reshape",
     "rms_norm",
     "rms_norm_backward",
     "rmsprop",
+    "sample",
     "scalar",
     "set_float32_matmul_precision",
     "set_isa",
@@ -148,12 +159,47 @@ class Tensor:
     @property
     def strides(self) -> tuple[int, ...]: ...
 
+class Stream:
+    @staticmethod
+    def default(device: str) -> Stream: ...
+    def __init__(self, device: str) -> None: ...
+    def make_current(self) -> None: ...
+    def synchronize(self) -> None: ...
+    def wait(self, source: Stream) -> None: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def handle(self) -> int: ...
+
+class Event:
+    def __init__(self, timed: bool) -> None: ...
+    def elapsed_ms(self, end: Event) -> float: ...
+    def hold(self, stream: Stream) -> None: ...
+    def query(self) -> bool: ...
+    def record(self, stream: Stream) -> None: ...
+    def synchronize(self) -> None: ...
+
+class Graph:
+    def __init__(self) -> None: ...
+    def abort(self) -> None: ...
+    def begin(self, stream: Stream) -> None: ...
+    def end(self) -> None: ...
+    def replay(
+        self,
+        device: str,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        offset: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    @property
+    def random_state(self) -> Tensor: ...
+
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
 def adam(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     exp_avgs: collections.abc.Sequence[Tensor],
     exp_avg_sqs: collections.abc.Sequence[Tensor],
     *,
@@ -166,6 +212,12 @@ def adam(
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
     step: typing.SupportsInt | typing.SupportsIndex,
     decoupled: bool,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+    device_lr: Tensor | None = None,
+    device_scale: Tensor | None = None,
+    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
@@ -259,6 +311,9 @@ def clamp_backward(
     low: typing.SupportsFloat | typing.SupportsIndex,
     high: typing.SupportsFloat | typing.SupportsIndex,
 ) -> Tensor: ...
+def clip_factor(
+    tensors: collections.abc.Sequence[Tensor], max_norm: typing.SupportsFloat | typing.SupportsIndex
+) -> Tensor: ...
 def clone(x: Tensor) -> Tensor: ...
 def concat(parts: collections.abc.Sequence[Tensor], axis: typing.SupportsInt | typing.SupportsIndex) -> Tensor: ...
 def contiguous(x: Tensor) -> Tensor: ...
@@ -321,6 +376,7 @@ def dropout(
     p: typing.SupportsFloat | typing.SupportsIndex,
     seed: typing.SupportsInt | typing.SupportsIndex,
     offset: typing.SupportsInt | typing.SupportsIndex,
+    state: Tensor | None = None,
 ) -> Tensor: ...
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
@@ -373,6 +429,47 @@ def embedding_bag_backward_sparse(
     mode: str,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
 ) -> tuple[Tensor, Tensor]: ...
+def embedding_bag_step(
+    weight: Tensor,
+    dy: Tensor,
+    indices: Tensor,
+    states: collections.abc.Sequence[Tensor],
+    offsets: Tensor | None,
+    scale: Tensor | None,
+    mode: str,
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    *,
+    optimizer: str,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    beta1: typing.SupportsFloat | typing.SupportsIndex,
+    beta2: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    step: typing.SupportsInt | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
+def embedding_step(
+    weight: Tensor,
+    dy: Tensor,
+    indices: Tensor,
+    states: collections.abc.Sequence[Tensor],
+    padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    *,
+    optimizer: str,
+    lr: typing.SupportsFloat | typing.SupportsIndex,
+    beta1: typing.SupportsFloat | typing.SupportsIndex,
+    beta2: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
+    grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    step: typing.SupportsInt | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> None: ...
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
 def float32_matmul_precision() -> str: ...
@@ -425,6 +522,8 @@ def group_norm(
 def group_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, layout: str
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def is_capturing(device: str) -> bool: ...
+def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
 def isa_reason() -> str: ...
 def isas() -> list[str]: ...
@@ -487,7 +586,9 @@ def pad(
     after: tuple[int, ...],
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
 ) -> Tensor: ...
+def pin(x: Tensor, device: str) -> Tensor: ...
 def quantize_int8(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple[Tensor, Tensor]: ...
+def record_use(x: Tensor, stream: Stream) -> None: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor: ...
@@ -510,6 +611,7 @@ def rmsprop(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     square_avgs: collections.abc.Sequence[Tensor],
     grad_avgs: collections.abc.Sequence[Tensor],
     buffers: collections.abc.Sequence[Tensor],
@@ -522,7 +624,22 @@ def rmsprop(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+    device_lr: Tensor | None = None,
+    device_scale: Tensor | None = None,
+    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
+def sample(
+    logits: Tensor,
+    temperature: typing.SupportsFloat | typing.SupportsIndex,
+    top_k: typing.SupportsInt | typing.SupportsIndex | None,
+    top_p: typing.SupportsFloat | typing.SupportsIndex | None,
+    min_p: typing.SupportsFloat | typing.SupportsIndex | None,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
 def scalar(
     op: str,
     value: bool | typing.SupportsInt | typing.SupportsIndex | typing.SupportsFloat | typing.SupportsIndex,
@@ -536,6 +653,7 @@ def sgd(
     params: collections.abc.Sequence[Tensor],
     grads: collections.abc.Sequence[Tensor],
     rows: collections.abc.Sequence[Tensor | None],
+    masters: collections.abc.Sequence[Tensor | None],
     buffers: collections.abc.Sequence[Tensor],
     *,
     lr: typing.SupportsFloat | typing.SupportsIndex,
@@ -544,6 +662,12 @@ def sgd(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
+    stochastic_rounding: bool,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+    device_lr: Tensor | None = None,
+    device_scale: Tensor | None = None,
+    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
 def softmax_backward(
@@ -551,7 +675,7 @@ def softmax_backward(
 ) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def synchronize(device: str) -> None: ...
-def to_device(x: Tensor, device: str) -> Tensor: ...
+def to_device(x: Tensor, device: str, non_blocking: bool = False) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(
     x: Tensor,
