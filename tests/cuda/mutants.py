@@ -36,52 +36,52 @@ SHAPE = ("tests/ops/test_shape.py",)
 MUTANTS = (
     # ---- gemm
     Mutant(
-        "gemm.cu",
+        "gemm/kernel.cuh",
         "waits for one stage less: the oldest copy may still be on its way",
         "cp_async_wait_group<C::kStages - 2>();",
         "cp_async_wait_group<C::kStages - 1>();",
         GEMM,
     ),
     Mutant(
-        "gemm.cu",
+        "gemm/kernel.cuh",
         "no barrier between the copies' arrival and the products",
         "    __syncthreads();  // the oldest stage has come, and all have left the one before it\n",
         "",
         GEMM,
     ),
     Mutant(
-        "gemm.cu",
+        "gemm/kernel.cuh",
         "the sum over the parts of K leaves out the last",
-        "split < problem.splits; ++split",
-        "split < problem.splits - 1; ++split",
+        "split < problem.grid.splits; ++split",
+        "split < problem.grid.splits - 1; ++split",
         GEMM,
     ),
     Mutant(
-        "gemm.cu",
+        "gemm/kernel.cuh",
         "vectors are read whatever is between rows",
         "  if (other_extent > 1 && other_stride % kPack != 0) return false;\n",
         "",
         ("tests/ops/test_gemm.py::test_memory_that_vectors_cannot_read",),
     ),
     Mutant(
-        "gemm.cu",
+        "gemm/kernel.cuh",
         "vectors are read whatever is between matrices",
         "    if (shape[d] > 1 && strides[d] % kPack != 0) return false;\n",
         "",
         ("tests/ops/test_gemm.py::test_memory_that_vectors_cannot_read",),
     ),
     Mutant(
-        "gemm.cu",
+        "gemm/grid.cuh",
         "parts of K are not whole steps",
-        "tiles_across(tiles_across(args.K, splits), C::kDepth) * C::kDepth;",
-        "tiles_across(args.K, splits);",
+        "part = tiles_across(tiles_across(K, schedule.splits), depth) * depth;",
+        "part = tiles_across(K, schedule.splits);",
         GEMM,
     ),
     Mutant(
         "gemm/problem.cuh",
         "the epilogue reads every batch's residual from the first one's",
-        "problem.residual + residual + row * problem.residual_row",
-        "problem.residual + row * problem.residual_row",
+        "residual + at.offset.at[kBatchResidual] + row * residual_row",
+        "residual + row * residual_row",
         GEMM,
     ),
     Mutant(
@@ -107,9 +107,9 @@ MUTANTS = (
     ),
     Mutant(
         "tile/mma.cuh",
-        "the matrices of a left fragment in the order of a right one",
-        "const int m = m0 + matrix % 2 * 8, k = k0 + matrix / 2 * 8;",
-        "const int m = m0 + matrix / 2 * 8, k = k0 + matrix % 2 * 8;",
+        "the rows of a left fragment's matrices in the order of k",
+        "const int m = m0 + matrix % 2 * 8;",
+        "const int m = m0 + matrix / 2 * 8;",
         GEMM,
     ),
     # ---- conv2d
@@ -171,7 +171,7 @@ MUTANTS = (
     ),
     # ---- attention
     Mutant(
-        "attention.cu",
+        "attention/fma.cuh",
         "the running sum of exponentials is not rescaled to a new maximum",
         "    running.sum[i] *= shrink[i];\n",
         "",
@@ -241,7 +241,7 @@ MUTANTS = (
         ATTENTION,
     ),
     Mutant(
-        "attention_mma.cu",
+        "attention/softmax.cuh",
         "outputs of earlier keys are rescaled in every other column only",
         "        output.d[i][j][2 * r + 1] *= shrink;\n",
         "",
@@ -462,7 +462,7 @@ MUTANTS = (
         EMBEDDING + EMBEDDING_BAG,
     ),
     Mutant(
-        "sparse_rows.cu",
+        "segment_sum.cuh",
         "of a row that crosses tasks, the last carry is left out",
         "to = from + share < carries ? from + share : carries;",
         "to = from + share < carries ? from + share : carries - 1;",
