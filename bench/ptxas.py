@@ -32,7 +32,7 @@ FUNCTION = re.compile(r"Function properties for (\S+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
-COMPLAINT = re.compile(r"warning|error|Potential Performance Loss|serialized", re.IGNORECASE)
+COMPLAINT = re.compile(r"\b(warning|error|serialized)\b|Potential Performance Loss", re.IGNORECASE)
 
 
 def compile_verbosely(source: Path, arch: str) -> str:

@@ -42,3 +42,9 @@ def test_warnings_and_serialised_wgmma_are_complaints():
         "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to …\n"
     )
     assert len(parse(text, "x.cu", "sm_90a")[1]) == 2
+
+
+def test_a_kernel_may_have_error_in_its_name():
+    text = "ptxas info    : Compiling entry function '_Z6reportP11ErrorRecord' for 'sm_80'\n"
+    assert parse(text, "x.cu", "sm_80")[1] == []
+    assert len(parse("x.cu(3): error: identifier is undefined\nerror: nvcc exited with 1\n", "x.cu", "sm_80")[1]) == 2
