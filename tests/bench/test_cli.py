@@ -41,7 +41,7 @@ def test_info(run):
         drupe.cpu_isa(),
         "threads",
         "CUDA",
-        "not available",
+        "available" if drupe.cuda_status()["available"] else "not available",
         machine.cpu_model()[:10],
     ):
         assert text in result.output
