@@ -180,10 +180,7 @@ Aligned align(const AttentionOperand& operand, std::int64_t B, std::int64_t H, s
 
 void attention_mma(const AttentionArgs& given, Stream stream) {
   AttentionArgs args = given;
-  const Aligned q = align(args.q, args.B, args.Hq, args.Sq, args.D, args.dtype, stream);
-  const Aligned k = align(args.k, args.B, args.Hkv, args.Skv, args.D, args.dtype, stream);
-  const Aligned v = align(args.v, args.B, args.Hkv, args.Skv, args.Dv, args.dtype, stream);
-  args.q = q.operand, args.k = k.operand, args.v = v.operand;
+  const AlignedInputs inputs(args, stream);
   dispatch_width(args.dtype, std::max(args.D, args.Dv), [&]<class T, int kWidth>() {
     using C = Config<T, kWidth>;
     const std::int64_t tiles = ceil_div(args.Sq, C::kQueries);

@@ -218,11 +218,9 @@ void run(const AttentionBackwardArgs& args, const Numbers& numbers, Stream strea
 void attention_backward_mma(const AttentionBackwardArgs& given, const float* shift, const float* delta, Stream stream) {
   AttentionBackwardArgs args = given;
   AttentionArgs& f = args.forward;
-  const Aligned q = align(f.q, f.B, f.Hq, f.Sq, f.D, f.dtype, stream);
-  const Aligned k = align(f.k, f.B, f.Hkv, f.Skv, f.D, f.dtype, stream);
-  const Aligned v = align(f.v, f.B, f.Hkv, f.Skv, f.Dv, f.dtype, stream);
+  const AlignedInputs inputs(f, stream);
   const Aligned dy = align(args.dy, f.B, f.Hq, f.Sq, f.Dv, f.dtype, stream);
-  f.q = q.operand, f.k = k.operand, f.v = v.operand, args.dy = dy.operand;
+  args.dy = dy.operand;
   dispatch_width(f.dtype, std::max(f.D, f.Dv), [&]<class T, int kWidth>() {
     using C = Config<T, kWidth>;
     if (args.dq.data) run<C, false>(args, {shift, delta}, stream);

@@ -96,19 +96,10 @@ template <class S, int kPack>
 __device__ __forceinline__ WidePack<S, kPack> sum_entries(const SegmentSum<S>& sum, std::int64_t from, std::int64_t to,
                                                           std::int64_t column) {
   auto total = WidePack<S, kPack>::zero();
-  for (std::int64_t e = from; e < to; e += kSumInFlight) {
-    WidePack<S, kPack> term[kSumInFlight];
+  sum.template for_each_term<kPack>(from, to, column, [&](std::int64_t, const WidePack<S, kPack>& term) {
 #pragma unroll
-    for (int k = 0; k < kSumInFlight; ++k) {
-      if (e + k < to) term[k] = sum.template term<kPack>(e + k, column);
-    }
-#pragma unroll
-    for (int k = 0; k < kSumInFlight; ++k) {
-      if (e + k >= to) continue;
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) total.element[j] += term[k].element[j];
-    }
-  }
+    for (int j = 0; j < kPack; ++j) total.element[j] += term.element[j];
+  });
   return total;
 }
 

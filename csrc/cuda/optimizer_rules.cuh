@@ -36,25 +36,38 @@ struct Penalty {
   }
 };
 
+// What sgd and rmsprop share: the learning rate is a factor as it is.
 template <class T>
-struct SgdRule {
-  static constexpr int kStates = 1;
-  int order[kStates] = {0};
+struct RateRule {
   Penalty<T> penalty;
-  T minus_lr, momentum;
-  bool nesterov;
+  T minus_lr;
 
-  explicit SgdRule(const SgdArgs& args)
+  template <class Args>
+  explicit RateRule(const Args& args)
       : penalty{static_cast<T>(args.grad_scale), static_cast<T>(args.l1), static_cast<T>(args.weight_decay)},
-        minus_lr(static_cast<T>(-args.lr)),
-        momentum(static_cast<T>(args.momentum)),
-        nesterov(args.nesterov) {}
+        minus_lr(static_cast<T>(-args.lr)) {}
 
-  static FactorRule factor_rule(const SgdArgs& args) { return {.lr = args.lr, .grad_scale = args.grad_scale}; }
+  template <class Args>
+  static FactorRule factor_rule(const Args& args) {
+    return {.lr = args.lr, .grad_scale = args.grad_scale};
+  }
   __device__ __forceinline__ void take(const Factors<T>& factors) {
     penalty.grad_scale = factors.grad_scale;
     minus_lr = factors.minus_lr;
   }
+};
+
+template <class T>
+struct SgdRule : RateRule<T> {
+  using RateRule<T>::penalty;
+  using RateRule<T>::minus_lr;
+  static constexpr int kStates = 1;
+  int order[kStates] = {0};
+  T momentum;
+  bool nesterov;
+
+  explicit SgdRule(const SgdArgs& args)
+      : RateRule<T>(args), momentum(static_cast<T>(args.momentum)), nesterov(args.nesterov) {}
 
   __device__ __forceinline__ T operator()(T p, T g, T* state) const {
     g = penalty(p, g);
@@ -112,31 +125,25 @@ struct AdamRule {
 
 // States: the mean of squares, the mean where centered, the buffer where there is momentum.
 template <class T>
-struct RmspropRule {
+struct RmspropRule : RateRule<T> {
+  using RateRule<T>::penalty;
+  using RateRule<T>::minus_lr;
   static constexpr int kStates = 3;
   int order[kStates];
-  Penalty<T> penalty;
-  T alpha, one_minus_alpha, minus_lr, momentum, eps;
+  T alpha, one_minus_alpha, momentum, eps;
   bool centered;
 
   explicit RmspropRule(const RmspropArgs& args)
-      : order{0, args.centered ? 1 : -1,
+      : RateRule<T>(args),
+        order{0, args.centered ? 1 : -1,
               args.momentum == 0 ? -1
               : args.centered    ? 2
                                  : 1},
-        penalty{static_cast<T>(args.grad_scale), static_cast<T>(args.l1), static_cast<T>(args.weight_decay)},
         alpha(static_cast<T>(args.alpha)),
         one_minus_alpha(static_cast<T>(1 - args.alpha)),
-        minus_lr(static_cast<T>(-args.lr)),
         momentum(static_cast<T>(args.momentum)),
         eps(static_cast<T>(args.eps)),
         centered(args.centered) {}
-
-  static FactorRule factor_rule(const RmspropArgs& args) { return {.lr = args.lr, .grad_scale = args.grad_scale}; }
-  __device__ __forceinline__ void take(const Factors<T>& factors) {
-    penalty.grad_scale = factors.grad_scale;
-    minus_lr = factors.minus_lr;
-  }
 
   __device__ __forceinline__ T operator()(T p, T g, T* state) const {
     g = penalty(p, g);

@@ -51,6 +51,16 @@ struct Row {
   __device__ __forceinline__ void load(std::int64_t block, float (&values)[kPack]) const {
     load_block<kPack>(data, begin_of(block), size, true, -kInfinity, values);
   }
+  // f(x, its index) for the thread's share of the row; -infinity beyond its ends.
+  template <class F>
+  __device__ __forceinline__ void for_each(F&& f) const {
+    for (std::int64_t block = threadIdx.x; block < blocks(); block += kThreads) {
+      float x[kPack];
+      load(block, x);
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) f(x[e], begin_of(block) + e);
+    }
+  }
 };
 
 // The same operations as on the CPU, to the last bit.
@@ -92,15 +102,10 @@ template <class T>
 __device__ __forceinline__ Ranked<Key> first_of_row(const Row<T>& row, Storage& storage) {
   const int thread = static_cast<int>(threadIdx.x);
   Ranked<Key> best = Ranked<Key>::last();
-  for (std::int64_t block = thread; block < row.blocks(); block += kThreads) {
-    float x[Row<T>::kPack];
-    row.load(block, x);
-#pragma unroll
-    for (int e = 0; e < Row<T>::kPack; ++e) {
-      const Key key = order_key(x[e]);
-      if (key > best.key) best = {key, row.begin_of(block) + e};  // the thread's later ones come after it
-    }
-  }
+  row.for_each([&](float x, std::int64_t i) {
+    const Key key = order_key(x);
+    if (key > best.key) best = {key, i};  // the thread's later ones come after it
+  });
   best = first_of_lanes(best, kWarp);
   if (thread % kWarp == 0) storage.first[thread / kWarp] = best;
   __syncthreads();
@@ -155,15 +160,10 @@ __device__ __forceinline__ Cut search(const Row<T>& row, const Weigher& weigh, b
     __syncthreads();
     for (int digit = thread; digit < kDigits; digit += kThreads) storage.low[digit] = storage.high[digit] = 0;
     __syncthreads();
-    for (std::int64_t block = thread; block < row.blocks(); block += kThreads) {
-      float x[Row<T>::kPack];
-      row.load(block, x);
-#pragma unroll
-      for (int e = 0; e < Row<T>::kPack; ++e) {
-        const Key key = order_key(x[e]);
-        if (key >= low && key <= high) add_to_bin(storage, (key - low) >> shift, by_mass ? weigh(x[e]) : Count{1});
-      }
-    }
+    row.for_each([&](float x, std::int64_t) {
+      const Key key = order_key(x);
+      if (key >= low && key <= high) add_to_bin(storage, (key - low) >> shift, by_mass ? weigh(x) : Count{1});
+    });
     __syncthreads();
     low += find_digit(need, storage) << shift;
     if (shift == 0) break;

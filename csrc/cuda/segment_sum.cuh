@@ -60,6 +60,22 @@ struct SegmentSum {
     }
     return row;
   }
+
+  // f(e, its term) for entries [from, to), in order, several of them on their way at a time.
+  template <int kPack, class F>
+  __device__ __forceinline__ void for_each_term(std::int64_t from, std::int64_t to, std::int64_t column, F&& f) const {
+    for (std::int64_t e = from; e < to; e += kSumInFlight) {
+      WidePack<S, kPack> terms[kSumInFlight];
+#pragma unroll
+      for (int k = 0; k < kSumInFlight; ++k) {
+        if (e + k < to) terms[k] = term<kPack>(e + k, column);
+      }
+#pragma unroll
+      for (int k = 0; k < kSumInFlight; ++k) {
+        if (e + k < to) f(e + k, terms[k]);
+      }
+    }
+  }
 };
 
 template <class A>

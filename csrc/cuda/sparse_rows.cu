@@ -94,29 +94,20 @@ __device__ __forceinline__ void sum_task(const SegmentSum<S>& sum, std::int64_t 
   std::int64_t next = sum.segments.begins[segment + 1];
   bool carried = sum.segments.begins[segment] < begin;
   auto total = WidePack<S, kPack>::zero();
-  for (std::int64_t e = begin; e < stop; e += kSumInFlight) {
-    WidePack<S, kPack> term[kSumInFlight];
-#pragma unroll
-    for (int k = 0; k < kSumInFlight; ++k) {
-      if (e + k < stop) term[k] = sum.template term<kPack>(e + k, column);
-    }
-#pragma unroll
-    for (int k = 0; k < kSumInFlight; ++k) {
-      if (e + k >= stop) continue;
-      if (e + k == next) {
-        if (carried) {
-          total.store_wide(sum.carry(task) + column);
-        } else {
-          total.store(sum.result(segment) + column);
-        }
-        total = WidePack<S, kPack>::zero();
-        carried = false;
-        next = sum.segments.begins[++segment + 1];
+  sum.template for_each_term<kPack>(begin, stop, column, [&](std::int64_t e, const WidePack<S, kPack>& term) {
+    if (e == next) {
+      if (carried) {
+        total.store_wide(sum.carry(task) + column);
+      } else {
+        total.store(sum.result(segment) + column);
       }
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) total.element[j] += term[k].element[j];
+      total = WidePack<S, kPack>::zero();
+      carried = false;
+      next = sum.segments.begins[++segment + 1];
     }
-  }
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) total.element[j] += term.element[j];
+  });
   if (carried) {
     total.store_wide(sum.carry(task) + column);
   } else if (next > stop) {

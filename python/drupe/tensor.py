@@ -128,6 +128,19 @@ def share(x: Any, op: str = "tensor", *, copy: bool = True) -> _C.Tensor:
     )
 
 
+def share_in_place(x: Any, op: str, name: str, index: int | None = None) -> _C.Tensor:
+    """Return the raw tensor of an array that an op writes to where it lies: its argument ``name``, or an element of it.
+
+    Raises:
+        ValueError: its memory cannot be shared; other errors as :func:`share`.
+    """
+    try:
+        return share(x, op, copy=False)
+    except BufferError as error:
+        place = name if index is None else f"{name}[{index}]"
+        raise ValueError(f"[{op}] {place} {error}") from None
+
+
 def _from_numpy(x: npt.NDArray[Any], op: str, copy: bool) -> _C.Tensor:
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"[{op}] a masked array would lose its mask: call filled() first")

@@ -24,6 +24,17 @@ struct Aligned {
 Aligned align(const AttentionOperand& operand, std::int64_t B, std::int64_t H, std::int64_t S, std::int64_t width,
               Dtype dtype, Stream stream);
 
+// Puts aligned operands into the arguments, and keeps their memory.
+struct AlignedInputs {
+  Aligned q, k, v;
+  AlignedInputs(AttentionArgs& args, Stream stream)
+      : q(align(args.q, args.B, args.Hq, args.Sq, args.D, args.dtype, stream)),
+        k(align(args.k, args.B, args.Hkv, args.Skv, args.D, args.dtype, stream)),
+        v(align(args.v, args.B, args.Hkv, args.Skv, args.Dv, args.dtype, stream)) {
+    args.q = q.operand, args.k = k.operand, args.v = v.operand;
+  }
+};
+
 // Whether few queries look at many keys, as where a language model decodes.
 inline bool suits_decode(const AttentionArgs& args) {
   return args.Sq <= 16 && args.Skv >= 128;

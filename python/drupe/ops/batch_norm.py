@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from drupe import _C
 from drupe.ops._call import A, Array, Call
-from drupe.tensor import Tensor, share, to_raw
+from drupe.tensor import Tensor, share, share_in_place, to_raw
 
 
 def _running(x: Array | None, name: str, *, written: bool) -> tuple[_C.Tensor | None, _C.Tensor | None]:
     """Return running statistics where the op wants them, and the tensor of their own memory if that is elsewhere."""
     if x is None:
         return None, None
-    try:
-        home = share(x, "batch_norm", copy=not written)
-    except BufferError as error:
-        raise ValueError(f"[batch_norm] {name} {error}") from None
+    home = share_in_place(x, "batch_norm", name) if written else share(x, "batch_norm")
     raw = to_raw(x, "batch_norm")
     if raw.device == home.device:
         return raw, None

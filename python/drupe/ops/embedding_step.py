@@ -8,7 +8,7 @@ from typing import Any
 from drupe import _C
 from drupe.ops._call import Array
 from drupe.ops.optimizer import in_place, rounding_options, written
-from drupe.tensor import Tensor, share
+from drupe.tensor import Tensor, share, share_in_place
 
 
 def embedding_step(
@@ -141,10 +141,7 @@ def _step(
     **options: Any,
 ) -> None:
     weight, dy, indices = arrays
-    try:
-        table = share(weight, op, copy=False)
-    except BufferError as error:
-        raise ValueError(f"[{op}] weight {error}") from None
+    table = share_in_place(weight, op, "weight")
 
     def beside(x: Array | None) -> _C.Tensor | None:
         """Take an array of the host that is no tensor to the table's device."""

@@ -21,18 +21,12 @@ from typing import Any, NamedTuple
 from drupe import _C, random
 from drupe.autograd import SparseRows
 from drupe.ops._call import Array
-from drupe.tensor import Tensor, share
+from drupe.tensor import Tensor, share, share_in_place
 
 
 def in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
     """Return raw tensors that share the arrays' memory."""
-    raw = []
-    for i, x in enumerate(arrays):
-        try:
-            raw.append(share(x, op, copy=False))
-        except BufferError as error:
-            raise ValueError(f"[{op}] {name}[{i}] {error}") from None
-    return raw
+    return [share_in_place(x, op, name, i) for i, x in enumerate(arrays)]
 
 
 def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Tensor], list[_C.Tensor | None]]:
@@ -43,13 +37,7 @@ def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Te
 
 
 def _masters(masters: Sequence[Array | None] | None, op: str) -> list[_C.Tensor | None]:
-    raw: list[_C.Tensor | None] = []
-    for i, x in enumerate(masters or ()):
-        try:
-            raw.append(None if x is None else share(x, op, copy=False))
-        except BufferError as error:
-            raise ValueError(f"[{op}] masters[{i}] {error}") from None
-    return raw
+    return [None if x is None else share_in_place(x, op, "masters", i) for i, x in enumerate(masters or ())]
 
 
 def rounding_options(stochastic_rounding: bool, seed: int | None, offset: int, op: str) -> dict[str, Any]:
