@@ -13,8 +13,7 @@ namespace drupe::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kManyBlocks = 1024;  // enough for any device
-constexpr std::int64_t kMinShare = 8;       // 16-byte blocks of a thread, before a row is shared
+constexpr std::int64_t kMinShare = 8;  // 16-byte blocks of a thread, before a row is shared
 
 template <class K>
 struct Plan {
@@ -114,15 +113,11 @@ void run(const ArgExtremumArgs& args, Stream stream) {
   constexpr std::int64_t kPack = kPackSize<T>;
   const bool skewed = !is_pack_aligned(args.x) || args.size % kPack != 0;
   const std::int64_t blocks = (args.size + (skewed ? kPack - 1 : 0) + kPack - 1) / kPack;
-  Plan<K> plan{.args = args,
-               .lanes = blocks > 8 * kWarp ? kThreads : lanes_for(blocks, 1),
-               .shares = 1,
-               .length = blocks,
-               .partial = nullptr};
+  Plan<K> plan{
+      .args = args, .lanes = choose_row_lanes(blocks, kThreads), .shares = 1, .length = blocks, .partial = nullptr};
   std::shared_ptr<void> scratch;
-  if (plan.lanes == kThreads && args.rows < kManyBlocks) {
-    const std::int64_t fair = (blocks * args.rows + kManyBlocks - 1) / kManyBlocks;
-    plan.length = std::max<std::int64_t>(fair, kThreads * kMinShare);
+  if (plan.lanes == kThreads) {
+    plan.length = choose_length(blocks, args.rows, kThreads * kMinShare, blocks);
     plan.shares = (blocks + plan.length - 1) / plan.length;
   }
   if (plan.shares > 1) {

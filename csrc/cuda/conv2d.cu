@@ -112,13 +112,6 @@ PackedFilters<T> pack_filters(const Conv2dArgs& args, const Filters& filters, co
   return packed;
 }
 
-// Whether blocks of that size would keep every multiprocessor busy.
-template <class T>
-bool fills_device(const Product<T>& product, std::int64_t count, std::int64_t block, int device) {
-  return count * ceil_div(product.rows, block) * ceil_div(product.cols, block) * product.groups >=
-         multiprocessors(device);
-}
-
 template <auto kKernel, class Storage, class T>
 void launch_products(ProductBatch<T> batch, int count, int block_rows, int block_cols, int threads, Stream stream) {
   std::int64_t blocks = 0;
@@ -160,7 +153,7 @@ void launch_tensor_products(const ProductBatch<T>& batch, int count, Stream stre
 // this returns; null where nothing is cut.
 template <class T>
 std::shared_ptr<void> split_depth(ProductBatch<T>& batch, int count, std::int64_t slice, Stream stream) {
-  constexpr std::int64_t kBlock = 64, kWantedBlocks = 132;
+  constexpr std::int64_t kBlock = kSmallBlock, kWantedBlocks = 132;
   std::int64_t tiles = 0, size = 0;
   for (int i = 0; i < count; ++i) {
     const Product<T>& product = batch.product[i];
@@ -188,11 +181,11 @@ std::shared_ptr<void> split_depth(ProductBatch<T>& batch, int count, std::int64_
 
 template <class T>
 void run_products(ProductBatch<T> batch, int count, Stream stream) {
-  constexpr int kLarge = 128;
   constexpr std::int64_t kSlice = sizeof(T) == 2 ? LargeTensorTile::kBlockK : kThreadTileDepth<T>;
   const auto partial = split_depth(batch, count, kSlice, stream);
-  const bool large =
-      !partial && batch.product[0].cols > kLarge / 2 && fills_device(batch.product[0], count, kLarge, stream.device);
+  const Product<T>& first = batch.product[0];
+  const bool large = !partial && choose_block(first.rows, first.cols, first.groups, count,
+                                              multiprocessors(stream.device)) == kLargeBlock;
   if constexpr (std::is_same_v<T, double>) {
     launch_thread_products<T, 4>(batch, count, stream);
   } else if constexpr (std::is_same_v<T, float>) {

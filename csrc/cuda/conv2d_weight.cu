@@ -110,7 +110,7 @@ void backward_weight(const Conv2dArgs& args, Stream stream) {
                                  .row_tiles = 0,
                                  .col_tiles = 0};
   auto* out = static_cast<T*>(args.out);
-  const bool large = rows > 64 && cols > 64;
+  const bool large = rows > kSmallBlock && cols > kSmallBlock;
   if constexpr (std::is_same_v<T, double>) {
     launch_thread_weight<T, 4>(product, out, stream);
   } else if constexpr (std::is_same_v<T, float>) {

@@ -214,7 +214,7 @@ Plan plan_rows(const CrossEntropyArgs& args) {
   const auto place = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16; };
   const std::int64_t blocks = (args.C + kPack - 1) / kPack;
   return {.args = args,
-          .lanes = blocks > 8 * kWarp ? kThreads : lanes_for(blocks, 1),
+          .lanes = choose_row_lanes(blocks, kThreads),
           .aligned = place(args.logits) == place(args.dlogits),
           .weight_sum = nullptr,
           .partial = nullptr};

@@ -17,9 +17,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kResident = 2;  // blocks of a multiprocessor; left to itself, the compiler spills to make it five
 constexpr int kUnroll = 4;
-constexpr std::int64_t kManyBlocks = 1024;  // enough for any device; more are made out of few results
-constexpr std::int64_t kMinSteps = 8;       // of a thread, before its work is cut further
-constexpr std::int64_t kMaxSteps = 128;     // beyond which it is cut, for the sake of the rounding error
+constexpr std::int64_t kMinSteps = 8;    // of a thread, before its work is cut further
+constexpr std::int64_t kMaxSteps = 128;  // beyond which it is cut, for the sake of the rounding error
 
 template <class R, int kPack>
 __device__ __forceinline__ typename R::A pack_value(const R& rule, const Pack<typename R::Source, kPack>& pack,
@@ -186,12 +185,6 @@ __global__ __launch_bounds__(kThreads, kResident) void reduce_columns_kernel(Red
   }
 }
 
-// Cuts `steps` of `blocks` blocks further, so that there are many blocks but each thread has some steps.
-std::int64_t split_steps(std::int64_t steps, std::int64_t blocks) {
-  const std::int64_t for_all = (steps * blocks + kManyBlocks - 1) / kManyBlocks;
-  return std::clamp(for_all, kMinSteps, kMaxSteps);
-}
-
 template <class R, int kPack>
 void launch_columns(ReducePlan<typename R::A> plan, Stream stream, bool splits);
 
@@ -231,13 +224,10 @@ std::shared_ptr<void> split_results(ReducePlan<A>& plan, Stream stream) {
 template <class R, int kPack>
 void launch_columns(ReducePlan<typename R::A> plan, Stream stream, bool splits) {
   const std::int64_t packs = (plan.kept.size + kPack - 1) / kPack, rows = plan.reduced.size;
-  // Half a kilobyte side by side; beyond that threads rather share the rows.
-  const std::int64_t narrowest = std::min<std::int64_t>(round_up_to_power_of_two(packs), kWarp);
-  std::int64_t parts = 1;
-  while (parts * 2 <= kThreads / narrowest && parts * 8 <= rows) parts *= 2;
-  plan.lanes = static_cast<int>(kThreads / parts);
+  const int parts = choose_column_parts(packs, rows, kThreads);
+  plan.lanes = kThreads / parts;
   plan.tiles = static_cast<unsigned>((packs + plan.lanes - 1) / plan.lanes);
-  plan.length = splits ? split_steps((rows + parts - 1) / parts, plan.tiles) * parts : rows;
+  plan.length = splits ? choose_length((rows + parts - 1) / parts, plan.tiles, kMinSteps, kMaxSteps) * parts : rows;
   plan.splits = (rows + plan.length - 1) / plan.length;
   const auto scratch = split_results(plan, stream);
   launch<reduce_columns_kernel<R, kPack>>({.grid = {static_cast<unsigned>(plan.tiles * plan.splits)},
@@ -250,10 +240,11 @@ void launch_columns(ReducePlan<typename R::A> plan, Stream stream, bool splits) 
 template <class R>
 void launch_rows(ReducePlan<typename R::A> plan, Stream stream) {
   const std::int64_t blocks = plan.blocks.value * plan.reduced.size;
-  plan.lanes = blocks > 8 * kWarp ? kThreads : lanes_for(blocks, 1);
+  plan.lanes = choose_row_lanes(blocks, kThreads);
   plan.length = blocks;
   if (plan.lanes == kThreads) {
-    plan.length = split_steps((blocks + kThreads - 1) / kThreads, plan.kept.size) * kThreads;
+    const std::int64_t steps = (blocks + kThreads - 1) / kThreads;
+    plan.length = choose_length(steps, plan.kept.size, kMinSteps, kMaxSteps) * kThreads;
   }
   plan.splits = (blocks + plan.length - 1) / plan.length;
   const auto scratch = split_results(plan, stream);

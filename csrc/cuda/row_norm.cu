@@ -140,12 +140,11 @@ void row_norm(const RowNormArgs& args, Stream stream) {
   if (args.rows == 0) return;
   dispatch_float(args.dtype, [&]<class S>() {
     const NormPlan plan = plan_norm<S>(args, kFew, kMany);
-    const std::int64_t items = norm_items<S>(args);
     const LaunchConfig config{.grid = {blocks_for(args.rows, 1, kNormThreads / plan.lanes)},
                               .block = {kNormThreads},
                               .shared_bytes = sizeof(NormStorage<Accumulator<S>>)};
-    if (items <= kFew * plan.lanes) return launch<row_norm_kernel<S, kFew>>(config, stream, plan);
-    if (items <= kMany * plan.lanes) return launch<row_norm_kernel<S, kMany>>(config, stream, plan);
+    if (plan.kept == kFew) return launch<row_norm_kernel<S, kFew>>(config, stream, plan);
+    if (plan.kept == kMany) return launch<row_norm_kernel<S, kMany>>(config, stream, plan);
     launch<row_norm_long_kernel<S>>(config, stream, plan);
   });
 }

@@ -13,6 +13,7 @@ inline constexpr int kNormThreads = 256;
 struct NormPlan {
   RowNormArgs args;
   int lanes;
+  int kept;                 // elements of a row in a thread's registers
   bool aligned;             // all rows and parameters begin at multiples of 16 bytes
   std::int64_t blocks = 0;  // of the grid, where they share the rows
   unsigned tiles = 1;       // long rows: blocks that share the columns
@@ -48,16 +49,13 @@ std::int64_t norm_items(const RowNormArgs& args) {
 
 template <class S>
 NormPlan plan_norm(const RowNormArgs& args, int few, int many) {
-  NormPlan plan{.args = args, .lanes = kNormThreads, .aligned = args.size % kPackSize<S> == 0};
+  NormPlan plan{.args = args, .lanes = 0, .kept = 0, .aligned = args.size % kPackSize<S> == 0};
   for (const void* p : {args.x, args.residual, args.weight, args.bias, args.dy, static_cast<const void*>(args.y)}) {
     plan.aligned = plan.aligned && is_pack_aligned(p);
   }
-  const std::int64_t items = norm_items<S>(args);
-  if (items <= few * kWarp) {
-    plan.lanes = lanes_for(items, few);
-  } else if (items <= many * kWarp) {
-    plan.lanes = kWarp;
-  }
+  const RowShare share = choose_row_share(norm_items<S>(args), few, many, kNormThreads);
+  plan.lanes = share.lanes;
+  plan.kept = share.kept;
   return plan;
 }
 

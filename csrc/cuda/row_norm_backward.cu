@@ -207,7 +207,7 @@ void run(const RowNormArgs& args, Stream stream) {
   NormPlan plan = plan_norm<S>(args, kFew, kMany<A>);
   const std::int64_t items = norm_items<S>(args), groups = kNormThreads / plan.lanes;
   plan.tiles = static_cast<unsigned>((items + kNormThreads * kPackSize<S> - 1) / (kNormThreads * kPackSize<S>));
-  const bool fits = items <= kMany<A> * plan.lanes;
+  const bool fits = plan.kept > 0;
   plan.blocks = fits
                     ? std::clamp<std::int64_t>((args.rows + groups - 1) / groups, 1, kBlocks)
                     : std::clamp<std::int64_t>(kColumnBlocks / plan.tiles, 1, std::max<std::int64_t>(1, args.rows / 4));
@@ -218,7 +218,7 @@ void run(const RowNormArgs& args, Stream stream) {
   const auto config = [&](std::int64_t blocks, std::size_t bytes) -> LaunchConfig {
     return {.grid = {static_cast<unsigned>(blocks)}, .block = {kNormThreads}, .shared_bytes = bytes};
   };
-  if (items <= kFew * plan.lanes) {
+  if (plan.kept == kFew) {
     launch<row_norm_backward_kernel<S, kFew>>(config(plan.blocks, sizeof(BackwardStorage<A, kFew>)), stream, plan);
   } else if (fits) {
     launch<row_norm_backward_kernel<S, kMany<A>>>(config(plan.blocks, sizeof(BackwardStorage<A, kMany<A>>)), stream,

@@ -95,14 +95,9 @@ void dispatch_softmax(const SoftmaxArgs& args, Rows&& rows, Columns&& columns) {
                      .log = args.log};
     const bool skewed = plan.aligned && (place(args.x) != 0 || args.size % kPack != 0);
     const std::int64_t blocks = (args.size + (skewed ? kPack - 1 : 0) + kPack - 1) / kPack, items = blocks * kPack;
-    if (items <= kSoftmaxFew * kWarp) {
-      plan.lanes = lanes_for(items, kSoftmaxFew);
-    } else if (items <= kSoftmaxMany * kWarp) {
-      plan.lanes = kWarp;
-    }
-    rows.template operator()<S>(plan, items <= kSoftmaxFew * plan.lanes    ? kSoftmaxFew
-                                      : items <= kSoftmaxMany * plan.lanes ? kSoftmaxMany
-                                                                           : 0);
+    const RowShare share = choose_row_share(items, kSoftmaxFew, kSoftmaxMany, kSoftmaxThreads);
+    plan.lanes = share.lanes;
+    rows.template operator()<S>(plan, share.kept);
   });
 }
 
@@ -113,16 +108,13 @@ inline LaunchConfig config_of(const SoftmaxRows& plan, std::size_t shared_bytes)
 }
 
 inline SoftmaxColumns plan_softmax_columns(const SoftmaxArgs& args, std::int64_t packs) {
-  const std::int64_t narrowest = std::min<std::int64_t>(round_up_to_power_of_two(packs), kWarp);
-  int parts = 1;
-  while (parts * 2 <= kSoftmaxThreads / narrowest && parts * 8 <= args.size) parts *= 2;
   return {.x = args.x,
           .dy = args.dy,
           .y = args.y,
           .outer = args.outer,
           .size = args.size,
           .inner = Divisor(args.inner),
-          .lanes = kSoftmaxThreads / parts,
+          .lanes = kSoftmaxThreads / choose_column_parts(packs, args.size, kSoftmaxThreads),
           .log = args.log};
 }
 

@@ -69,17 +69,8 @@ __global__ __launch_bounds__(kMapThreads) void make_entries_kernel(IndexArray ro
 
 // ---- sums
 
-constexpr std::int64_t kSumThreads = std::int64_t{1} << 18;  // about what a device holds
 // Of the entries a task: a step does more for each, and has nothing to gain from neighbours.
 constexpr int kFewestLogEntries = 4, kFewestLogStepEntries = 2;
-
-// The logarithm of the entries a task, given their number and the bytes of a row, of which a lane takes 16.
-int choose_log_task(std::int64_t entries, std::int64_t row_bytes, int fewest) {
-  const std::int64_t lanes = std::max<std::int64_t>(1, row_bytes / 16);
-  int log_task = fewest;
-  while ((entries >> (log_task + 1)) * lanes >= kSumThreads) ++log_task;
-  return log_task;
-}
 
 // One task's columns: walks its entries, and its segments along with them.
 template <class S, int kPack>

@@ -2,35 +2,16 @@
 // read where it lies in NHWC memory: what all its kernels share.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <platform/device.cuh>
 #include <platform/ptx.cuh>
 
+#include "cuda/conv2d/tiles.h"
 #include "cuda/tile/vec.cuh"
 #include "ops/conv2d.h"
 #include "ops/conv2d_gather.h"
 
 namespace drupe::cuda::conv {
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
-// How a sum over `size` things is cut where one stretch takes `blocks` blocks: by the sizes alone, so that the result
-// is the same everywhere.
-struct Stretches {
-  std::int64_t size, count;
-};
-inline Stretches choose_stretches(std::int64_t size, std::int64_t wanted_blocks, std::int64_t blocks,
-                                  std::int64_t slice, std::int64_t least_slices) {
-  constexpr std::int64_t kLongest = std::int64_t{1} << 30;
-  const std::int64_t most = std::max<std::int64_t>(1, size / (slice * least_slices));
-  const std::int64_t wanted = std::max(ceil_div(wanted_blocks, blocks), ceil_div(size, kLongest));
-  const std::int64_t count = std::clamp<std::int64_t>(wanted, 1, most);
-  const std::int64_t stretch = std::max<std::int64_t>(1, ceil_div(ceil_div(size, count), slice)) * slice;
-  return {stretch, std::max<std::int64_t>(1, ceil_div(size, stretch))};
-}
 
 // What a kernel needs of a GatherAxis; the op has checked that positions fit 32 bits.
 struct Axis {

@@ -2,11 +2,11 @@
 // reductions over the threads that share a row.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <platform/device.cuh>
 
 #include "cuda/tile/reduce.cuh"
+#include "cuda/tile/shares.cuh"
 #include "cuda/tile/vec.cuh"
 
 namespace drupe::cuda {
@@ -65,19 +65,6 @@ __device__ __forceinline__ T group_reduce(T value, Op op, int lanes, ReduceStora
   if (lanes > kWarp) return block_reduce<kThreads>(value, op, storage);
   for (int by = lanes / 2; by > 0; by /= 2) value = op(value, __shfl_xor_sync(kFullMask, value, by));
   return value;
-}
-
-// The smallest power of two that is not less.
-constexpr std::int64_t round_up_to_power_of_two(std::int64_t value) {
-  std::int64_t power = 1;
-  while (power < value) power *= 2;
-  return power;
-}
-
-// Threads for one row of `blocks` 16-byte blocks at `per_lane` each: up to a warp.
-constexpr int lanes_for(std::int64_t blocks, std::int64_t per_lane) {
-  const std::int64_t wanted = (blocks + per_lane - 1) / per_lane;
-  return wanted >= kWarp ? kWarp : static_cast<int>(round_up_to_power_of_two(wanted));
 }
 
 }  // namespace drupe::cuda

@@ -2,6 +2,7 @@
 // finds the heads by ballots. Bytes: the entries twice, the segments once.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <platform/launch.cuh>
 
@@ -74,6 +75,16 @@ __global__ __launch_bounds__(kHeadThreads) void count_segments_kernel(Sorted<Ent
   int total = 0;
   for (int warp = 0; warp < kHeadWarps; ++warp) total += storage.count[warp];
   tile_counts[blockIdx.x] = total;
+}
+
+// The logarithm of the entries a task, `fewest` or more, given their number and the bytes of a row, of which a lane
+// takes 16.
+constexpr int choose_log_task(std::int64_t entries, std::int64_t row_bytes, int fewest) {
+  constexpr std::int64_t kThreads = std::int64_t{1} << 18;  // about what a device holds
+  const std::int64_t lanes = std::max<std::int64_t>(1, row_bytes / 16);
+  int log_task = fewest;
+  while ((entries >> (log_task + 1)) * lanes >= kThreads) ++log_task;
+  return log_task;
 }
 
 // Where segments lie, and which of them the tasks begin in.
