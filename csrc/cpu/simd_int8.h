@@ -56,7 +56,10 @@ struct Bytes<Isa::avx512> {
   DRUPE_INLINE static Sum add_products(Sum sum, Wide a, Wide b) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
   }
-  DRUPE_INLINE static std::int32_t reduce(Sum sum) { return _mm512_reduce_add_epi32(sum); }
+  // Modulo 2^32, which _mm512_reduce_add_epi32 is not: it adds ints.
+  DRUPE_INLINE static std::int32_t reduce(Sum sum) {
+    return Bytes<Isa::avx2>::reduce(_mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1)));
+  }
 };
 #endif
 
@@ -148,7 +151,7 @@ template <Isa I>
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) sums[i][j] = _mm512_reduce_add_epi32(sum[i][j]);
+    for (int j = 0; j < kCols; ++j) sums[i][j] = Bytes<I>::reduce(sum[i][j]);
   }
 }
 #endif
