@@ -8,6 +8,8 @@ import pytest
 import drupe
 from capture import captured, on_device
 from drupe import cuda, nn, ops, optim, schedules
+from reference import dtype as np_dtype
+from reference import f64
 
 STATUS = drupe.cuda_status()
 emulated = pytest.mark.skipif(not STATUS["emulated"], reason="a GPU takes powers by another library than the host")
@@ -229,3 +231,22 @@ def test_scalars_on_the_device_are_checked():
         ops.sgd([drupe.zeros((3,), device="cpu")], [drupe.zeros((3,), device="cpu")], lr=rate)
     with pytest.raises(ValueError, match=r"params\[1\] lies on cpu, params\[0\] on cuda:0"):
         optim.AdamW([parameter([1.0]), drupe.tensor([1.0], requires_grad=True)], capturable=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_float32_masters_take_part(dtype):
+    def steps(capturable):
+        p = on_device(np.linspace(-1, 1, 20), dtype)
+        p.requires_grad = True
+        p.grad = drupe.full(p.shape, 1e-3, dtype, device="cuda")  # less than a rounding step of the parameter's
+        optimizer = optim.SGD([p], lr=0.1, momentum=0.5, master_weights=True, capturable=capturable)
+        step = captured(optimizer.step)[0].replay if capturable else optimizer.step
+        for _ in range(3):
+            step()
+        return p.detach().numpy(), optimizer.state_dict()["state"][0]["master"].numpy()
+
+    for graphed, eager in zip(steps(True), steps(False), strict=True):
+        np.testing.assert_array_equal(graphed, eager)
+    np.testing.assert_allclose(
+        steps(True)[1], f64(np.linspace(-1, 1, 20).astype(np_dtype(dtype))) - 1e-4 * 4.25, atol=1e-6
+    )

@@ -322,6 +322,11 @@ P = leaf(np.ones(3))
             ValueError,
             r"master_weights and stochastic_rounding exclude each other",
         ),
+        (
+            lambda: optim.Adam([P], capturable=True, stochastic_rounding=True),
+            ValueError,
+            r"\[Adam\] capturable and stochastic_rounding exclude each other",
+        ),
         (lambda: optim.SGD([P], 0.1, nesterov=True), ValueError, r"nesterov needs a momentum"),
         (lambda: optim.Adam([P], math.nan), ValueError, r"\[Adam\] lr is nan"),
         (lambda: optim.Adam([P], betas=(0.9, 1.0)), ValueError, r"betas\[1\] is 1.0: expected a number in \[0, 1\)"),
