@@ -30,7 +30,7 @@ std::optional<Tensor> from_numpy(const py::array& array, Dtype dtype) {
   if (!(array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) return std::nullopt;
   Dims shape, strides;
   for (py::ssize_t i = 0; i < array.ndim(); ++i) {
-    if (array.strides(i) % itemsize != 0) return std::nullopt;
+    if (array.shape(i) > 1 && array.strides(i) % itemsize != 0) return std::nullopt;
     shape.push_back(array.shape(i));
     strides.push_back(array.strides(i) / itemsize);
   }
@@ -180,7 +180,7 @@ Tensor from_cuda_array(const py::object& object, std::uintptr_t pointer, const D
                        const std::optional<std::int64_t>& stream) {
   constexpr const char* op = "__cuda_array_interface__";
   if (checked_numel(shape, op) == 0) return empty(shape, dtype, {DeviceType::cuda, 0});
-  check(!strides || strides->size() == shape.size(), op, "shape is ", shape, ", strides are ", *strides);
+  if (strides) check(strides->size() == shape.size(), op, "shape is ", shape, ", strides are ", *strides);
   auto* const data = reinterpret_cast<void*>(pointer);
   const Device device{DeviceType::cuda, cuda::device_of(data)};
   check(device.index >= 0, op, "the data is not in a device's memory");

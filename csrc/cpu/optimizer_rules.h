@@ -30,6 +30,8 @@ DRUPE_INLINE Vec<T, I> fused(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) {
       sum = std::bit_cast<double>(bits);
     }
     return {static_cast<float>(sum)};
+  } else if constexpr (Vec<T, I>::kLanes == 1) {
+    return {std::fma(a.v, b.v, c.v)};
   }
 #endif
   return fma(a, b, c);

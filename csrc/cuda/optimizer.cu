@@ -193,7 +193,7 @@ void step_tensors(const Args& args, const Rule& rule, Stream stream) {
   };
   for (std::int64_t i = 0; i < list.count; ++i) {
     const StepTensor& tensor = list.tensors[i];
-    if (tensor.dtype != dtype_of<S> || tensor.size == 0) continue;
+    if (tensor.dtype != dtype_of<S> || (tensor.size == 0 && !args.scalars.steps)) continue;  // its step counts
     StepSlot slot{.param = tensor.param,
                   .master = tensor.master,
                   .grad = tensor.grad,

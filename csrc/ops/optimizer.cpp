@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
 #include "core/check.h"
+#include "core/cuda.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
 #include "ops/sparse_rows.h"
@@ -57,6 +59,10 @@ class Plan {
     states_.insert(states_.begin(), {"params", &inputs.params});
     check_counts();
     for (std::size_t i = 0; i < inputs.params.size(); ++i) check_pair(i);
+    if (inputs.rounding.stochastic && device_.type != DeviceType::cpu && cuda::is_capturing(device_)) {
+      fail<std::runtime_error>(op,
+                               "stochastic rounding in a captured graph would draw the same numbers at each replay");
+    }
     check_overlap();
     for (std::size_t i = 0; i < inputs.params.size(); ++i) add(i);
   }

@@ -241,6 +241,14 @@ def test_strided_arrays_are_shared(view):
     np.testing.assert_array_equal(drupe.tensor(v).numpy(), v)
 
 
+def test_the_stride_of_one_element_does_not_count():
+    array = np.arange(6.0)
+    odd = np.lib.stride_tricks.as_strided(array, (1, 3), (3, 16))
+    t = drupe.as_tensor(odd)
+    assert np.shares_memory(t.numpy(), array)
+    np.testing.assert_array_equal(t.numpy(), [[0, 2, 4]])
+
+
 def misaligned(array):
     buffer = np.zeros(array.nbytes + 1, np.uint8)
     view = buffer[1:].view(array.dtype).reshape(array.shape)

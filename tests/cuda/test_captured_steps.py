@@ -186,6 +186,43 @@ def test_states_are_saved_and_loaded(rng, capturable):
     np.testing.assert_array_equal(p.detach().numpy(), moved)
 
 
+def test_other_options_are_not_loaded_into_what_graphs_know():
+    p = parameter([1.0, 2.0])
+    optimizer = optim.SGD([p], lr=0.5, capturable=True)
+    graph, _ = captured(optimizer.step)
+    other = parameter([1.0, 2.0])
+    source = optim.SGD([other], lr=0.25, momentum=0.9)
+    source.step()
+    with pytest.raises(ValueError, match=r"\[SGD\] the options want the states .*buffer.*, made were \['step'\]"):
+        optimizer.load_state_dict(source.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    graph.replay()
+    assert p.detach().tolist() == [0.75, 1.75]
+    optimizer.param_groups[0]["momentum"] = 0.9
+    with pytest.raises(ValueError, match="with capturable=True they stay as they are"):
+        optimizer.step()
+    assert optimizer.state_dict()["state"][0]["step"] == 1
+
+
+def test_steps_of_empty_parameters_count():
+    p = parameter(np.zeros((0, 3)))
+    optimizer = optim.AdamW([p, parameter([1.0])], capturable=True)
+    graph, _ = captured(optimizer.step)
+    for _ in range(3):
+        graph.replay()
+    assert [state["step"] for state in optimizer.state_dict()["state"].values()] == [3, 3]
+
+
+def test_what_each_replay_would_repeat_is_not_captured():
+    p = parameter([1.0, 2.0])
+    with pytest.raises(RuntimeError, match=r"\[Adam\] a step that is captured needs an optimizer with capturable=True"):
+        captured(optim.Adam([p]).step)
+    half, grad = (drupe.ones((3,), "float16", device="cuda") for _ in range(2))
+    with pytest.raises(RuntimeError, match=r"\[sgd\] stochastic rounding in a captured graph would draw the same"):
+        captured(lambda: ops.sgd([half], [grad], lr=0.1, stochastic_rounding=True, seed=1))
+    assert half.tolist() == [1, 1, 1]
+
+
 def test_clipping_on_the_device(rng):
     gradients = [rng.standard_normal((3, 4)).astype(np.float32), rng.standard_normal(5).astype(np.float32)]
     for max_norm in (0.5, 100.0):

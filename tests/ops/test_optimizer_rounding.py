@@ -113,7 +113,7 @@ def everywhere():
             yield "cuda"
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", [*HALVES, "float32", "float64"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_machine_gives_the_same_bits(rng, case, name):
     start = [draw(rng, shape, name) for shape in [(3,), (5, 13), (0,), (2100,)]]

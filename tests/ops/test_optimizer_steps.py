@@ -255,6 +255,18 @@ def test_steps_count_from_one():
         call("adam", [ONE.copy()], [ONE], new_states("adam", [ONE]), 0)
 
 
+def test_numbers_of_steps_may_be_numpys(backend, rng):
+    start, grad = draw(rng, (5,), "float32"), draw(rng, (5,), "float32")
+    results = []
+    for step in (2, np.int64(2), np.array(2)):
+        params = [start.copy()]
+        call("adam", params, [grad], new_states("adam", params), step)
+        results.append(params[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    assert (results[0] != start).any()
+
+
 @pytest.mark.parametrize(
     ("param", "rows", "values", "error", "message"),
     [

@@ -224,6 +224,20 @@ def test_groups_and_steps_draw_different_numbers():
         assert all((a != b).any() for b in seen[:i])
 
 
+def test_roundings_are_not_the_draws_of_a_program_with_the_same_seed():
+    start, grad = np.ones(400, np.float16), np.full(400, -(2.0**-11), np.float16)
+    p, others = leaf(start, np.float16), []
+    p.grad = grad
+    optim.SGD([p], lr=1, stochastic_rounding=True, seed=5).step()
+    with drupe.random.preserved():
+        drupe.manual_seed(5)
+        for _ in range(4):
+            others.append(start.copy())
+            ops.sgd([others[-1]], [grad], lr=1, stochastic_rounding=True)
+    for other in others:
+        assert 120 < (other != value(p)).sum() < 280  # half of them
+
+
 def test_masters_follow_their_option():
     p = leaf(np.ones(3), np.float16)
     optimizer = optim.SGD([p], lr=0.5, master_weights=True)
@@ -280,6 +294,15 @@ def test_clip_grad_norm_leaves_what_is_not_finite():
     assert optim.clip_grad_norm(a, 1.0) == np.inf
     np.testing.assert_array_equal(a.grad.numpy(), [np.inf, 1.0])
     assert optim.clip_grad_norm([], 1.0) == 0
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_small_factors_count_in_float16(capturable):
+    a = leaf(np.zeros(2), np.float16)
+    a.grad = np.array([30000, 40000], np.float16)
+    assert float(optim.clip_grad_norm(a, 1e-3, capturable=capturable)) == pytest.approx(50000, rel=1e-3)
+    assert a.grad.dtype == np.float16
+    np.testing.assert_allclose(a.grad.numpy().astype(float), [6e-4, 8e-4], rtol=2e-3)
 
 
 def test_clip_grad_value():

@@ -15,6 +15,7 @@ for each parameter, which the step counts up first.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -59,14 +60,14 @@ class _Scalars:
         self.host: tuple[float, float, int] = (
             0.0 if isinstance(lr, Tensor) else lr,
             1.0 if isinstance(grad_scale, Tensor) else grad_scale,
-            step if isinstance(step, int) else 1,
+            1 if isinstance(step, Sequence) else operator.index(step),
         )
         self.device: dict[str, Any] = {}
         if isinstance(lr, Tensor):
             self.device["device_lr"] = lr.raw
         if isinstance(grad_scale, Tensor):
             self.device["device_scale"] = grad_scale.raw
-        if not isinstance(step, int):
+        if isinstance(step, Sequence):
             self.device["steps"] = [x.raw for x in step]
 
 

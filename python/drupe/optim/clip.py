@@ -55,13 +55,20 @@ def clip_grad_norm(
     if capturable:
         norm_there, factor = ops.clip_factor([grad for _, grad in pairs], max_norm)
         for p, grad in pairs:
-            _replace(p, grad, lambda x: ops.mul(x, as_tensor(factor, x.dtype)))
+            _replace(p, grad, lambda x: _scale(x, factor))
         return norm_there
     norm = ops.global_norm([grad for _, grad in pairs])
     if math.isfinite(norm) and norm > max_norm:
         for p, grad in pairs:
-            _replace(p, grad, lambda x: ops.mul(x, max_norm / norm))
+            _replace(p, grad, lambda x: _scale(x, max_norm / norm))
     return norm
+
+
+def _scale(x: Tensor, factor: float | Tensor) -> Tensor:
+    """Multiply in the accumulator's dtype: a small factor is nothing in float16."""
+    wide = as_tensor(x, "float64" if x.raw.dtype == "float64" else "float32")
+    product = ops.mul(wide, as_tensor(factor, wide.dtype) if isinstance(factor, Tensor) else factor)
+    return as_tensor(product, x.dtype)
 
 
 def clip_grad_value(parameters: Iterable[Tensor] | Tensor, max_value: float) -> None:

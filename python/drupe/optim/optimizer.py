@@ -16,6 +16,10 @@ Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 _PRECISION: dict[str, Any] = {"master_weights": False, "stochastic_rounding": False, "seed": 0}
 
 
+# Where an optimizer's streams begin: far from those that drupe.random counts from 0, whose seed may be the same.
+_ROUNDING = 1 << 63
+
+
 def _has_master(p: Tensor, group: Mapping[str, Any]) -> bool:
     return bool(group["master_weights"]) and p.raw.dtype in ("float16", "bfloat16")
 
@@ -50,7 +54,7 @@ class Optimizer:
     ``master_weights`` keeps a float32 copy of each in its state, as ``"master"``, made at its first step: from then on
     the copy leads, and the parameter is its rounded value. ``stochastic_rounding`` rounds the parameters up or down by
     chance, so that the mean is right; ``seed`` is that of the draws, which depend on the seed, the number of the group
-    and the step alone. Other parameters are as without them.
+    and the step alone: give two optimizers two seeds. Other parameters are as without them.
 
     With ``capturable``, steps can be captured in a :class:`drupe.cuda.Graph`, and replayed: the numbers of steps, and
     the learning rates, lie on the parameters' device. A rate that is set in a group (by a schedule, say) counts from
@@ -144,6 +148,9 @@ class Optimizer:
             if self.capturable:
                 self._captured_step(number, group, grad_scale)
                 continue
+            device = group["params"][0].device if group["params"] else "cpu"
+            if device != "cpu" and cuda.is_capturing(device):
+                raise RuntimeError(f"[{self.name}] a step that is captured needs an optimizer with capturable=True")
             batches: dict[int, tuple[list[Tensor], list[Gradient]]] = {}
             for p in group["params"]:
                 grad = p.raw_grad
@@ -165,6 +172,8 @@ class Optimizer:
         params = [p for p in group["params"] if p.raw_grad is not None]
         if not params:
             return
+        for p in params:
+            self._check_known(p, group)
         grads = [g if isinstance(g, SparseRows) else Tensor(g) for g in (p.raw_grad for p in params)]
         assert isinstance(group, _Group)
         on_device = {**group, "lr": group.rate}
@@ -185,12 +194,24 @@ class Optimizer:
             state["master"] = ops.cast(p.detach(), "float32")
         return state
 
+    def _state_keys(self, p: Tensor, group: Mapping[str, Any]) -> set[str]:
+        return {"step", *self._state_names(group), *(["master"] if _has_master(p, group) else [])}
+
+    def _check_known(self, p: Tensor, group: Mapping[str, Any]) -> None:
+        """Raise where these options want other states than those that captured graphs may know."""
+        wanted, known = self._state_keys(p, group), set(self.state[id(p)])
+        if wanted != known:
+            raise ValueError(
+                f"[{self.name}] the options want the states {sorted(wanted)}, made were {sorted(known)}: with "
+                "capturable=True they stay as they are"
+            )
+
     def _precision(self, number: int, params: Sequence[Tensor], step: int) -> dict[str, Any]:
         """Return what an op is told of 16-bit parameters. Groups, and their steps, draw from streams of their own."""
         group = self.param_groups[number]
         masters = [self.state[id(p)].get("master") for p in params] if group["master_weights"] else None
         rounding = {"stochastic_rounding": group["stochastic_rounding"], "seed": group["seed"]}
-        return {"masters": masters, **rounding, "offset": (number << 32) + step}
+        return {"masters": masters, **rounding, "offset": _ROUNDING + (number << 32) + step}
 
     def _states(self, params: Sequence[Tensor], name: str) -> list[Tensor]:
         return [self.state[id(p)][name] for p in params]
@@ -284,6 +305,8 @@ class Optimizer:
             params += [(p, options) for p in group["params"]]
         states = self._checked_states(state_dict["state"], params)
         if self.capturable:
+            for p, options in params:
+                self._check_known(p, options)
             self._write_states(states)
         else:
             self.state = states
@@ -312,15 +335,14 @@ class Optimizer:
             if not 0 <= number < len(params):
                 raise ValueError(f"[{self.name}] the state is for parameter {number}, here are {len(params)}")
             p, group = params[number]
-            names = [*self._state_names(group), *(["master"] if _has_master(p, group) else [])]
-            expected = {"step", *names}
+            expected = self._state_keys(p, group)
             if set(entry) != expected:
                 raise ValueError(
                     f"[{self.name}] the state of parameter {number} has {sorted(entry)}: expected {sorted(expected)}"
                 )
             dtype = "float64" if p.raw.dtype == "float64" else "float32"
             state: dict[str, Any] = {"step": int(entry["step"])}
-            for name in names:
+            for name in sorted(expected - {"step"}):
                 array = as_tensor(entry[name])
                 if array.shape != p.shape or array.raw.dtype != dtype:
                     raise ValueError(
