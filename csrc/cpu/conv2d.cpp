@@ -1,5 +1,6 @@
 // conv2d and the gradient of its input: implicit matrix products of gathered rows (n, p, q) x (r, s, c) and the weight,
-// packed once. The gradient is one such product per phase of the stride, with the taps that hit that phase only.
+// packed once. The gradient is one such product per phase of the stride, with the taps that hit that phase only. Where
+// it pays, 3 x 3 windows go by conv2d_winograd.h instead.
 // Bytes: the image once from memory and once per tap from the caches. Worklog: bench/worklog/conv2d.md.
 #include "ops/conv2d.h"
 
@@ -7,6 +8,7 @@
 #include "cpu/activation.h"
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/conv2d_winograd.h"
 #include "cpu/gemm_rows.h"
 
 namespace drupe::cpu {
@@ -34,33 +36,6 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   }
 }
 
-// The weight of one group as a matrix: row (tap_h, tap_w, channel), column; strides count elements.
-template <Isa I, class S>
-struct Filters {
-  using T = Accumulator<S>;
-  const S* data;
-  std::int64_t width;  // S
-  std::int64_t channel_stride, column_stride;
-  const GatherAxis &h, &w;
-  std::int64_t channels;
-
-  std::int64_t offset(std::int64_t tap_h, std::int64_t tap_w) const {
-    return (h.first_tap + tap_h * h.tap_step) * width + w.first_tap + tap_w * w.tap_step;
-  }
-  // As gemm_core's pack_b.
-  void pack(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
-    constexpr std::int64_t kCols = GemmTile<I, T>::kCols;
-    const S* columns = data + col0 * column_stride;
-    for (std::int64_t k = 0; k < depth; ++k) {
-      const std::int64_t tap = (k0 + k) / channels;
-      const S* from = columns + (k0 + k) % channels * channel_stride + offset(tap / w.taps, tap % w.taps);
-      T* to = panel + k * kCols;
-      for (std::int64_t j = 0; j < cols; ++j) to[j] = static_cast<T>(from[j * column_stride]);
-      for (std::int64_t j = cols; j < kCols; ++j) to[j] = T(0);
-    }
-  }
-};
-
 // out[tap][c] = weight[c][tap], taps in the gather's order.
 template <Isa I, class S>
 void pack_depthwise(const Filters<I, S>& filters, std::int64_t C, Accumulator<S>* out) {
@@ -83,6 +58,14 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
 }
 
 template <Isa I, class S>
+bool by_winograd(const Conv2dArgs& args, const Gather<I, S>& gather) {
+  if (args.algorithm == Conv2dAlgorithm::direct || args.groups > 1 || gather.channels == 0) return false;
+  if (!winograd_fits(gather.h, gather.w)) return false;
+  if (args.algorithm == Conv2dAlgorithm::winograd) return true;
+  return !std::is_same_v<S, double> && winograd_pays<I, Accumulator<S>>(gather.h, gather.w, args.N, gather.channels);
+}
+
+template <Isa I, class S>
 void forward(const Conv2dArgs& args) {
   using T = Accumulator<S>;
   const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
@@ -92,11 +75,13 @@ void forward(const Conv2dArgs& args) {
   if constexpr (std::is_same_v<S, T>) partial = static_cast<T*>(args.out);
   const bool plain =
       partial && !args.bias && !args.residual && !args.pre_activation && args.activation == Activation::none;
-  const auto finish = [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
-                          std::int64_t tile_row) {
-    if (plain) return;
+  const auto write = [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
+                         std::int64_t tile_row) {
     dispatch_activation(args.activation,
                         [&]<Activation A>() { epilogue<I, S, A>(args, row0, col0, rows, cols, tile, tile_row); });
+  };
+  const auto finish = [&](auto... tile) {
+    if (!plain) write(tile...);
   };
   Gather<I, S> gather{.h = forward_axis(args.h),
                       .w = forward_axis(args.w),
@@ -118,6 +103,10 @@ void forward(const Conv2dArgs& args) {
         gather, args.N, weight.data(),
         [&](std::int64_t row0, std::int64_t rows, const T* row) { finish(row0, 0, rows, args.C, row, args.C); },
         partial);
+    return;
+  }
+  if (by_winograd(args, gather)) {
+    winograd(gather, filters, args.N, K, write);
     return;
   }
   for_groups(args.groups, [&](std::int64_t group) {
@@ -186,6 +175,10 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
           if (!direct) writer(row0, 0, rows, args.C, row, args.C);
         },
         direct);
+    return;
+  }
+  if (by_winograd(args, gather)) {
+    winograd(gather, filters, args.N, C, writer);
     return;
   }
   for_groups(args.groups, [&](std::int64_t group) {

@@ -99,4 +99,42 @@ struct Gather {
   }
 };
 
+// The weight of one group as a matrix: row (tap_h, tap_w, channel), column; strides count elements.
+template <Isa I, class S>
+struct Filters {
+  using T = Accumulator<S>;
+  const S* data;
+  std::int64_t width;  // S
+  std::int64_t channel_stride, column_stride;
+  const GatherAxis &h, &w;
+  std::int64_t channels;
+
+  std::int64_t offset(std::int64_t tap_h, std::int64_t tap_w) const {
+    return (h.first_tap + tap_h * h.tap_step) * width + w.first_tap + tap_w * w.tap_step;
+  }
+  // to[(i * taps + at) * kCols + j] = the weight of channel0 + i and column col0 + j at a place of the window that
+  // offset() names.
+  void windows(T* to, std::int64_t channel0, std::int64_t count, std::int64_t col0, std::int64_t cols) const {
+    constexpr std::int64_t kCols = GemmTile<I, T>::kCols;
+    const std::int64_t taps = h.taps * w.taps;
+    const std::int64_t run = channel_stride == taps ? count : 1;  // channels that are neighbours in memory
+    for (std::int64_t i = 0; i < count; i += run) {
+      const S* from = data + (channel0 + i) * channel_stride + col0 * column_stride;
+      StridedMatrix<I, S>::transpose(to + i * taps * kCols, kCols, from, column_stride, cols, run * taps);
+    }
+  }
+  // As gemm_core's pack_b.
+  void pack(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    constexpr std::int64_t kCols = GemmTile<I, T>::kCols;
+    const S* columns = data + col0 * column_stride;
+    for (std::int64_t k = 0; k < depth; ++k) {
+      const std::int64_t tap = (k0 + k) / channels;
+      const S* from = columns + (k0 + k) % channels * channel_stride + offset(tap / w.taps, tap % w.taps);
+      T* to = panel + k * kCols;
+      for (std::int64_t j = 0; j < cols; ++j) to[j] = static_cast<T>(from[j * column_stride]);
+      for (std::int64_t j = cols; j < kCols; ++j) to[j] = T(0);
+    }
+  }
+};
+
 }  // namespace drupe::cpu

@@ -43,8 +43,9 @@ struct Product {
 };
 
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
-// The panel of A is rows by default, columns of Tile::kRows elements one after the other with kByDepth.
-template <Isa I, class T, int kRows, bool kByDepth, class P>
+// The panel of A is rows kPitch elements apart, or, where that is 0, columns of Tile::kRows elements one after the
+// other.
+template <Isa I, class T, int kRows, int kPitch, class P>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
                                         bool accumulate) {
   using Tile = GemmTile<I, T>;
@@ -65,7 +66,7 @@ template <Isa I, class T, int kRows, bool kByDepth, class P>
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(kByDepth ? a[k * Tile::kRows + i] : a[i * Tile::kPanelStride + k]);
+      const V left = V::set(kPitch == 0 ? a[k * Tile::kRows + i] : a[i * kPitch + k]);
 #pragma GCC unroll 4
       for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
     }
@@ -78,12 +79,12 @@ template <Isa I, class T, int kRows, bool kByDepth, class P>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, bool kByDepth, class P, int kRows = GemmTile<I, T>::kRows>
+template <Isa I, class T, int kPitch, class P, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kByDepth, P>(depth, a, b, c, c_row, accumulate);
+    gemm_microkernel<I, T, kRows, kPitch, P>(depth, a, b, c, c_row, accumulate);
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kByDepth, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+    gemm_tile<I, T, kPitch, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
   }
 }
 
@@ -93,6 +94,7 @@ template <Isa I, bool kByDepth = false, class P = Product, class T, class Done>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
                 T* c, std::int64_t c_row, bool accumulate, const Done& done) {
   using Tile = GemmTile<I, T>;
+  constexpr int kPitch = kByDepth ? 0 : Tile::kPanelStride;
   T edge[Tile::kRows * Tile::kCols];
   for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
     const T* right = b + n / Tile::kCols * b_panel;
@@ -103,12 +105,12 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c + m * c_row + n;
       if (width == Tile::kCols) {
-        gemm_tile<I, T, kByDepth, P>(height, depth, left, right, tile, c_row, accumulate);
+        gemm_tile<I, T, kPitch, P>(height, depth, left, right, tile, c_row, accumulate);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T, kByDepth, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        gemm_tile<I, T, kPitch, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);
@@ -215,20 +217,6 @@ struct StridedMatrix {
     }
   }
 
- private:
-  // to[i * to_row + j] = from[i * from_row + j * from_col]
-  static void copy_rows(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t from_col,
-                        std::int64_t rows, std::int64_t cols) {
-    using V = Vec<T, I>;
-    for (std::int64_t i = 0; i < rows; ++i, to += to_row, from += from_row) {
-      std::int64_t j = 0;
-      if (from_col == 1) {
-        for (; j + V::kLanes <= cols; j += V::kLanes) V::load(from + j).store(to + j);
-      }
-      for (; j < cols; ++j) to[j] = static_cast<T>(from[j * from_col]);
-    }
-  }
-
   // to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols
   static void transpose(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t rows,
                         std::int64_t cols) {
@@ -259,6 +247,20 @@ struct StridedMatrix {
       for (; i < rows; ++i) {
         for (std::int64_t j = j0; j < j0 + width; ++j) to[j * to_row + i] = static_cast<T>(from[i * from_row + j]);
       }
+    }
+  }
+
+ private:
+  // to[i * to_row + j] = from[i * from_row + j * from_col]
+  static void copy_rows(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t from_col,
+                        std::int64_t rows, std::int64_t cols) {
+    using V = Vec<T, I>;
+    for (std::int64_t i = 0; i < rows; ++i, to += to_row, from += from_row) {
+      std::int64_t j = 0;
+      if (from_col == 1) {
+        for (; j + V::kLanes <= cols; j += V::kLanes) V::load(from + j).store(to + j);
+      }
+      for (; j < cols; ++j) to[j] = static_cast<T>(from[j * from_col]);
     }
   }
 };

@@ -10,6 +10,20 @@ namespace {
 
 constexpr std::int64_t kLimit = std::int64_t{1} << 31;  // of channels and padded extents: positions fit 32 bits
 
+Conv2dAlgorithm parse_algorithm(const char* op, const std::string& name, const Conv2dArgs& args, Device device) {
+  if (name == "auto") return Conv2dAlgorithm::automatic;
+  if (name == "direct") return Conv2dAlgorithm::direct;
+  check(name == "winograd", op, "algorithm is \"", name, "\": expected \"auto\", \"direct\" or \"winograd\"");
+  check(device.type == DeviceType::cpu, op, "algorithm is winograd, x lies on ", device, ": it is for the CPU");
+  for (const WindowAxis& axis : {args.h, args.w}) {
+    check(axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1 && args.groups == 1, op,
+          "algorithm is winograd, the window ", args.h.kernel, " x ", args.w.kernel, ", stride (", args.h.stride, ", ",
+          args.w.stride, "), dilation (", args.h.dilation, ", ", args.w.dilation, "), groups ", args.groups,
+          ": expected 3 x 3 and 1");
+  }
+  return Conv2dAlgorithm::winograd;
+}
+
 // The sizes, from x as (N, H, W, C) and the weight's shape.
 Conv2dArgs plan(const char* op, const Dims& x, const Dims& weight, Dtype dtype, const Conv2dOptions& options) {
   check(weight.size() == 4, op, "weight is ", weight, ": expected 4 dimensions, (K, C / groups, R, S)");
@@ -61,6 +75,7 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   const Device device = common_device(op, {&x, &weight, bias ? &*bias : nullptr, residual ? &*residual : nullptr});
   Conv2dArgs args = plan(op, image.shape(), weight.shape(), x.dtype(), options);
   args.activation = parse_activation(options.activation, op);
+  args.algorithm = parse_algorithm(op, options.algorithm, args, device);
   Tensor row, added;
   if (bias) {
     check_dtype(op, "bias", *bias, x.dtype());
@@ -105,6 +120,7 @@ Tensor conv2d_backward_input(const Tensor& dy, const Tensor& weight, const Dims&
   const Device device = common_device(op, {&dy, &weight});
   check(x_shape.size() == 4, op, "x is ", x_shape, ": expected 4 dimensions, NHWC");
   Conv2dArgs args = plan(op, x_shape, weight.shape(), dy.dtype(), options);
+  args.algorithm = parse_algorithm(op, options.algorithm, args, device);
   check_dy(op, dy, args);
   if (is_pointwise(args)) {
     const std::int64_t rows = args.N * args.h.in * args.w.in;

@@ -27,6 +27,10 @@
 
 namespace drupe {
 
+// How the CPU computes y and the gradient of x. `automatic` takes minimal filtering (cpu/conv2d_winograd.h) for float32
+// and narrower where it is faster.
+enum class Conv2dAlgorithm : std::uint8_t { automatic, direct, winograd };
+
 // All operands are contiguous, images NHWC. Each function names those that it reads, and what `out` is.
 struct Conv2dArgs {
   std::int64_t N, C, K, groups;
@@ -39,12 +43,14 @@ struct Conv2dArgs {
   const void* residual = nullptr;
   void* pre_activation = nullptr;  // where to keep the activation's input, laid out as y
   Activation activation = Activation::none;
+  Conv2dAlgorithm algorithm = Conv2dAlgorithm::automatic;
   Dtype dtype;
 };
 
 struct Conv2dOptions {
   WindowOptions window;
   std::int64_t groups = 1;
+  std::string algorithm = "auto";  // or "direct", or "winograd", for a 3 x 3 window of stride and dilation 1, one group
   std::string activation;
   bool keep_pre_activation = false;  // give the activation's input as the second result
   std::string layout = "NCHW";

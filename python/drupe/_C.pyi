@@ -326,6 +326,7 @@ def conv2d(
     padding: tuple[int, ...] | str,
     dilation: tuple[int, ...],
     groups: typing.SupportsInt | typing.SupportsIndex,
+    algorithm: str,
     activation: str,
     keep_pre_activation: bool,
     layout: str,
@@ -339,6 +340,7 @@ def conv2d_backward_input(
     padding: tuple[int, ...] | str,
     dilation: tuple[int, ...],
     groups: typing.SupportsInt | typing.SupportsIndex,
+    algorithm: str,
 ) -> Tensor: ...
 def conv2d_backward_weight(
     dy: Tensor,

@@ -177,7 +177,7 @@ def test_nan_and_infinity_stay_where_the_windows_see_them(backend):
     x = np.zeros((1, 20, 9, 9), np.float32)
     x[0, 3, 4, 4] = np.nan
     x[0, 3, 0, 0] = np.inf
-    y = ops.conv2d(x, np.ones((5, 20, 3, 3), np.float32), padding=1, activation="relu")
+    y = ops.conv2d(x, np.ones((5, 20, 3, 3), np.float32), padding=1, activation="relu", algorithm="direct")
     expected = np.zeros((9, 9), bool)
     expected[3:6, 3:6] = True
     np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(expected, y.shape))
@@ -410,6 +410,13 @@ def test_half_formats_round_once(backend, rng):
         ((1, 3, 5, 5), (4, 3, 3, 3), {"padding": "full"}, ValueError, r'padding is "full": expected "same"'),
         ((1, 3, 5, 5), (4, 3, 3, 3), {"layout": "CHWN"}, ValueError, r'layout is "CHWN": expected "NCHW" or "NHWC"'),
         ((1, 3, 5, 5), (4, 3, 3, 3), {"activation": "mish"}, ValueError, r'activation is "mish"'),
+        (
+            (1, 3, 5, 5),
+            (4, 3, 3, 3),
+            {"algorithm": "fft"},
+            ValueError,
+            r'algorithm is "fft": expected "auto"',
+        ),
         ((1, 3, 5, 5), (4, 3, 3, 3), {"bias": np.ones(3)}, ValueError, r"bias is \(3,\): expected \(4,\)"),
         ((1, 3, 5, 5), (4, 3, 3, 3), {"residual": np.ones((1, 4, 5, 5))}, ValueError, r"residual is \(1, 4, 5, 5\)"),
         ((1, 3, 0, 5), (4, 3, 1, 1), {}, ValueError, r"the image is 0 x 5: expected at least 1 x 1"),
@@ -436,3 +443,130 @@ def test_matches_torch(backend, rng):
     x, w = draw(rng, (2, 16, 15, 14), "float32"), draw(rng, (24, 8, 3, 3), "float32")
     expected = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w), stride=2, padding=1, groups=2)
     assert_close(ops.conv2d(x, w, stride=2, padding=1, groups=2), expected.numpy(), "float32", 72, 9)
+
+
+# ---- minimal filtering
+
+# N, C, H, W, K, options: below, at and above a block of results, the registers, the panels, the slices of channels and
+# the patches of a task.
+WINOGRAD = [
+    (1, 1, 1, 1, 1, {"padding": 1}),
+    (1, 3, 3, 3, 2, {}),
+    (2, 16, 4, 4, 32, {"padding": 1}),
+    (1, 17, 5, 9, 33, {"padding": 1}),
+    (3, 64, 8, 8, 70, {"padding": (0, 2, 1, 0)}),
+    (1, 65, 11, 6, 31, {"padding": 4}),
+    (1, 130, 7, 7, 100, {"padding": 1}),
+    (2, 40, 33, 30, 48, {"padding": 1}),
+    (5, 20, 29, 31, 5, {"padding": "same"}),
+]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_winograd_matches_reference(isa, rng, name, case):
+    N, C, H, W, K, options = case
+    x, w = drupe.tensor(draw(rng, (N, C, H, W), name), requires_grad=True), draw(rng, (K, C, 3, 3), name)
+    padding = 1 if options.get("padding") == "same" else options.get("padding", 0)
+    z = reference(x.detach(), w, padding=padding)
+    bias, residual = draw(rng, K, name), draw(rng, z.shape, name)
+    y = ops.conv2d(x, w, bias=bias, residual=residual, activation="relu", algorithm="winograd", **options)
+    z += f64(bias)[:, None, None] + f64(residual)
+    assert_close(y.detach(), np.maximum(z, 0), name, 9 * C, 12 * np.sqrt(9 * C))
+    dy = draw(rng, y.shape, name)
+    y.backward(dy)
+    dz = np.where(f64(y.detach()) > 0, f64(dy), 0)
+    top, _, left, _ = sides(padding)
+    turned = f64(w)[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    full = reference(dz, turned, padding=2)[:, :, top : top + H, left : left + W]  # of the part that is no padding
+    assert_close(x.grad, full, name, 9 * K, 12 * np.sqrt(9 * K))
+
+
+def test_winograd_gradients(rng):
+    x, w, bias = draw(rng, (1, 3, 6, 5)), draw(rng, (4, 3, 3, 3)), draw(rng, 4)
+    check_gradients(
+        lambda x, w, b: ops.conv2d(x, w, bias=b, padding=1, activation="silu", algorithm="winograd"),
+        x,
+        w,
+        bias,
+        rng=rng,
+    )
+
+
+def test_winograds_error_is_as_documented(isa, rng):
+    x, w = draw(rng, (2, 64, 28, 28), "float32"), draw(rng, (64, 64, 3, 3), "float32")
+    exact = reference(x, w, padding=1)
+    error = {a: np.abs(ops.conv2d(x, w, padding=1, algorithm=a) - exact) / exact.std() for a in ("direct", "winograd")}
+    assert error["winograd"].mean() < 2e-6
+    assert error["direct"].mean() < error["winograd"].mean() < 20 * error["direct"].mean()
+    assert error["winograd"].max() < 3e-5
+
+
+def test_auto_takes_winograd_where_it_pays(isa, rng):
+    x, w = draw(rng, (2, 64, 30, 30), "float32"), draw(rng, (64, 64, 3, 3), "float32")
+    results = {a: ops.conv2d(x, w, algorithm=a) for a in ("auto", "direct", "winograd")}
+    np.testing.assert_array_equal(results["auto"], results["direct" if isa == "scalar" else "winograd"])
+    assert (results["direct"] != results["winograd"]).any()
+    wide = {a: ops.conv2d(x.astype(float), w.astype(float), algorithm=a) for a in ("auto", "direct", "winograd")}
+    np.testing.assert_array_equal(wide["auto"], wide["direct"])
+    assert (wide["direct"] != wide["winograd"]).any()
+    few = {a: ops.conv2d(x[:1, :, :5, :5], w, algorithm=a) for a in ("auto", "direct")}
+    np.testing.assert_array_equal(few["auto"], few["direct"])
+
+
+def test_winograd_gives_the_same_bits_on_any_number_of_threads(rng):
+    x, w = draw(rng, (3, 48, 30, 31), "float32"), draw(rng, (100, 48, 3, 3), "float32")
+    before = drupe.num_threads()
+    results = []
+    for threads in (1, 2, 5):
+        drupe.set_num_threads(threads)
+        leaf = drupe.tensor(x, requires_grad=True)
+        y = ops.conv2d(leaf, w, padding=1, algorithm="winograd")
+        y.backward(np.ones(y.shape, np.float32))
+        results.append((y.detach().numpy(), leaf.grad.numpy()))
+    drupe.set_num_threads(before)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_winograd_spreads_nan_through_its_blocks_alone(isa):
+    x = np.zeros((1, 20, 20, 20), np.float32)
+    x[0, 3, 9, 4] = np.nan
+    x[0, 3, 17, 17] = np.inf
+    y = ops.conv2d(x, np.ones((5, 20, 3, 3), np.float32), padding=1, algorithm="winograd")
+    must, may = np.zeros((2, 20, 20), bool)
+    must[8:11, 3:6] = must[16:19, 16:19] = True
+    may[8:12, :8] = may[16:, 16:] = True
+    assert not np.isfinite(y[:, :, must]).any()
+    np.testing.assert_array_equal(y[:, :, ~may], 0)
+
+
+def test_winograd_of_nothing(isa):
+    assert ops.conv2d(np.zeros((0, 3, 5, 5)), np.zeros((4, 3, 3, 3)), algorithm="winograd").shape == (0, 4, 3, 3)
+    y = ops.conv2d(np.zeros((1, 0, 5, 5)), np.zeros((2, 0, 3, 3)), bias=np.array([1.0, 2.0]), algorithm="winograd")
+    np.testing.assert_array_equal(y[0, :, 1, 1], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("weight", "options", "window"),
+    [
+        ((4, 4, 3, 2), {}, "3 x 2"),
+        ((4, 4, 5, 5), {}, "5 x 5"),
+        ((4, 4, 3, 3), {"stride": (1, 2)}, r"stride \(1, 2\)"),
+        ((4, 4, 3, 3), {"dilation": (2, 1)}, r"dilation \(2, 1\)"),
+        ((4, 2, 3, 3), {"groups": 2}, "groups 2"),
+    ],
+)
+def test_winograd_refuses_other_windows(weight, options, window):
+    with pytest.raises(ValueError, match=rf"\[conv2d\] algorithm is winograd, the window .*{window}.*: expected 3 x 3"):
+        ops.conv2d(np.ones((1, 4, 9, 9)), np.ones(weight), algorithm="winograd", **options)
+
+
+@pytest.mark.skipif(not drupe.cuda_status()["available"], reason="needs a device that is not the CPU")
+def test_winograd_is_for_the_cpu():
+    x, w = (drupe.ones(shape, device="cuda") for shape in ((1, 4, 9, 9), (4, 4, 3, 3)))
+    with pytest.raises(
+        ValueError, match=r"\[conv2d\] algorithm is winograd, x lies on cuda:0: it is for the CPU alone"
+    ):
+        ops.conv2d(x, w, algorithm="winograd")
