@@ -10,7 +10,7 @@ namespace {
 using Padding = std::variant<Dims, std::string>;
 
 Conv2dOptions conv_options(const Dims& stride, const Padding& padding, const Dims& dilation, std::int64_t groups,
-                           const std::string& algorithm) {
+                           const std::string& algorithm = "auto") {
   return {.window = {.stride = stride, .padding = padding, .dilation = dilation},
           .groups = groups,
           .algorithm = algorithm,
@@ -49,8 +49,7 @@ void bind_conv(py::module_& m) {
       "conv2d_backward_weight",
       [](const Tensor& dy, const Tensor& x, const Dims& weight_shape, const Dims& stride, const Padding& padding,
          const Dims& dilation, std::int64_t groups) {
-        return ops::conv2d_backward_weight(dy, x, weight_shape,
-                                           conv_options(stride, padding, dilation, groups, "auto"));
+        return ops::conv2d_backward_weight(dy, x, weight_shape, conv_options(stride, padding, dilation, groups));
       },
       py::arg("dy"), py::arg("x"), py::arg("weight_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
       py::arg("groups"), Nogil());

@@ -4,18 +4,22 @@
 // multiplications. The polynomials behind the transforms are evaluated at 0, ±3/4, ±3/2 and infinity, which round less
 // than the customary ±1 and ±2: 0.6 times the mean error, 0.3 times the largest.
 //
-// The transformed weight lies in panels of columns, made once. A task owns some patches and some panels: it transforms
-// its patches, and, panel by panel, multiplies at all points and turns the sums into results while they are in cache.
-// Bytes: the image 2.25 times from the caches, 4 times the weight for each block of patches.
+// Panels of the weight's columns are transformed, as many at a time as stay in cache. A task owns some patches and some
+// of these panels: it transforms its patches, and, panel by panel, multiplies at all points and turns the sums into
+// results while they are in cache. Bytes from the caches: the image 2.25 times for each of its tasks across, and for
+// each of the tasks down 4 times the weight.
 #pragma once
 
 #include "core/parallel.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 
 struct Winograd {
   static constexpr int kTaps = 3, kOut = 4, kIn = kOut + kTaps - 1, kPoints = kIn * kIn;
+
+  DRUPE_INLINE static std::int64_t patches(const GatherAxis& axis) { return (axis.rows + kOut - 1) / kOut; }
 
   // One dimension of the transforms.
   template <class T, Isa I>
@@ -76,191 +80,211 @@ struct Winograd {
       for (int j = 0; j < kTo; ++j) store(i, j, to[j]);
     }
   }
-
-  // Where the results of one begin.
-  struct Patch {
-    std::int64_t image, h, w;
-  };
 };
 
-// The weight at all points: panels of columns, each point by point, each channel by channel.
+// The transformed weight of some columns: panel by panel, each point by point, each channel by channel.
 template <Isa I, class T>
 struct WinogradWeight {
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
   static constexpr int kTaps = Winograd::kTaps, kIn = Winograd::kIn;
-  std::int64_t panels, pitch;  // from point to point; more than is used, so that points lie in different cache sets
+  std::int64_t columns, panels;
+  std::int64_t pitch;  // from point to point: more than is used, so that points lie in different cache sets
   Scratch<T> data;
 
+  static std::int64_t panel_size(std::int64_t channels) { return Winograd::kPoints * (channels + 1) * Tile::kCols; }
+
   template <class S>
-  WinogradWeight(const Filters<I, S>& filters, std::int64_t columns, std::int64_t channels)
-      : panels((columns + Tile::kCols - 1) / Tile::kCols),
+  WinogradWeight(const Filters<I, S>& filters, std::int64_t column0, std::int64_t columns, std::int64_t channels)
+      : columns(columns),
+        panels((columns + Tile::kCols - 1) / Tile::kCols),
         pitch((channels + 1) * Tile::kCols),
-        data(static_cast<std::size_t>(panels * Winograd::kPoints * pitch)) {
+        data(static_cast<std::size_t>(panels * panel_size(channels))) {
     constexpr std::int64_t kGrain = 16;
-    const std::int64_t blocks = (channels + kGrain - 1) / kGrain;
-    parallel_for(panels * blocks, [&](std::int64_t task) {
-      const std::int64_t panel = task / blocks, begin = task % blocks * kGrain;
+    const std::int64_t stretches = (channels + kGrain - 1) / kGrain;
+    parallel_for(panels * stretches, [&](std::int64_t task) {
+      const std::int64_t panel = task / stretches, begin = task % stretches * kGrain;
       const std::int64_t count = std::min(channels - begin, kGrain);
-      const std::int64_t col0 = panel * Tile::kCols;
-      const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, columns - col0);
+      const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, columns - panel * Tile::kCols);
       T windows[kGrain][kTaps * kTaps][Tile::kCols];
       if (cols < Tile::kCols) zero_run(windows[0][0], kGrain * kTaps * kTaps * Tile::kCols);
-      filters.windows(windows[0][0], begin, count, col0, cols);
+      filters.windows(windows[0][0], begin, count, column0 + panel * Tile::kCols, cols);
       for (std::int64_t c = 0; c < count; ++c) {
         for (int j = 0; j < Tile::kCols; j += V::kLanes) {
+          T* to = at(panel) + (begin + c) * Tile::kCols + j;
           Winograd::transform<V, kTaps, kIn, Winograd::Axis<T, I>::window>(
               [&](int r, int s) { return V::load(windows[c][filters.offset(r, s)] + j); },
-              [&](int r, int s, V x) { x.store(at(panel, r * kIn + s) + (begin + c) * Tile::kCols + j); });
+              [&](int r, int s, V x) { x.store(to + (r * kIn + s) * pitch); });
         }
       }
     });
   }
-  T* at(std::int64_t panel, std::int64_t point) const {
-    return data.data() + (panel * Winograd::kPoints + point) * pitch;
-  }
+  T* at(std::int64_t panel) const { return data.data() + panel * Winograd::kPoints * pitch; }
 };
 
-// How a convolution is cut into tasks, by its sizes alone.
-template <Isa I, class T>
-struct WinogradBlocks {
-  using Tile = GemmTile<I, T>;
-  std::int64_t down, across, patches;  // of an image, of all
-  std::int64_t block, blocks;          // patches of a task, and how many such blocks
-  std::int64_t panels, splits;         // panels of a task, and how many such stretches
-
-  WinogradBlocks(const GatherAxis& h, const GatherAxis& w, std::int64_t images, std::int64_t all_panels)
-      : down((h.rows + Winograd::kOut - 1) / Winograd::kOut),
-        across((w.rows + Winograd::kOut - 1) / Winograd::kOut),
-        patches(images * down * across) {
-    constexpr std::int64_t kLeastTasks = 16, kMost = 16 / Tile::kRows * Tile::kRows;  // which stay in L2, transformed
-    blocks = (patches + kMost - 1) / kMost;
-    block = (patches + blocks - 1) / blocks;
-    panels = all_panels;
-    while (panels * Tile::kCols > 64 && blocks * ((all_panels + panels - 1) / panels) < kLeastTasks) {
-      panels = (panels + 1) / 2;
-    }
-    splits = (all_panels + panels - 1) / panels;
-  }
-  Winograd::Patch patch(std::int64_t index) const {
-    return {index / across / down, index / across % down * Winograd::kOut, index % across * Winograd::kOut};
-  }
-};
-
-// Multiplies one task's share. kSlice is the number of channels that lie together in a row of a packed panel.
-template <int kSlice, Isa I, class S, class Finish>
-void winograd_task(const WinogradBlocks<I, Accumulator<S>>& blocks, const Gather<I, S>& gather,
-                   const WinogradWeight<I, Accumulator<S>>& weight, std::int64_t columns, std::int64_t task,
-                   const Finish& finish) {
+// The product of the gathered rows and one group of columns, cut into tasks by the sizes alone.
+template <Isa I, class S>
+struct WinogradProduct {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
   using Axis = Winograd::Axis<T, I>;
-  constexpr int kIn = Winograd::kIn, kOut = Winograd::kOut;
-  const std::int64_t first = task % blocks.blocks * blocks.block;
-  const std::int64_t count = std::min(blocks.block, blocks.patches - first);
-  if (count <= 0) return;
-  const std::int64_t C = gather.channels, slices = (C + kSlice - 1) / kSlice;
-  const std::int64_t row_panels = (count + Tile::kRows - 1) / Tile::kRows;
-  const std::int64_t height = (count + row_panels - 1) / row_panels;
+  static constexpr int kIn = Winograd::kIn, kOut = Winograd::kOut, kPoints = Winograd::kPoints;
+  static constexpr std::int64_t kSlice = 128;  // channels that lie together in a row of transformed patches
 
-  // Row i of the block at a point and from a slice's first channel on.
-  const std::int64_t slice_size = count * kSlice, point_size = slices * slice_size;
-  const Scratch<T> packed(static_cast<std::size_t>(Winograd::kPoints * point_size));
-  const Scratch<S> zeros(static_cast<std::size_t>(C));
-  zero_run(zeros.data(), C);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Winograd::Patch patch = blocks.patch(first + i);
-    const S* pixels[Winograd::kPoints];
-    for (int point = 0; point < Winograd::kPoints; ++point) {
-      const std::int64_t h = patch.h + gather.h.base + point / kIn, w = patch.w + gather.w.base + point % kIn;
-      const bool inside = h >= 0 && h < gather.h.source && w >= 0 && w < gather.w.source;
-      pixels[point] = inside
-                          ? gather.source + ((patch.image * gather.h.source + h) * gather.w.source + w) * gather.pitch
-                          : zeros.data();
+  const Gather<I, S>& gather;
+  const WinogradWeight<I, T>& weight;
+  const S* zeros;  // a pixel outside of the image
+  std::int64_t down, across, patches;
+  std::int64_t slices = (gather.channels + kSlice - 1) / kSlice;
+  std::int64_t tasks_down, tasks_across, patches_per_task, panels_per_task;
+
+  WinogradProduct(const Gather<I, S>& gather, std::int64_t images, const WinogradWeight<I, T>& weight, const S* zeros)
+      : gather(gather),
+        weight(weight),
+        zeros(zeros),
+        down(Winograd::patches(gather.h)),
+        across(Winograd::patches(gather.w)),
+        patches(images * down * across),
+        panels_per_task(weight.panels) {
+    constexpr std::int64_t kLeastTasks = 8, kLeastColumns = 32, kMostPatches = 16 / Tile::kRows * Tile::kRows;
+    tasks_down = (patches + kMostPatches - 1) / kMostPatches;
+    patches_per_task = (patches + tasks_down - 1) / tasks_down;
+    const auto count_across = [&] { return (weight.panels + panels_per_task - 1) / panels_per_task; };
+    while (panels_per_task * Tile::kCols > kLeastColumns && tasks_down * count_across() < kLeastTasks) {
+      panels_per_task = (panels_per_task + 1) / 2;
     }
-    for (std::int64_t c = 0; c < C; c += V::kLanes) {
-      T* to = packed.data() + c / kSlice * slice_size + i * kSlice + c % kSlice;
-      const auto store = [&](int r, int s, V x) { x.store(to + (r * kIn + s) * point_size); };
-      if (const std::int64_t rest = C - c; rest >= V::kLanes) {
-        Winograd::transform<V, kIn, kIn, Axis::image>([&](int r, int s) { return V::load(pixels[r * kIn + s] + c); },
-                                                      store);
-      } else {
-        Winograd::transform<V, kIn, kIn, Axis::image>(
-            [&](int r, int s) { return V::load(pixels[r * kIn + s] + c, static_cast<int>(rest)); }, store);
+    tasks_across = count_across();
+  }
+
+  template <class Finish>
+  void run(std::int64_t task, const Finish& finish) const {
+    const std::int64_t first = task % tasks_down * patches_per_task;
+    const std::int64_t count = std::min(patches_per_task, patches - first);
+    const std::int64_t panel0 = task / tasks_down * panels_per_task;
+    const std::int64_t panels = std::min(panels_per_task, weight.panels - panel0);
+    if (count <= 0 || panels <= 0) return;
+    const Scratch<T> packed(static_cast<std::size_t>(kPoints * point_size(count)));
+    const Scratch<T> sums(static_cast<std::size_t>(kPoints * count * Tile::kCols));
+    for (std::int64_t i = 0; i < count; ++i) transform_patch(first + i, packed.data() + i * kSlice, count);
+    for (std::int64_t panel = panel0; panel < panel0 + panels; ++panel) {
+      multiply(packed.data(), weight.at(panel), count, sums.data());
+      for (std::int64_t i = 0; i < count; ++i) {
+        write_results(first + i, panel * Tile::kCols, sums.data() + i * Tile::kCols, count, finish);
       }
     }
   }
 
-  const Scratch<T> sums(static_cast<std::size_t>(Winograd::kPoints * count * Tile::kCols));
-  const std::int64_t panel0 = task / blocks.blocks * blocks.panels;
-  for (std::int64_t panel = panel0; panel < std::min(weight.panels, panel0 + blocks.panels); ++panel) {
-    for (std::int64_t point = 0; point < Winograd::kPoints; ++point) {
-      const T* right = weight.at(panel, point);
+ private:
+  // From point to point of `count` transformed patches; slices of kSlice channels follow one another, and a row of
+  // padding keeps points in different cache sets.
+  std::int64_t point_size(std::int64_t count) const {
+    return slices * count * kSlice + static_cast<std::int64_t>(64 / sizeof(T));
+  }
+
+  // Where the results of a patch begin.
+  struct Position {
+    std::int64_t image, h, w;
+  };
+  Position locate(std::int64_t patch) const {
+    return {patch / across / down, patch / across % down * kOut, patch % across * kOut};
+  }
+
+  // Transforms one patch; `to` is its row at the first point.
+  void transform_patch(std::int64_t patch, T* to, std::int64_t count) const {
+    const Position at = locate(patch);
+    // What no window sees counts as outside.
+    const auto inside = [](const GatherAxis& axis, std::int64_t i) {
+      return i >= 0 && i < std::min(axis.source, axis.rows + axis.base + Winograd::kTaps - 1);
+    };
+    const S* pixels[kPoints];
+    for (int point = 0; point < kPoints; ++point) {
+      const std::int64_t h = at.h + gather.h.base + point / kIn, w = at.w + gather.w.base + point % kIn;
+      const std::int64_t pixel = (at.image * gather.h.source + h) * gather.w.source + w;
+      pixels[point] = inside(gather.h, h) && inside(gather.w, w) ? gather.source + pixel * gather.pitch : zeros;
+    }
+    for_vectors<I, T>(gather.channels, [&](std::int64_t c, auto lanes) {
+      T* row = to + c / kSlice * count * kSlice + c % kSlice;
+      Winograd::transform<V, kIn, kIn, Axis::image>(
+          [&](int r, int s) { return load<V>(pixels[r * kIn + s] + c, lanes); },
+          [&](int r, int s, V x) { x.store(row + (r * kIn + s) * point_size(count)); });
+    });
+  }
+
+  // sums[point][i] = the products of patch i and one panel.
+  void multiply(const T* packed, const T* panel, std::int64_t count, T* sums) const {
+    const std::int64_t parts = (count + Tile::kRows - 1) / Tile::kRows, height = (count + parts - 1) / parts;
+    for (int point = 0; point < kPoints; ++point) {
       for (std::int64_t row = 0; row < count; row += height) {
         const int rows = static_cast<int>(std::min(height, count - row));
-        T* tile = sums.data() + (point * count + row) * Tile::kCols;
         for (std::int64_t slice = 0; slice < slices; ++slice) {
           const std::int64_t c = slice * kSlice;
-          gemm_tile<I, T, kSlice, Product>(rows, std::min<std::int64_t>(kSlice, C - c),
-                                           packed.data() + point * point_size + slice * slice_size + row * kSlice,
-                                           right + c * Tile::kCols, tile, Tile::kCols, slice > 0);
+          gemm_tile<I, T, kSlice, Product>(rows, std::min(kSlice, gather.channels - c),
+                                           packed + point * point_size(count) + (slice * count + row) * kSlice,
+                                           panel + point * weight.pitch + c * Tile::kCols,
+                                           sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0);
         }
       }
     }
-    const std::int64_t col0 = panel * Tile::kCols;
-    const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, columns - col0);
-    for (std::int64_t i = 0; i < count; ++i) {
-      T results[kOut][kOut][Tile::kCols];
-      for (int j = 0; j < Tile::kCols; j += V::kLanes) {
-        const T* from = sums.data() + i * Tile::kCols + j;
-        Winograd::transform<V, kIn, kOut, Axis::result>(
-            [&](int r, int s) { return V::load(from + (r * kIn + s) * count * Tile::kCols); },
-            [&](int r, int s, V x) { x.store(results[r][s] + j); });
-      }
-      const Winograd::Patch patch = blocks.patch(first + i);
-      const std::int64_t wide = std::min<std::int64_t>(kOut, gather.w.rows - patch.w);
-      for (std::int64_t r = 0; r < std::min<std::int64_t>(kOut, gather.h.rows - patch.h); ++r) {
-        finish((patch.image * gather.h.rows + patch.h + r) * gather.w.rows + patch.w, col0, wide, cols, results[r][0],
-               Tile::kCols);
-      }
+  }
+
+  template <class Finish>
+  void write_results(std::int64_t patch, std::int64_t col0, const T* sums, std::int64_t count,
+                     const Finish& finish) const {
+    T results[kOut][kOut][Tile::kCols];
+    for (int j = 0; j < Tile::kCols; j += V::kLanes) {
+      Winograd::transform<V, kIn, kOut, Axis::result>(
+          [&](int r, int s) { return V::load(sums + (r * kIn + s) * count * Tile::kCols + j); },
+          [&](int r, int s, V x) { x.store(results[r][s] + j); });
+    }
+    const Position at = locate(patch);
+    const std::int64_t high = std::min<std::int64_t>(kOut, gather.h.rows - at.h);
+    const std::int64_t wide = std::min<std::int64_t>(kOut, gather.w.rows - at.w);
+    const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, weight.columns - col0);
+    for (std::int64_t r = 0; r < high; ++r) {
+      finish((at.image * gather.h.rows + at.h + r) * gather.w.rows + at.w, col0, wide, cols, results[r][0],
+             Tile::kCols);
     }
   }
-}
+};
 
 // Whether these axes are those of a 3 x 3 window that moves by one, forward or backward.
-inline bool winograd_fits(const GatherAxis& h, const GatherAxis& w) {
+DRUPE_INLINE bool winograd_fits(const GatherAxis& h, const GatherAxis& w) {
   const auto fits = [](const GatherAxis& axis) {
     return axis.taps == Winograd::kTaps && axis.step == 1 && axis.spread == 1 && axis.out_step == 1;
   };
   return fits(h) && fits(w);
 }
 
-// Whether the transforms, and the larger weight, cost less than they save: not of few channels, few patches, or patches
-// that are mostly beyond the image; nor one number at a time.
-template <Isa I, class T>
+// Whether the transforms, and the larger weight, can be expected to cost less than they save: not of few or very many
+// channels, few patches, or patches that are mostly beyond the image; nor one number at a time.
+template <Isa I>
 bool winograd_pays(const GatherAxis& h, const GatherAxis& w, std::int64_t images, std::int64_t channels) {
-  constexpr std::int64_t kLeast = 8;
-  const std::int64_t patches = WinogradBlocks<I, T>(h, w, images, 1).patches;
-  const std::int64_t used = images * h.rows * w.rows;
-  return I != Isa::scalar && channels >= kLeast && patches >= kLeast &&
-         patches * Winograd::kOut * Winograd::kOut <= 3 * used;
+  constexpr std::int64_t kLeast = 8, kMostChannels = 4096;
+  const std::int64_t patches = images * Winograd::patches(h) * Winograd::patches(w);
+  return I != Isa::scalar && channels >= kLeast && channels <= kMostChannels && patches >= kLeast &&
+         patches * Winograd::kOut * Winograd::kOut <= 3 * images * h.rows * w.rows;
 }
 
-// The rows of the gather times the weight. `finish` is as gemm_core's; what it is given lies in no matrix.
+// The rows of the gather times the weight. `finish` is as gemm_core's; the tile that it is given lies outside of C.
 template <Isa I, class S, class Finish>
 void winograd(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
               const Finish& finish) {
   using T = Accumulator<S>;
-  const WinogradWeight<I, T> weight(filters, columns, gather.channels);
-  const WinogradBlocks<I, T> blocks(gather.h, gather.w, images, weight.panels);
-  parallel_for(blocks.blocks * blocks.splits, [&](std::int64_t task) {
-    if (gather.channels <= 64) {
-      winograd_task<64>(blocks, gather, weight, columns, task, finish);
-    } else {
-      winograd_task<128>(blocks, gather, weight, columns, task, finish);
-    }
-  });
+  using Weight = WinogradWeight<I, T>;
+  constexpr std::int64_t kMostBytes = std::int64_t{10} << 20, kCols = GemmTile<I, T>::kCols;  // of the weight
+  const std::int64_t panel_bytes = Weight::panel_size(gather.channels) * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t panels = (columns + kCols - 1) / kCols, most = std::max<std::int64_t>(2, kMostBytes / panel_bytes);
+  const std::int64_t groups = (panels + most - 1) / most, group = (panels + groups - 1) / groups * kCols;
+  const Scratch<S> zeros(static_cast<std::size_t>(gather.channels));
+  zero_run(zeros.data(), gather.channels);
+  for (std::int64_t col0 = 0; col0 < columns; col0 += group) {
+    const Weight weight(filters, col0, std::min(group, columns - col0), gather.channels);
+    const WinogradProduct<I, S> product(gather, images, weight, zeros.data());
+    parallel_for(product.tasks_down * product.tasks_across, [&](std::int64_t task) {
+      product.run(task, [&](std::int64_t row, std::int64_t col, auto... tile) { finish(row, col0 + col, tile...); });
+    });
+  }
 }
 
 }  // namespace drupe::cpu

@@ -14,13 +14,12 @@ Conv2dAlgorithm parse_algorithm(const char* op, const std::string& name, const C
   if (name == "auto") return Conv2dAlgorithm::automatic;
   if (name == "direct") return Conv2dAlgorithm::direct;
   check(name == "winograd", op, "algorithm is \"", name, "\": expected \"auto\", \"direct\" or \"winograd\"");
-  check(device.type == DeviceType::cpu, op, "algorithm is winograd, x lies on ", device, ": it is for the CPU");
-  for (const WindowAxis& axis : {args.h, args.w}) {
-    check(axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1 && args.groups == 1, op,
-          "algorithm is winograd, the window ", args.h.kernel, " x ", args.w.kernel, ", stride (", args.h.stride, ", ",
-          args.w.stride, "), dilation (", args.h.dilation, ", ", args.w.dilation, "), groups ", args.groups,
-          ": expected 3 x 3 and 1");
-  }
+  check(device.type == DeviceType::cpu, op, "algorithm is winograd, the operands lie on ", device,
+        ": it is for the CPU");
+  const auto fits = [](const WindowAxis& axis) { return axis.kernel == 3 && axis.stride == 1 && axis.dilation == 1; };
+  check(fits(args.h) && fits(args.w) && args.groups == 1, op, "algorithm is winograd, the window ", args.h.kernel,
+        " x ", args.w.kernel, ", stride (", args.h.stride, ", ", args.w.stride, "), dilation (", args.h.dilation, ", ",
+        args.w.dilation, "), groups ", args.groups, ": it is for 3 x 3 windows of stride and dilation 1, one group");
   return Conv2dAlgorithm::winograd;
 }
 

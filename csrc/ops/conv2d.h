@@ -28,7 +28,7 @@
 namespace drupe {
 
 // How the CPU computes y and the gradient of x. `automatic` takes minimal filtering (cpu/conv2d_winograd.h) for float32
-// and narrower where it is faster.
+// and narrower where that is expected to be faster.
 enum class Conv2dAlgorithm : std::uint8_t { automatic, direct, winograd };
 
 // All operands are contiguous, images NHWC. Each function names those that it reads, and what `out` is.

@@ -94,14 +94,14 @@ def test_epilogue_of_a_pointwise_convolution(backend, rng, activation):
     np.testing.assert_allclose(y, ACTIVATIONS[activation](z), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_layouts_agree_and_the_result_is_channels_last(backend, rng, kernel):
+@pytest.mark.parametrize(("kernel", "algorithm"), [(1, "auto"), (3, "direct"), (3, "auto")])
+def test_layouts_agree_and_the_result_is_channels_last(backend, rng, kernel, algorithm):
     x, w = draw(rng, (2, 10, 7, 6), "float32"), draw(rng, (9, 10, kernel, kernel), "float32")
-    expected = ops.conv2d(x, w, padding=1)
+    expected = ops.conv2d(x, w, padding=1, algorithm=algorithm)
     assert expected.transpose(0, 2, 3, 1).flags.c_contiguous
     last = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(ops.conv2d(last.transpose(0, 3, 1, 2), w, padding=1), expected)
-    y = ops.conv2d(last, w, padding=1, layout="NHWC")
+    np.testing.assert_array_equal(ops.conv2d(last.transpose(0, 3, 1, 2), w, padding=1, algorithm=algorithm), expected)
+    y = ops.conv2d(last, w, padding=1, layout="NHWC", algorithm=algorithm)
     assert y.flags.c_contiguous
     np.testing.assert_array_equal(y, expected.transpose(0, 2, 3, 1))
 
@@ -278,8 +278,8 @@ def test_gradients_of_many_pixels(backend, rng, name, groups):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-@pytest.mark.parametrize("groups", [1, 2, 16])
-def test_memory_that_vectors_cannot_read(device, rng, name, groups):
+@pytest.mark.parametrize(("groups", "algorithm"), [(1, "direct"), (1, "winograd"), (2, "auto"), (16, "auto")])
+def test_memory_that_vectors_cannot_read(device, rng, name, groups, algorithm):
     """Images that begin at an odd element give the same bits as aligned ones, whose channels make whole vectors."""
 
     def place(array, odd):
@@ -288,6 +288,8 @@ def test_memory_that_vectors_cannot_read(device, rng, name, groups):
         flat = drupe.tensor(np.concatenate([np.zeros(1, array.dtype), array.ravel()]))
         return ops.reshape(drupe.Tensor(flat.raw.slice(0, 1, flat.size, 1)), array.shape)
 
+    if device == "cuda" and algorithm == "winograd":
+        pytest.skip("for the CPU alone")
     C = 64 if groups == 1 else 16  # enough for the depth to be cut
     x, w = draw(rng, (2, 6, 7, C), name), draw(rng, (32 if groups < 16 else 16, C // groups, 3, 3), name)
     bias, residual = draw(rng, w.shape[0], name), draw(rng, (2, 6, 7, w.shape[0]), name)
@@ -304,6 +306,7 @@ def test_memory_that_vectors_cannot_read(device, rng, name, groups):
             groups=groups,
             activation="silu",
             layout="NHWC",
+            algorithm=algorithm,
         )
         y.backward(place(dy, odd))
         results.append([y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
@@ -334,8 +337,11 @@ def test_only_the_gradients_asked_for(device, rng):
     assert w.grad is not None
 
 
-@pytest.mark.parametrize("groups", [1, 2, 16, 32])
-def test_same_bits_on_any_number_of_threads(rng, groups):
+@pytest.mark.parametrize(
+    ("groups", "stride", "algorithm"),
+    [(1, 2, "auto"), (1, 1, "direct"), (1, 1, "winograd"), (2, 2, "auto"), (16, 2, "auto"), (32, 2, "auto")],
+)
+def test_same_bits_on_any_number_of_threads(rng, groups, stride, algorithm):
     x, w = draw(rng, (3, 32, 30, 31), "float32"), draw(rng, (32, 32 // groups, 3, 3), "float32")
     bias = draw(rng, 32, "float32")
     before = drupe.num_threads()
@@ -343,7 +349,9 @@ def test_same_bits_on_any_number_of_threads(rng, groups):
     for threads in (1, 2, 5):
         drupe.set_num_threads(threads)
         leaves = [drupe.tensor(a, requires_grad=True) for a in (x, w, bias)]
-        y = ops.conv2d(leaves[0], leaves[1], bias=leaves[2], stride=2, padding=1, groups=groups)
+        y = ops.conv2d(
+            leaves[0], leaves[1], bias=leaves[2], stride=stride, padding=1, groups=groups, algorithm=algorithm
+        )
         y.backward(np.ones(y.shape, np.float32))
         results.append([y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
     drupe.set_num_threads(before)
@@ -352,18 +360,21 @@ def test_same_bits_on_any_number_of_threads(rng, groups):
             np.testing.assert_array_equal(a, b)
 
 
-def test_random_geometries(backend, rng):
+@pytest.mark.parametrize("algorithm", ["auto", "winograd"])
+def test_random_geometries(backend, rng, algorithm):
+    if backend == "cuda" and algorithm == "winograd":
+        pytest.skip("for the CPU alone")
     for _ in range(15 if backend == "cuda" else 60):
-        groups = int(rng.choice([1, 1, 2, 3]))
+        R, S, dh, dw, sh, sw = (3, 3, 1, 1, 1, 1) if algorithm == "winograd" else map(int, rng.integers(1, 4, 6))
+        groups = 1 if algorithm == "winograd" else int(rng.choice([1, 1, 2, 3]))
         C, K = groups * int(rng.integers(1, 20)), groups * int(rng.integers(1, 40))
-        R, S, dh, dw, sh, sw = (int(v) for v in rng.integers(1, 4, 6))
         padding = tuple(int(v) for v in rng.integers(0, 4, 4))
         H = int(rng.integers(max(1, dh * (R - 1) + 1 - padding[0] - padding[1]), 14))
         W = int(rng.integers(max(1, dw * (S - 1) + 1 - padding[2] - padding[3]), 14))
         options = {"stride": (sh, sw), "padding": padding, "dilation": (dh, dw), "groups": groups}
         x = drupe.tensor(draw(rng, (int(rng.integers(1, 3)), C, H, W)), requires_grad=True)
         w = drupe.tensor(draw(rng, (K, C // groups, R, S)), requires_grad=True)
-        y = ops.conv2d(x, w, **options)
+        y = ops.conv2d(x, w, algorithm=algorithm, **options)
         np.testing.assert_allclose(
             y.detach().numpy(), reference(x.detach(), w.detach(), **options), rtol=1e-10, atol=1e-10
         )
@@ -450,13 +461,14 @@ def test_matches_torch(backend, rng):
 # N, C, H, W, K, options: below, at and above a block of results, the registers, the panels, the slices of channels and
 # the patches of a task.
 WINOGRAD = [
-    (1, 1, 1, 1, 1, {"padding": 1}),
+    (1, 1, 1, 1, 2, {"padding": 1}),
     (1, 3, 3, 3, 2, {}),
     (2, 16, 4, 4, 32, {"padding": 1}),
     (1, 17, 5, 9, 33, {"padding": 1}),
     (3, 64, 8, 8, 70, {"padding": (0, 2, 1, 0)}),
     (1, 65, 11, 6, 31, {"padding": 4}),
     (1, 130, 7, 7, 100, {"padding": 1}),
+    (1, 1100, 4, 5, 90, {"padding": 1}),
     (2, 40, 33, 30, 48, {"padding": 1}),
     (5, 20, 29, 31, 5, {"padding": "same"}),
 ]
@@ -472,14 +484,15 @@ def test_winograd_matches_reference(isa, rng, name, case):
     bias, residual = draw(rng, K, name), draw(rng, z.shape, name)
     y = ops.conv2d(x, w, bias=bias, residual=residual, activation="relu", algorithm="winograd", **options)
     z += f64(bias)[:, None, None] + f64(residual)
-    assert_close(y.detach(), np.maximum(z, 0), name, 9 * C, 12 * np.sqrt(9 * C))
+    worse = 1 if dtype(name).itemsize == 2 else 3
+    assert_close(y.detach(), np.maximum(z, 0), name, 9 * C, worse * np.sqrt(9 * C))
     dy = draw(rng, y.shape, name)
     y.backward(dy)
     dz = np.where(f64(y.detach()) > 0, f64(dy), 0)
     top, _, left, _ = sides(padding)
     turned = f64(w)[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
     full = reference(dz, turned, padding=2)[:, :, top : top + H, left : left + W]  # of the part that is no padding
-    assert_close(x.grad, full, name, 9 * K, 12 * np.sqrt(9 * K))
+    assert_close(x.grad, full, name, 9 * K, worse * np.sqrt(9 * K))
 
 
 def test_winograd_gradients(rng):
@@ -497,37 +510,43 @@ def test_winograds_error_is_as_documented(isa, rng):
     x, w = draw(rng, (2, 64, 28, 28), "float32"), draw(rng, (64, 64, 3, 3), "float32")
     exact = reference(x, w, padding=1)
     error = {a: np.abs(ops.conv2d(x, w, padding=1, algorithm=a) - exact) / exact.std() for a in ("direct", "winograd")}
-    assert error["winograd"].mean() < 2e-6
-    assert error["direct"].mean() < error["winograd"].mean() < 20 * error["direct"].mean()
-    assert error["winograd"].max() < 3e-5
+    assert error["winograd"].mean() < 8e-7
+    assert error["winograd"].max() < 1.2e-5
+    assert error["direct"].mean() < error["winograd"].mean()
 
 
 def test_auto_takes_winograd_where_it_pays(isa, rng):
-    x, w = draw(rng, (2, 64, 30, 30), "float32"), draw(rng, (64, 64, 3, 3), "float32")
-    results = {a: ops.conv2d(x, w, algorithm=a) for a in ("auto", "direct", "winograd")}
-    np.testing.assert_array_equal(results["auto"], results["direct" if isa == "scalar" else "winograd"])
-    assert (results["direct"] != results["winograd"]).any()
-    wide = {a: ops.conv2d(x.astype(float), w.astype(float), algorithm=a) for a in ("auto", "direct", "winograd")}
-    np.testing.assert_array_equal(wide["auto"], wide["direct"])
-    assert (wide["direct"] != wide["winograd"]).any()
-    few = {a: ops.conv2d(x[:1, :, :5, :5], w, algorithm=a) for a in ("auto", "direct")}
-    np.testing.assert_array_equal(few["auto"], few["direct"])
+    def same(C, K, size, name="float32"):
+        """Whether direct and winograd agree with auto, in the result and in the gradient."""
+        x, w = draw(rng, (2, C, *size), name), draw(rng, (K, C, 3, 3), name)
+        results = {}
+        for algorithm in ("auto", "direct", "winograd"):
+            leaf = drupe.tensor(x, requires_grad=True)
+            y = ops.conv2d(leaf, w, padding=1, algorithm=algorithm)
+            y.backward(np.ones(y.shape, y.dtype))
+            results[algorithm] = (y.detach().numpy(), leaf.grad.numpy())
+        pairs = [zip(results["auto"], results[a], strict=True) for a in ("direct", "winograd")]
+        return [[np.array_equal(a, b) for a, b in pair] for pair in pairs]
+
+    direct, winograd = [True, True], [False, False]
+    fast = [direct, winograd] if isa == "scalar" else [winograd, direct]
+    assert same(64, 64, (30, 30)) == fast
+    assert same(8, 9, (8, 8)) == fast
+    assert same(64, 64, (30, 30), "float64") == [direct, winograd]
+    assert same(64, 64, (4, 4)) == [direct, winograd]  # few patches
+    assert same(64, 64, (5, 41)) == fast
+    assert same(64, 64, (1, 60)) == [direct, winograd]  # mostly beyond the image
+    assert same(7, 7, (30, 30)) == [direct, winograd]  # few channels
 
 
-def test_winograd_gives_the_same_bits_on_any_number_of_threads(rng):
-    x, w = draw(rng, (3, 48, 30, 31), "float32"), draw(rng, (100, 48, 3, 3), "float32")
-    before = drupe.num_threads()
-    results = []
-    for threads in (1, 2, 5):
-        drupe.set_num_threads(threads)
-        leaf = drupe.tensor(x, requires_grad=True)
-        y = ops.conv2d(leaf, w, padding=1, algorithm="winograd")
-        y.backward(np.ones(y.shape, np.float32))
-        results.append((y.detach().numpy(), leaf.grad.numpy()))
-    drupe.set_num_threads(before)
-    for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_array_equal(a, b)
+def test_winograds_results_stop_at_what_windows_see(rng):
+    """The gradient of a padded image skips what only padding saw, whatever it is."""
+    x, w = drupe.tensor(draw(rng, (1, 8, 1, 4)), requires_grad=True), draw(rng, (8, 8, 3, 3))
+    y = ops.conv2d(x, w, padding=4, algorithm="winograd")
+    dy = draw(rng, y.shape)
+    dy[:, :, 5:] = np.nan  # windows from row 5 on begin below the image
+    y.backward(dy)
+    assert np.isfinite(x.grad.numpy()).all()
 
 
 def test_winograd_spreads_nan_through_its_blocks_alone(isa):
@@ -559,14 +578,14 @@ def test_winograd_of_nothing(isa):
     ],
 )
 def test_winograd_refuses_other_windows(weight, options, window):
-    with pytest.raises(ValueError, match=rf"\[conv2d\] algorithm is winograd, the window .*{window}.*: expected 3 x 3"):
+    with pytest.raises(
+        ValueError, match=rf"\[conv2d\] algorithm is winograd, the window .*{window}.*: it is for 3 x 3"
+    ):
         ops.conv2d(np.ones((1, 4, 9, 9)), np.ones(weight), algorithm="winograd", **options)
 
 
 @pytest.mark.skipif(not drupe.cuda_status()["available"], reason="needs a device that is not the CPU")
 def test_winograd_is_for_the_cpu():
     x, w = (drupe.ones(shape, device="cuda") for shape in ((1, 4, 9, 9), (4, 4, 3, 3)))
-    with pytest.raises(
-        ValueError, match=r"\[conv2d\] algorithm is winograd, x lies on cuda:0: it is for the CPU alone"
-    ):
+    with pytest.raises(ValueError, match=r"\[conv2d\] algorithm is winograd, the operands lie on cuda:0"):
         ops.conv2d(x, w, algorithm="winograd")

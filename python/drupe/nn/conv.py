@@ -36,6 +36,7 @@ class Conv2d(Module):
         bias: whether there is one.
         activation: as for :class:`Linear`.
         layout: ``"NCHW"`` or ``"NHWC"``, of input and output.
+        algorithm: ``"auto"``, ``"direct"`` or ``"winograd"``.
 
     Attributes:
         weight: (K, C / groups, R, S), uniform in +-1 / sqrt(C / groups R S) at first.
@@ -55,13 +56,14 @@ class Conv2d(Module):
         *,
         activation: str | None = None,
         layout: str = "NCHW",
+        algorithm: str = "auto",
     ) -> None:
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"[Conv2d] {groups} groups do not divide {in_channels} input and {out_channels} output channels"
             )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
-        self.activation, self.layout = activation, layout
+        self.activation, self.layout, self.algorithm = activation, layout, algorithm
         shape = (out_channels, in_channels // groups, *_pair(kernel_size))
         self.weight = init.kaiming_uniform(Parameter(empty(shape)))
         bound = init.fan_in_bound(self.weight)
@@ -80,6 +82,7 @@ class Conv2d(Module):
             groups=self.groups,
             activation=self.activation,
             layout=self.layout,
+            algorithm=self.algorithm,
         )
 
     def extra_repr(self) -> str:

@@ -49,10 +49,11 @@ def conv2d(
         layout: ``"NCHW"`` or ``"NHWC"``, of ``x``, ``residual`` and the result.
         algorithm: how the CPU computes the result and the gradient of ``x``. ``"direct"`` sums the products as written
             above. ``"winograd"`` is minimal filtering F(4 x 4, 3 x 3), with a quarter of the multiplications, for 3 x 3
-            windows of stride and dilation 1 and one group. Its rounding error is about ten times as large, for float32
-            2e-6 of the result's standard deviation on average; and results come in blocks of 4 x 4, all of which may
-            be NaN where one of them sees a NaN, an infinity, or a number within a factor of 100 of the largest.
-            ``"auto"`` takes the faster of the two, but ``"direct"`` for float64.
+            windows of stride and dilation 1 and one group. Its rounding error is two to three times that of
+            ``"direct"``, and goes by the largest numbers in a patch of 6 x 6 pixels: 16 results share an error of about
+            1e-6 of the largest of them, those that should be 0 too, and a NaN, an infinity or an overflow makes NaN of
+            all 16. ``"auto"`` takes the one that is expected to be faster for these sizes, the batch's among them, and
+            ``"direct"`` for float64.
 
     Returns:
         (N, K, P, Q) or (N, P, Q, K), where P = (H + top + bottom - (dilation (R - 1) + 1)) // stride + 1, and Q alike.
