@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu/gemm_core.h"
+#include "cpu/lanes.h"
 #include "cpu/simd_math.h"
 #include "ops/attention.h"
 
@@ -200,10 +201,10 @@ void add_bias(T* logits, const S* bias, std::int64_t stride, std::int64_t begin,
     }
     return;
   }
-  for (std::int64_t j = begin; j < end; j += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, end - j));
-    fma(unit, V::load(bias + j, n), V::load(logits + j, n)).store(logits + j, n);
-  }
+  for_vectors<I, T>(end - begin, [&](std::int64_t i, auto lanes) {
+    T* to = logits + begin + i;
+    store(fma(unit, load<V>(bias + begin + i, lanes), load<V>(to, lanes)), to, lanes);
+  });
 }
 
 // The lane-wise maximum of whole vectors.
@@ -307,11 +308,10 @@ void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T*
       store_row<I>(sums + r * width, Dv, 1 / running.sum[r], rows[r].y);
     }
   }
-  for (std::int64_t r = 0; r < count; r += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, count - r));
-    const V maximum = V::load(running.maximum + r, n);
-    fma(V::set(static_cast<T>(kLn2)), maximum, log(V::load(running.sum + r, n))).store(lse + r, n);
-  }
+  for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
+    const V maximum = load<V>(running.maximum + r, lanes);
+    store(fma(V::set(static_cast<T>(kLn2)), maximum, log(load<V>(running.sum + r, lanes))), lse + r, lanes);
+  });
 }
 
 }  // namespace drupe::cpu

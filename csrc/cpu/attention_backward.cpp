@@ -9,6 +9,7 @@
 
 #include "core/dispatch.h"
 #include "cpu/attention.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 namespace {
@@ -136,10 +137,8 @@ class Backward {
 
   T dot(const T* grad, const S* y) const {
     V sum = V::zero();
-    for (std::int64_t d = 0; d < f_.Dv; d += V::kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, f_.Dv - d));
-      sum = fma(V::load(grad + d, n), V::load(y + d, n), sum);
-    }
+    for_vectors<I, T>(
+        f_.Dv, [&](std::int64_t d, auto lanes) { sum = fma(load<V>(grad + d, lanes), load<V>(y + d, lanes), sum); });
     return reduce_add(sum);
   }
 
@@ -313,12 +312,11 @@ class Backward {
     parallel_ranges(rows, kBlock, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         S* dq = locate<S>(args_.dq, r / f_.Sq / f_.Hq, r / f_.Sq % f_.Hq, r % f_.Sq);
-        for (std::int64_t d = 0; d < f_.D; d += V::kLanes) {
-          const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, f_.D - d));
+        for_vectors<I, T>(f_.D, [&](std::int64_t d, auto lanes) {
           V sum = V::zero();
-          for (std::int64_t s = 0; s < ranges; ++s) sum = sum + V::load(partial + (s * rows + r) * f_.D + d, n);
-          (V::set(static_cast<T>(kLn2)) * sum).store(dq + d, n);
-        }
+          for (std::int64_t s = 0; s < ranges; ++s) sum = sum + load<V>(partial + (s * rows + r) * f_.D + d, lanes);
+          store(V::set(static_cast<T>(kLn2)) * sum, dq + d, lanes);
+        });
       }
     });
   }

@@ -10,6 +10,7 @@
 #include "cpu/conv2d_gather.h"
 #include "cpu/conv2d_winograd.h"
 #include "cpu/gemm_rows.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 namespace {
@@ -25,14 +26,13 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   auto* y = static_cast<S*>(args.out);
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = (row0 + i) * args.K + col0;
-    for (std::int64_t j = 0; j < cols; j += V::kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
-      V x = V::load(tile + i * tile_row + j, n);
-      if (bias) x = x + V::load(bias + col0 + j, n);
-      if (residual) x = x + V::load(residual + at + j, n);
-      if (pre) x.store(pre + at + j, n);
-      activate<A>(x).store(y + at + j, n);
-    }
+    for_vectors<I, Accumulator<S>>(cols, [&](std::int64_t j, auto lanes) {
+      V x = load<V>(tile + i * tile_row + j, lanes);
+      if (bias) x = x + load<V>(bias + col0 + j, lanes);
+      if (residual) x = x + load<V>(residual + at + j, lanes);
+      if (pre) store(x, pre + at + j, lanes);
+      store(activate<A>(x), y + at + j, lanes);
+    });
   }
 }
 
@@ -62,7 +62,7 @@ bool by_winograd(const Conv2dArgs& args, const Gather<I, S>& gather) {
   if (args.algorithm == Conv2dAlgorithm::direct || args.groups > 1 || gather.channels == 0) return false;
   if (!winograd_fits(gather.h, gather.w)) return false;
   if (args.algorithm == Conv2dAlgorithm::winograd) return true;
-  return !std::is_same_v<S, double> && winograd_pays<I, Accumulator<S>>(gather.h, gather.w, args.N, gather.channels);
+  return !std::is_same_v<S, double> && winograd_pays<I>(gather.h, gather.w, args.N, gather.channels);
 }
 
 template <Isa I, class S>
@@ -139,10 +139,8 @@ struct PhaseWriter {
       const std::int64_t at_h = h.first_out + row / w.rows % h.rows * h.out_step;
       const std::int64_t image = row / w.rows / h.rows;
       S* to = static_cast<S*>(args.out) + ((image * args.h.in + at_h) * args.w.in + at_w) * args.C + col0;
-      for (std::int64_t j = 0; j < cols; j += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
-        V::load(tile + i * tile_row + j, n).store(to + j, n);
-      }
+      for_vectors<I, T>(
+          cols, [&](std::int64_t j, auto lanes) { store(load<V>(tile + i * tile_row + j, lanes), to + j, lanes); });
     }
   }
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/conv2d_gather.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 
@@ -24,8 +25,7 @@ void depthwise_pixels(const Gather<I, S>& gather, const S* image, const Accumula
   using V = Vec<T, I>;
   const std::int64_t C = gather.channels;
   const std::int64_t next_pixel = gather.w.step * C;
-  for (std::int64_t c = 0; c < C; c += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
+  for_vectors<I, T>(C, [&](std::int64_t c, auto lanes) {
     V sum[kPixels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPixels; ++p) sum[p] = V::zero();
@@ -33,15 +33,15 @@ void depthwise_pixels(const Gather<I, S>& gather, const S* image, const Accumula
       const S* line = image + tap_h * gather.h.spread * gather.w.source * C + c;
       const T* filter = weight + tap_h * gather.w.taps * C + c;
       for (std::int64_t tap_w = s.first; tap_w < s.last; ++tap_w) {
-        const V f = V::load(filter + tap_w * C, n);
+        const V f = load<V>(filter + tap_w * C, lanes);
         const S* x = line + tap_w * gather.w.spread * C;
 #pragma GCC unroll 4
-        for (int p = 0; p < kPixels; ++p) sum[p] = fma(V::load(x + p * next_pixel, n), f, sum[p]);
+        for (int p = 0; p < kPixels; ++p) sum[p] = fma(load<V>(x + p * next_pixel, lanes), f, sum[p]);
       }
     }
 #pragma GCC unroll 4
-    for (int p = 0; p < kPixels; ++p) sum[p].store(out + p * C + c, n);
-  }
+    for (int p = 0; p < kPixels; ++p) store(sum[p], out + p * C + c, lanes);
+  });
 }
 
 // weight[tap][c] in the gather's order of taps; finish(row0, rows, out) takes each finished image row. `c`, if given,

@@ -4,6 +4,7 @@
 #include "core/dispatch.h"
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/lanes.h"
 #include "ops/conv2d.h"
 
 namespace drupe::cpu {
@@ -137,15 +138,14 @@ void depthwise_row(const Gather<I, S>& gather, const S* dy, std::int64_t row, Ac
       const std::int64_t at_w = w.base + tap_w * w.spread;
       const std::int64_t first = at_w >= 0 ? 0 : ceil_div(-at_w, w.step);
       const std::int64_t last = at_w >= w.source ? 0 : std::min(w.rows, (w.source - 1 - at_w) / w.step + 1);
-      for (std::int64_t c = 0; c < C; c += V::kLanes) {
-        const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c));
+      for_vectors<I, Accumulator<S>>(C, [&](std::int64_t c, auto lanes) {
         Accumulator<S>* to = sums + (tap_h * w.taps + tap_w) * C + c;
-        V sum = V::load(to, n);
+        V sum = load<V>(to, lanes);
         for (std::int64_t j = first; j < last; ++j) {
-          sum = fma(V::load(line + (at_w + j * w.step) * C + c, n), V::load(dy + j * C + c, n), sum);
+          sum = fma(load<V>(line + (at_w + j * w.step) * C + c, lanes), load<V>(dy + j * C + c, lanes), sum);
         }
-        sum.store(to, n);
-      }
+        store(sum, to, lanes);
+      });
     }
   }
 }
@@ -190,17 +190,16 @@ void depthwise_weight(const Conv2dArgs& args) {
 template <Isa I, class S>
 void column_sums(const S* dy, std::int64_t rows, std::int64_t K, Accumulator<S>* sums) {
   using V = Vec<Accumulator<S>, I>;
-  for (std::int64_t k = 0; k < K; k += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, K - k));
+  for_vectors<I, Accumulator<S>>(K, [&](std::int64_t k, auto lanes) {
     V even = V::zero(), odd = V::zero();
     std::int64_t row = 0;
     for (; row + 2 <= rows; row += 2) {
-      even = even + V::load(dy + row * K + k, n);
-      odd = odd + V::load(dy + (row + 1) * K + k, n);
+      even = even + load<V>(dy + row * K + k, lanes);
+      odd = odd + load<V>(dy + (row + 1) * K + k, lanes);
     }
-    if (row < rows) even = even + V::load(dy + row * K + k, n);
-    (even + odd).store(sums + k, n);
-  }
+    if (row < rows) even = even + load<V>(dy + row * K + k, lanes);
+    store(even + odd, sums + k, lanes);
+  });
 }
 
 template <Isa I, class S>

@@ -7,6 +7,7 @@
 #include "cpu/gemm_bf16.h"
 #include "cpu/gemm_core.h"
 #include "cpu/gemm_few_rows.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 namespace {
@@ -48,23 +49,23 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
   const V alpha = V::set(static_cast<T>(args.alpha));
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = (row0 + i) * args.N + col0;
-    for (std::int64_t j = 0; j < cols; j += V::kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - j));
-      V x = alpha * V::load(tile + i * tile_row + j, n);
-      if (args.bias) x = x + V::load(static_cast<const S*>(args.bias) + col0 + j, n);
+    for_vectors<I, T>(cols, [&](std::int64_t j, auto lanes) {
+      V x = alpha * load<V>(tile + i * tile_row + j, lanes);
+      if (args.bias) x = x + load<V>(static_cast<const S*>(args.bias) + col0 + j, lanes);
       if (problem.residual) {
         const S* source = problem.residual + (row0 + i) * args.residual_row + (col0 + j) * args.residual_col;
         if (args.residual_col == 1) {
-          x = x + V::load(source, n);
+          x = x + load<V>(source, lanes);
         } else {
-          T lanes[V::kLanes] = {};
-          for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<T>(source[lane * args.residual_col]);
-          x = x + V::load(lanes);
+          T values[V::kLanes] = {};
+          const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols - j);
+          for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<T>(source[k * args.residual_col]);
+          x = x + V::load(values);
         }
       }
-      if (problem.pre_activation) x.store(problem.pre_activation + at + j, n);
-      activate<A>(x).store(problem.y + at + j, n);
-    }
+      if (problem.pre_activation) store(x, problem.pre_activation + at + j, lanes);
+      store(activate<A>(x), problem.y + at + j, lanes);
+    });
   }
 }
 

@@ -7,6 +7,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/activation.h"
+#include "cpu/lanes.h"
 #include "cpu/simd_int8.h"
 
 namespace drupe::cpu {
@@ -53,12 +54,11 @@ void finish(const GemmInt8Args& args, const Block& block) {
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const V scale = V::set(args.scale_a[block.row0 + i]);
     S* y = static_cast<S*>(args.y) + (block.row0 + i) * args.N + block.col0;
-    for (std::int64_t j = 0; j < block.cols; j += V::kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, block.cols - j));
-      V x = V::load(block.sums + i * kTaskCols + j, n) * scale * V::load(args.scale_b + block.col0 + j, n);
-      if (args.bias) x = x + V::load(args.bias + block.col0 + j, n);
-      activate<A>(x).store(y + j, n);
-    }
+    for_vectors<I, float>(block.cols, [&](std::int64_t j, auto lanes) {
+      V x = load<V>(block.sums + i * kTaskCols + j, lanes) * scale * load<V>(args.scale_b + block.col0 + j, lanes);
+      if (args.bias) x = x + load<V>(args.bias + block.col0 + j, lanes);
+      store(activate<A>(x), y + j, lanes);
+    });
   }
 }
 

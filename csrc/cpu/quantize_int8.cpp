@@ -5,7 +5,7 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
-#include "cpu/simd.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 namespace {
@@ -15,12 +15,11 @@ template <Isa I, class S>
 float largest_magnitude(const S* x, std::int64_t size) {
   using V = Vec<float, I>;
   V most = V::zero(), poison = V::zero();  // 0 x: NaN where x is not finite
-  for (std::int64_t i = 0; i < size; i += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
-    const V value = n == V::kLanes ? V::load(x + i) : V::load(x + i, n);
+  for_vectors<I, float>(size, [&](std::int64_t i, auto lanes) {
+    const V value = load<V>(x + i, lanes);
     most = max(most, abs(value));
     poison = fma(value, V::zero(), poison);
-  }
+  });
   return reduce_max(most) + reduce_add(poison);
 }
 
@@ -28,13 +27,12 @@ template <Isa I, class S>
 void quantize_row(const S* x, std::int8_t* q, float scale, std::int64_t size) {
   using V = Vec<float, I>;
   const V divisor = V::set(scale), limit = V::set(127);
-  for (std::int64_t i = 0; i < size; i += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
-    const V value = n == V::kLanes ? V::load(x + i) : V::load(x + i, n);
-    float lanes[V::kLanes];
-    max(min(round(value / divisor), limit), -limit).store(lanes);
-    for (int lane = 0; lane < n; ++lane) q[i + lane] = static_cast<std::int8_t>(static_cast<int>(lanes[lane]));
-  }
+  for_vectors<I, float>(size, [&](std::int64_t i, auto lanes) {
+    float values[V::kLanes];
+    max(min(round(load<V>(x + i, lanes) / divisor), limit), -limit).store(values);
+    const std::int64_t count = std::min<std::int64_t>(V::kLanes, size - i);
+    for (std::int64_t k = 0; k < count; ++k) q[i + k] = static_cast<std::int8_t>(static_cast<int>(values[k]));
+  });
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "cpu/lanes.h"
 #include "cpu/simd_math.h"
 
 namespace drupe::cpu {
@@ -94,15 +95,14 @@ void long_row(const S* x, S* y, std::int64_t size) {
   }
   const V total = V::set(reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])));
   const V by = kLog ? log(total) : V::set(1) / total;
-  for (i = 0; i < size; i += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
+  for_vectors<I, T>(size, [&](std::int64_t j, auto lanes) {
     if constexpr (kKeep) {
-      (V::load(y + i, n) * by).store(y + i, n);
+      store(load<V>(y + j, lanes) * by, y + j, lanes);
     } else {
-      const V v = V::load(x + i, n) - shift;
-      (kLog ? v - by : exp(v) * by).store(y + i, n);
+      const V v = load<V>(x + j, lanes) - shift;
+      store(kLog ? v - by : exp(v) * by, y + j, lanes);
     }
-  }
+  });
 }
 
 template <class S, Isa I, bool kLog, int kVectors = kShort>
@@ -125,43 +125,41 @@ void row_backward(const S* y, const S* dy, S* dx, std::int64_t size) {
   using V = Vec<Accumulator<S>, I>;
   V sum[kUnroll];
   for (int u = 0; u < kUnroll; ++u) sum[u] = V::zero();
-  const auto add = [&](V& to, std::int64_t at, int n) {
-    const V g = V::load(dy + at, n);
-    to = kLog ? to + g : fma(g, V::load(y + at, n), to);
+  const auto add = [&](V& to, std::int64_t at, auto lanes) {
+    const V g = load<V>(dy + at, lanes);
+    to = kLog ? to + g : fma(g, load<V>(y + at, lanes), to);
   };
   constexpr std::int64_t kStep = kUnroll * V::kLanes;
   std::int64_t i = 0;
   for (; i + kStep <= size; i += kStep) {
-    for (int u = 0; u < kUnroll; ++u) add(sum[u], i + u * V::kLanes, V::kLanes);
+    for (int u = 0; u < kUnroll; ++u) add(sum[u], i + u * V::kLanes, AllLanes{});
   }
-  for (; i < size; i += V::kLanes) add(sum[0], i, static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i)));
+  for_vectors<I, Accumulator<S>>(size - i, [&](std::int64_t j, auto lanes) { add(sum[0], i + j, lanes); });
   const V total = V::set(reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])));
-  for (i = 0; i < size; i += V::kLanes) {
-    const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i));
-    const V g = V::load(dy + i, n), p = V::load(y + i, n);
-    (kLog ? g - exp(p) * total : p * (g - total)).store(dx + i, n);
-  }
+  for_vectors<I, Accumulator<S>>(size, [&](std::int64_t j, auto lanes) {
+    const V g = load<V>(dy + j, lanes), p = load<V>(y + j, lanes);
+    store(kLog ? g - exp(p) * total : p * (g - total), dx + j, lanes);
+  });
 }
 
-// kVectors vectors of neighbouring columns, the last with n lanes; a row follows after `stride` elements.
-template <class S, Isa I, bool kLog, int kVectors>
-void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, int n) {
+// kVectors vectors of neighbouring columns; a row follows after `stride` elements.
+template <class S, Isa I, bool kLog, int kVectors, class Lanes>
+void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, Lanes lanes) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   constexpr bool kKeep = !kLog && std::is_same_v<S, T>;
-  const auto lanes = [&](int v) { return v < kVectors - 1 ? V::kLanes : n; };
   V top[kVectors], sum[kVectors], by[kVectors];
   for (int v = 0; v < kVectors; ++v) top[v] = V::set(kLowest<T>), sum[v] = V::zero();
   for (std::int64_t i = 0; i < size; ++i) {
     const S* from = x + i * stride;
-    for (int v = 0; v < kVectors; ++v) top[v] = max(top[v], V::load(from + v * V::kLanes, lanes(v)));
+    for (int v = 0; v < kVectors; ++v) top[v] = max(top[v], load<V>(from + v * V::kLanes, lanes));
   }
   for (std::int64_t i = 0; i < size; ++i) {
     const S* from = x + i * stride;
     for (int v = 0; v < kVectors; ++v) {
-      const V e = exp(V::load(from + v * V::kLanes, lanes(v)) - top[v]);
+      const V e = exp(load<V>(from + v * V::kLanes, lanes) - top[v]);
       sum[v] = sum[v] + e;
-      if constexpr (kKeep) e.store(y + i * stride + v * V::kLanes, lanes(v));
+      if constexpr (kKeep) store(e, y + i * stride + v * V::kLanes, lanes);
     }
   }
   for (int v = 0; v < kVectors; ++v) by[v] = kLog ? log(sum[v]) : V::set(1) / sum[v];
@@ -169,58 +167,56 @@ void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, in
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t at = i * stride + v * V::kLanes;
       if constexpr (kKeep) {
-        (V::load(y + at, lanes(v)) * by[v]).store(y + at, lanes(v));
+        store(load<V>(y + at, lanes) * by[v], y + at, lanes);
       } else {
-        const V shifted = V::load(x + at, lanes(v)) - top[v];
-        (kLog ? shifted - by[v] : exp(shifted) * by[v]).store(y + at, lanes(v));
+        const V shifted = load<V>(x + at, lanes) - top[v];
+        store(kLog ? shifted - by[v] : exp(shifted) * by[v], y + at, lanes);
       }
     }
   }
 }
 
-template <class S, Isa I, bool kLog, int kVectors>
-void column_vectors_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, int n) {
+template <class S, Isa I, bool kLog, int kVectors, class Lanes>
+void column_vectors_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, Lanes lanes) {
   using V = Vec<Accumulator<S>, I>;
-  const auto lanes = [&](int v) { return v < kVectors - 1 ? V::kLanes : n; };
   V sum[kVectors];
   for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
   for (std::int64_t i = 0; i < size; ++i) {
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t at = i * stride + v * V::kLanes;
-      const V g = V::load(dy + at, lanes(v));
-      sum[v] = kLog ? sum[v] + g : fma(g, V::load(y + at, lanes(v)), sum[v]);
+      const V g = load<V>(dy + at, lanes);
+      sum[v] = kLog ? sum[v] + g : fma(g, load<V>(y + at, lanes), sum[v]);
     }
   }
   for (std::int64_t i = 0; i < size; ++i) {
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t at = i * stride + v * V::kLanes;
-      const V g = V::load(dy + at, lanes(v)), p = V::load(y + at, lanes(v));
-      (kLog ? g - exp(p) * sum[v] : p * (g - sum[v])).store(dx + at, lanes(v));
+      const V g = load<V>(dy + at, lanes), p = load<V>(y + at, lanes);
+      store(kLog ? g - exp(p) * sum[v] : p * (g - sum[v]), dx + at, lanes);
     }
   }
 }
 
-// Calls f.operator()<kVectors>(column, lanes of the last vector) over `cols` columns.
-template <class V, class F>
+// Calls f.operator()<kVectors>(column, lanes) over `cols` columns.
+template <Isa I, class T, class F>
 DRUPE_INLINE void for_columns(std::int64_t cols, const F& f) {
+  constexpr int kStep = kUnroll * Vec<T, I>::kLanes;
   std::int64_t c = 0;
-  for (; c + kUnroll * V::kLanes <= cols; c += kUnroll * V::kLanes) f.template operator()<kUnroll>(c, V::kLanes);
-  for (; c < cols; c += V::kLanes) {
-    f.template operator()<1>(c, static_cast<int>(std::min<std::int64_t>(V::kLanes, cols - c)));
-  }
+  for (; c + kStep <= cols; c += kStep) f.template operator()<kUnroll>(c, AllLanes{});
+  for_vectors<I, T>(cols - c, [&](std::int64_t i, auto lanes) { f.template operator()<1>(c + i, lanes); });
 }
 
 template <class S, Isa I, bool kLog>
 void columns(const S* x, S* y, std::int64_t size, std::int64_t stride, std::int64_t cols) {
-  for_columns<Vec<Accumulator<S>, I>>(cols, [&]<int kVectors>(std::int64_t c, int n) {
-    column_vectors<S, I, kLog, kVectors>(x + c, y + c, size, stride, n);
+  for_columns<I, Accumulator<S>>(cols, [&]<int kVectors>(std::int64_t c, auto lanes) {
+    column_vectors<S, I, kLog, kVectors>(x + c, y + c, size, stride, lanes);
   });
 }
 
 template <class S, Isa I, bool kLog>
 void columns_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::int64_t stride, std::int64_t cols) {
-  for_columns<Vec<Accumulator<S>, I>>(cols, [&]<int kVectors>(std::int64_t c, int n) {
-    column_vectors_backward<S, I, kLog, kVectors>(y + c, dy + c, dx + c, size, stride, n);
+  for_columns<I, Accumulator<S>>(cols, [&]<int kVectors>(std::int64_t c, auto lanes) {
+    column_vectors_backward<S, I, kLog, kVectors>(y + c, dy + c, dx + c, size, stride, lanes);
   });
 }
 

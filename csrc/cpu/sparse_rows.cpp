@@ -11,6 +11,7 @@
 #include "core/dispatch.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "cpu/lanes.h"
 #include "cpu/radix_sort.h"
 #include "cpu/row_step.h"
 #include "cpu/row_sum.h"
@@ -329,10 +330,9 @@ void add_rows(const AddRowsArgs& args) {
       for (std::int64_t u = begin; u < end; ++u) {
         S* to = static_cast<S*>(args.dense) + args.indices[u] * args.width;
         const S* from = static_cast<const S*>(args.values) + u * args.width;
-        for (std::int64_t i = 0; i < args.width; i += V::kLanes) {
-          const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, args.width - i));
-          (V::load(to + i, n) + V::load(from + i, n)).store(to + i, n);
-        }
+        for_vectors<I, Accumulator<S>>(args.width, [&](std::int64_t i, auto lanes) {
+          store(load<V>(to + i, lanes) + load<V>(from + i, lanes), to + i, lanes);
+        });
       }
     });
   });
