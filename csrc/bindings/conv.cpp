@@ -10,7 +10,7 @@ namespace {
 using Padding = std::variant<Dims, std::string>;
 
 Conv2dOptions conv_options(const Dims& stride, const Padding& padding, const Dims& dilation, std::int64_t groups,
-                           const std::string& algorithm = "auto") {
+                           const std::string& algorithm) {
   return {.window = {.stride = stride, .padding = padding, .dilation = dilation},
           .groups = groups,
           .algorithm = algorithm,
@@ -48,11 +48,12 @@ void bind_conv(py::module_& m) {
   m.def(
       "conv2d_backward_weight",
       [](const Tensor& dy, const Tensor& x, const Dims& weight_shape, const Dims& stride, const Padding& padding,
-         const Dims& dilation, std::int64_t groups) {
-        return ops::conv2d_backward_weight(dy, x, weight_shape, conv_options(stride, padding, dilation, groups));
+         const Dims& dilation, std::int64_t groups, const std::string& algorithm) {
+        return ops::conv2d_backward_weight(dy, x, weight_shape,
+                                           conv_options(stride, padding, dilation, groups, algorithm));
       },
       py::arg("dy"), py::arg("x"), py::arg("weight_shape"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
-      py::arg("groups"), Nogil());
+      py::arg("groups"), py::arg("algorithm"), Nogil());
   m.def("conv2d_backward_bias", &ops::conv2d_backward_bias, py::arg("dy"), Nogil());
   m.def(
       "max_pool2d",

@@ -58,14 +58,6 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
 }
 
 template <Isa I, class S>
-bool by_winograd(const Conv2dArgs& args, const Gather<I, S>& gather) {
-  if (args.algorithm == Conv2dAlgorithm::direct || args.groups > 1 || gather.channels == 0) return false;
-  if (!winograd_fits(gather.h, gather.w)) return false;
-  if (args.algorithm == Conv2dAlgorithm::winograd) return true;
-  return !std::is_same_v<S, double> && winograd_pays<I>(gather.h, gather.w, args.N, gather.channels);
-}
-
-template <Isa I, class S>
 void forward(const Conv2dArgs& args) {
   using T = Accumulator<S>;
   const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
@@ -105,7 +97,7 @@ void forward(const Conv2dArgs& args) {
         partial);
     return;
   }
-  if (by_winograd(args, gather)) {
+  if (by_winograd<I, S>(args, gather.h, gather.w, gather.channels)) {
     winograd(gather, filters, args.N, K, write);
     return;
   }
@@ -175,7 +167,7 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
         direct);
     return;
   }
-  if (by_winograd(args, gather)) {
+  if (by_winograd<I, S>(args, gather.h, gather.w, gather.channels)) {
     winograd(gather, filters, args.N, C, writer);
     return;
   }

@@ -1,9 +1,11 @@
 // The gradients of conv2d's weight and bias: sums over all output pixels. The weight's is the product of dy transposed,
 // K x (N P Q), and the gathered image, (N P Q) x (r, s, c). Tasks are blocks of the result times stretches of the
-// pixels, whose partial sums are added in order: how many depends on the sizes alone. Worklog: bench/worklog/conv2d.md.
+// pixels, whose partial sums are added in order: how many depends on the sizes alone. Where it
+// pays, 3 x 3 windows go by conv2d_winograd_weight.h instead. Worklog: bench/worklog/conv2d.md.
 #include "core/dispatch.h"
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/conv2d_winograd_weight.h"
 #include "cpu/lanes.h"
 #include "ops/conv2d.h"
 
@@ -104,6 +106,11 @@ void backward_weight(const Conv2dArgs& args) {
                             .source = static_cast<const S*>(args.x),
                             .pitch = args.C,
                             .channels = C};
+  // The sums at all points are four times the gradient, written and read at least once.
+  if (by_winograd<I, S>(args, gather.h, gather.w, C, 8 + C * K / 16384)) {
+    WinogradWeightGradient<I, S>(gather, static_cast<const S*>(args.dy), args.N, K).run(static_cast<S*>(args.out));
+    return;
+  }
   const WeightBlocks<I, T> blocks(args.groups, K, gather.depth(), gather.rows(args.N));
   const std::int64_t group_size = blocks.splits * blocks.partial_size();
   const Scratch<T> partials(static_cast<std::size_t>(args.groups * group_size));

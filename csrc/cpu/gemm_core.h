@@ -43,9 +43,8 @@ struct Product {
 };
 
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
-// The panel of A is rows kPitch elements apart, or, where that is 0, columns of Tile::kRows elements one after the
-// other.
-template <Isa I, class T, int kRows, int kPitch, class P>
+// a[i][k] lies at i * kRowStep + k * kDepthStep of A's panel.
+template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
                                         bool accumulate) {
   using Tile = GemmTile<I, T>;
@@ -66,7 +65,7 @@ template <Isa I, class T, int kRows, int kPitch, class P>
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(kPitch == 0 ? a[k * Tile::kRows + i] : a[i * kPitch + k]);
+      const V left = V::set(a[i * kRowStep + k * kDepthStep]);
 #pragma GCC unroll 4
       for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
     }
@@ -79,12 +78,12 @@ template <Isa I, class T, int kRows, int kPitch, class P>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, int kPitch, class P, int kRows = GemmTile<I, T>::kRows>
+template <Isa I, class T, int kRowStep, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kPitch, P>(depth, a, b, c, c_row, accumulate);
+    gemm_microkernel<I, T, kRows, kRowStep, kDepthStep, P>(depth, a, b, c, c_row, accumulate);
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kPitch, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+    gemm_tile<I, T, kRowStep, kDepthStep, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
   }
 }
 
@@ -94,7 +93,7 @@ template <Isa I, bool kByDepth = false, class P = Product, class T, class Done>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
                 T* c, std::int64_t c_row, bool accumulate, const Done& done) {
   using Tile = GemmTile<I, T>;
-  constexpr int kPitch = kByDepth ? 0 : Tile::kPanelStride;
+  constexpr int kRowStep = kByDepth ? 1 : Tile::kPanelStride, kDepthStep = kByDepth ? Tile::kRows : 1;
   T edge[Tile::kRows * Tile::kCols];
   for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
     const T* right = b + n / Tile::kCols * b_panel;
@@ -105,12 +104,12 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c + m * c_row + n;
       if (width == Tile::kCols) {
-        gemm_tile<I, T, kPitch, P>(height, depth, left, right, tile, c_row, accumulate);
+        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c_row, accumulate);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T, kPitch, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);

@@ -147,6 +147,7 @@ Tensor conv2d_backward_weight(const Tensor& dy, const Tensor& x, const Dims& wei
   check_dtype(op, "dy", dy, x.dtype());
   const Device device = common_device(op, {&dy, &x});
   Conv2dArgs args = plan(op, x.shape(), weight_shape, x.dtype(), options);
+  args.algorithm = parse_algorithm(op, options.algorithm, args, device);
   check_dy(op, dy, args);
   Tensor dw = empty(weight_shape, x.dtype(), device);
   args.dy = gradient.raw();

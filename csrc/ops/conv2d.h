@@ -27,7 +27,7 @@
 
 namespace drupe {
 
-// How the CPU computes y and the gradient of x. `automatic` takes minimal filtering (cpu/conv2d_winograd.h) for float32
+// How the CPU computes y and the gradients. `automatic` takes minimal filtering (cpu/winograd.h) for float32
 // and narrower where that is expected to be faster.
 enum class Conv2dAlgorithm : std::uint8_t { automatic, direct, winograd };
 

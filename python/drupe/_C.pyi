@@ -350,6 +350,7 @@ def conv2d_backward_weight(
     padding: tuple[int, ...] | str,
     dilation: tuple[int, ...],
     groups: typing.SupportsInt | typing.SupportsIndex,
+    algorithm: str,
 ) -> Tensor: ...
 def copy_into(dst: Tensor, src: Tensor) -> None: ...
 def cross_entropy(

@@ -478,9 +478,9 @@ WINOGRAD = [
 @pytest.mark.parametrize("case", WINOGRAD, ids=str)
 def test_winograd_matches_reference(isa, rng, name, case):
     N, C, H, W, K, options = case
-    x, w = drupe.tensor(draw(rng, (N, C, H, W), name), requires_grad=True), draw(rng, (K, C, 3, 3), name)
+    x, w = (drupe.tensor(draw(rng, s, name), requires_grad=True) for s in ((N, C, H, W), (K, C, 3, 3)))
     padding = 1 if options.get("padding") == "same" else options.get("padding", 0)
-    z = reference(x.detach(), w, padding=padding)
+    z = reference(x.detach(), w.detach(), padding=padding)
     bias, residual = draw(rng, K, name), draw(rng, z.shape, name)
     y = ops.conv2d(x, w, bias=bias, residual=residual, activation="relu", algorithm="winograd", **options)
     z += f64(bias)[:, None, None] + f64(residual)
@@ -490,9 +490,15 @@ def test_winograd_matches_reference(isa, rng, name, case):
     y.backward(dy)
     dz = np.where(f64(y.detach()) > 0, f64(dy), 0)
     top, _, left, _ = sides(padding)
-    turned = f64(w)[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    turned = f64(w.detach())[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
     full = reference(dz, turned, padding=2)[:, :, top : top + H, left : left + W]  # of the part that is no padding
     assert_close(x.grad, full, name, 9 * K, worse * np.sqrt(9 * K))
+    _, bottom, _, right = sides(padding)
+    padded = np.pad(f64(x.detach()), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, z.shape[2:], (2, 3))  # (N, C, 3, 3, P, Q)
+    expected = np.einsum("nkpq,ncrspq->kcrs", dz, windows, optimize=True)
+    pixels = N * z.shape[2] * z.shape[3]
+    assert_close(w.grad, expected, name, pixels, worse * np.sqrt(pixels))
 
 
 def test_winograd_gradients(rng):
@@ -517,18 +523,18 @@ def test_winograds_error_is_as_documented(isa, rng):
 
 def test_auto_takes_winograd_where_it_pays(isa, rng):
     def same(C, K, size, name="float32"):
-        """Whether direct and winograd agree with auto, in the result and in the gradient."""
+        """Whether direct and winograd agree with auto, in the result and in the gradients."""
         x, w = draw(rng, (2, C, *size), name), draw(rng, (K, C, 3, 3), name)
         results = {}
         for algorithm in ("auto", "direct", "winograd"):
-            leaf = drupe.tensor(x, requires_grad=True)
-            y = ops.conv2d(leaf, w, padding=1, algorithm=algorithm)
+            leaves = [drupe.tensor(a, requires_grad=True) for a in (x, w)]
+            y = ops.conv2d(*leaves, padding=1, algorithm=algorithm)
             y.backward(np.ones(y.shape, y.dtype))
-            results[algorithm] = (y.detach().numpy(), leaf.grad.numpy())
+            results[algorithm] = (y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves))
         pairs = [zip(results["auto"], results[a], strict=True) for a in ("direct", "winograd")]
         return [[np.array_equal(a, b) for a, b in pair] for pair in pairs]
 
-    direct, winograd = [True, True], [False, False]
+    direct, winograd = [True] * 3, [False] * 3
     fast = [direct, winograd] if isa == "scalar" else [winograd, direct]
     assert same(64, 64, (30, 30)) == fast
     assert same(8, 9, (8, 8)) == fast
