@@ -40,8 +40,9 @@ struct PairedMatrix {
   // As gemm_core's pack_a, k0 and depth in pairs.
   void pack_rows(float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
     if (row == 1 && col != 1) {
-      transpose(panel, Tile::kPanelStride, depth, rows,
-                [&](float* to, std::int64_t k, std::int64_t i, std::int64_t n) { across(to, row0 + i, n, k0 + k); });
+      transpose_lines<I>(
+          panel, Tile::kPanelStride, depth, rows,
+          [&](float* to, std::int64_t k, std::int64_t i, std::int64_t n) { across(to, row0 + i, n, k0 + k); });
     } else {
       for (std::int64_t i = 0; i < rows; ++i) along(panel + i * Tile::kPanelStride, row0 + i, k0, depth);
     }
@@ -51,8 +52,9 @@ struct PairedMatrix {
   void pack_cols(float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
     if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(float));
     if (col == 1 && row != 1) {
-      transpose(panel, Tile::kCols, cols, depth,
-                [&](float* to, std::int64_t j, std::int64_t k, std::int64_t n) { along(to, col0 + j, k0 + k, n); });
+      transpose_lines<I>(
+          panel, Tile::kCols, cols, depth,
+          [&](float* to, std::int64_t j, std::int64_t k, std::int64_t n) { along(to, col0 + j, k0 + k, n); });
     } else {
       for (std::int64_t k = 0; k < depth; ++k) across(panel + k * Tile::kCols, col0, cols, k0 + k);
     }
@@ -85,27 +87,6 @@ struct PairedMatrix {
       for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i], high[i]);
     } else {
       for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], high[i * row]);
-    }
-  }
-
-  // to[j * to_row + i] = element j of line i, which fill(line, i, j0, n) gives in parts.
-  template <class Fill>
-  static void transpose(float* to, std::int64_t to_row, std::int64_t lines, std::int64_t length, const Fill& fill) {
-    constexpr std::int64_t kWidth = 64;
-    float part[4 * kWidth];
-    for (std::int64_t j0 = 0; j0 < length; j0 += kWidth) {
-      const std::int64_t width = std::min(kWidth, length - j0);
-      for (std::int64_t i = 0; i < lines; i += 4) {
-        const std::int64_t height = std::min<std::int64_t>(4, lines - i);
-        for (std::int64_t r = 0; r < height; ++r) fill(part + r * kWidth, i + r, j0, width);
-        std::int64_t j = 0;
-        for (; height == 4 && j + 4 <= width; j += 4) {
-          transpose_4x4<I>(part + j, kWidth, to + (j0 + j) * to_row + i, to_row);
-        }
-        for (; j < width; ++j) {
-          for (std::int64_t r = 0; r < height; ++r) to[(j0 + j) * to_row + i + r] = part[r * kWidth + j];
-        }
-      }
     }
   }
 };

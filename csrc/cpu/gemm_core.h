@@ -187,6 +187,27 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
   }
 }
 
+// to[j * to_row + i] = element j of line i, which fill(line, i, j0, n) gives in parts.
+template <Isa I, class Fill>
+void transpose_lines(float* to, std::int64_t to_row, std::int64_t lines, std::int64_t length, const Fill& fill) {
+  constexpr std::int64_t kWidth = 64;
+  float part[4 * kWidth];
+  for (std::int64_t j0 = 0; j0 < length; j0 += kWidth) {
+    const std::int64_t width = std::min(kWidth, length - j0);
+    for (std::int64_t i = 0; i < lines; i += 4) {
+      const std::int64_t height = std::min<std::int64_t>(4, lines - i);
+      for (std::int64_t r = 0; r < height; ++r) fill(part + r * kWidth, i + r, j0, width);
+      std::int64_t j = 0;
+      for (; height == 4 && j + 4 <= width; j += 4) {
+        transpose_4x4<I>(part + j, kWidth, to + (j0 + j) * to_row + i, to_row);
+      }
+      for (; j < width; ++j) {
+        for (std::int64_t r = 0; r < height; ++r) to[(j0 + j) * to_row + i + r] = part[r * kWidth + j];
+      }
+    }
+  }
+}
+
 // A strided matrix as an operand: element (i, k) at data[i * row + k * col].
 template <Isa I, class S>
 struct StridedMatrix {

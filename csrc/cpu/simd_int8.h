@@ -64,25 +64,25 @@ struct Bytes<Isa::avx512> {
 #endif
 
 // The rows of a tile.
-template <Isa I>
+template <Isa I, int kRows>
 struct ByteRows {
-  const std::int8_t* a[Bytes<I>::kRows];
+  const std::int8_t* a[kRows];
   const std::int8_t* b[Bytes<I>::kCols];
 
   DRUPE_INLINE ByteRows(const std::int8_t* left, std::int64_t rows, const std::int8_t* right, std::int64_t cols,
                         std::int64_t K) {
-    for (int i = 0; i < Bytes<I>::kRows; ++i) a[i] = left + std::min<std::int64_t>(i, rows - 1) * K;
+    for (int i = 0; i < kRows; ++i) a[i] = left + std::min<std::int64_t>(i, rows - 1) * K;
     for (int j = 0; j < Bytes<I>::kCols; ++j) b[j] = right + std::min<std::int64_t>(j, cols - 1) * K;
   }
 };
 
-template <Isa I>
-[[gnu::noinline]] void dot_byte_rows(const ByteRows<I>& rows, std::int64_t K,
-                                     std::int32_t (&sums)[Bytes<I>::kRows][Bytes<I>::kCols]) {
+template <Isa I, int kRows>
+[[gnu::noinline]] void dot_byte_rows(const ByteRows<I, kRows>& rows, std::int64_t K,
+                                     std::int32_t (&sums)[kRows][Bytes<I>::kCols]) {
   using B = Bytes<I>;
-  typename B::Sum sum[B::kRows][B::kCols];
+  typename B::Sum sum[kRows][B::kCols];
 #pragma GCC unroll 8
-  for (int i = 0; i < B::kRows; ++i) {
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < B::kCols; ++j) sum[i][j] = B::zero();
   }
@@ -91,7 +91,7 @@ template <Isa I>
 #pragma GCC unroll 4
     for (int j = 0; j < B::kCols; ++j) right[j] = load(rows.b[j]);
 #pragma GCC unroll 8
-    for (int i = 0; i < B::kRows; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const typename B::Wide left = load(rows.a[i]);
 #pragma GCC unroll 4
       for (int j = 0; j < B::kCols; ++j) sum[i][j] = B::add_products(sum[i][j], left, right[j]);
@@ -107,7 +107,7 @@ template <Isa I>
     });
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < B::kRows; ++i) {
+  for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < B::kCols; ++j) sums[i][j] = B::reduce(sum[i][j]);
   }
@@ -124,11 +124,10 @@ bool has_byte_dots() {
 }
 
 #if defined(__AVX512F__)
-template <Isa I>
-[[gnu::noinline,
-  gnu::target("avx512vnni")]] void dot_byte_rows_vnni(const ByteRows<I>& rows, std::int64_t K,
-                                                      std::int32_t (&sums)[Bytes<I>::kRows][Bytes<I>::kCols]) {
-  constexpr int kRows = Bytes<I>::kRows, kCols = Bytes<I>::kCols;
+template <Isa I, int kRows>
+[[gnu::noinline, gnu::target("avx512vnni")]] void dot_byte_rows_vnni(const ByteRows<I, kRows>& rows, std::int64_t K,
+                                                                     std::int32_t (&sums)[kRows][Bytes<I>::kCols]) {
+  constexpr int kCols = Bytes<I>::kCols;
   const __m512i excess = _mm512_set1_epi8(-128);
   __m512i sum[kRows][kCols];
 #pragma GCC unroll 8
@@ -136,17 +135,24 @@ template <Isa I>
 #pragma GCC unroll 4
     for (int j = 0; j < kCols; ++j) sum[i][j] = _mm512_setzero_si512();
   }
-  for (std::int64_t k = 0; k < K; k += 64) {
-    const __mmask64 mask = K - k >= 64 ? ~__mmask64{0} : (__mmask64{1} << (K - k)) - 1;
+  const auto step = [&](const auto& load) __attribute__((always_inline, target("avx512vnni"))) {
     __m512i right[kCols];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) right[j] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, rows.b[j] + k), excess);
+    for (int j = 0; j < kCols; ++j) right[j] = _mm512_xor_si512(load(rows.b[j]), excess);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      const __m512i left = _mm512_maskz_loadu_epi8(mask, rows.a[i] + k);
+      const __m512i left = load(rows.a[i]);
 #pragma GCC unroll 4
       for (int j = 0; j < kCols; ++j) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], right[j], left);
     }
+  };
+  std::int64_t k = 0;
+  for (; k + 64 <= K; k += 64) {
+    step([&](const std::int8_t* row) { return _mm512_loadu_si512(row + k); });
+  }
+  if (k < K) {
+    const __mmask64 mask = (__mmask64{1} << (K - k)) - 1;
+    step([&](const std::int8_t* row) { return _mm512_maskz_loadu_epi8(mask, row + k); });
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -155,5 +161,27 @@ template <Isa I>
   }
 }
 #endif
+
+// For gemm_core: fours of bytes in the bits of floats, a's signed and b's unsigned; only where has_byte_dots.
+template <Isa I>
+struct ByteProduct {
+  using V = Vec<float, I>;
+  DRUPE_INLINE static V add([[maybe_unused]] V left, [[maybe_unused]] V right, V sum) {
+#if defined(__AVX512F__)  // in assembly, since the kernel may not be compiled for what not every AVX-512 processor has
+    asm("vpdpbusd %1, %2, %0" : "+v"(sum.v) : "v"(left.v), "v"(right.v));
+#endif
+    return sum;
+  }
+};
+
+// Adds 128 to each of the bytes in n floats, modulo 256.
+DRUPE_INLINE void add_128(float* p, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, p + i, sizeof(bits));
+    bits ^= 0x80808080u;
+    std::memcpy(p + i, &bits, sizeof(bits));
+  }
+}
 
 }  // namespace drupe::cpu
