@@ -62,6 +62,8 @@ __all__: list[str] = [
     "gemm_int8",
     "group_norm",
     "group_norm_backward",
+    "gru",
+    "gru_backward",
     "is_capturing",
     "is_pinned",
     "isa",
@@ -69,6 +71,8 @@ __all__: list[str] = [
     "isas",
     "layer_norm",
     "layer_norm_backward",
+    "lstm",
+    "lstm_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "measure_limit",
@@ -525,6 +529,24 @@ def group_norm(
 def group_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor, layout: str
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def gru(
+    x: Tensor,
+    weights: collections.abc.Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    h0: Tensor | None,
+    c0: Tensor | None,
+    lengths: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]: ...
+def gru_backward(
+    dy: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    x: Tensor,
+    weights: collections.abc.Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    lengths: Tensor | None,
+    saved: collections.abc.Sequence[Tensor],
+    wants_dx: bool,
+) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
 def is_capturing(device: str) -> bool: ...
 def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
@@ -548,6 +570,24 @@ def layer_norm_backward(
     rstd: Tensor,
     ndim: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple[Tensor, Tensor, Tensor]: ...
+def lstm(
+    x: Tensor,
+    weights: collections.abc.Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    h0: Tensor | None,
+    c0: Tensor | None,
+    lengths: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, list[Tensor]]: ...
+def lstm_backward(
+    dy: Tensor | None,
+    dh: Tensor | None,
+    dc: Tensor | None,
+    x: Tensor,
+    weights: collections.abc.Sequence[tuple[Tensor, Tensor, Tensor | None, Tensor | None]],
+    lengths: Tensor | None,
+    saved: collections.abc.Sequence[Tensor],
+    wants_dx: bool,
+) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
 def max_pool2d(
     x: Tensor,
     kernel: tuple[int, ...],

@@ -10,9 +10,12 @@ from drupe.nn.linear import Linear
 from drupe.nn.module import Module
 from drupe.nn.norm import BatchNorm2d, Dropout, GroupNorm, LayerNorm, RMSNorm
 from drupe.nn.parameter import Buffer, Parameter
+from drupe.nn.recurrent import GRU, LSTM
 
 __all__ = [
     "GELU",
+    "GRU",
+    "LSTM",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm2d",

@@ -52,7 +52,9 @@ from drupe.ops.embedding_step import embedding_bag_step, embedding_step
 from drupe.ops.gemm import gemm
 from drupe.ops.gemm_int8 import gemm_int8
 from drupe.ops.group_norm import group_norm
+from drupe.ops.gru import gru
 from drupe.ops.layer_norm import layer_norm
+from drupe.ops.lstm import lstm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
 from drupe.ops.optimizer import adam, adamw, clip_factor, global_norm, rmsprop, sgd
@@ -122,6 +124,7 @@ __all__ = [
     "getitem",
     "global_norm",
     "group_norm",
+    "gru",
     "gt",
     "isfinite",
     "isnan",
@@ -134,6 +137,7 @@ __all__ = [
     "logical_not",
     "logical_or",
     "logsumexp",
+    "lstm",
     "lt",
     "matmul",
     "max",

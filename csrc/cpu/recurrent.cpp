@@ -1,0 +1,269 @@
+// lstm and gru: the cells' arithmetic on what the recurrent product gives (recurrence.h), in registers. Gates that are
+// kept take the place of the input's share. Worklog: bench/worklog/recurrent.md.
+#include "ops/recurrent.h"
+
+#include "core/dispatch.h"
+#include "cpu/lanes.h"
+#include "cpu/recurrence.h"
+#include "cpu/simd_math.h"
+
+namespace drupe::cpu {
+namespace {
+
+// Some lanes of a row.
+template <Isa I, class T, class Lanes>
+struct Access {
+  using V = Vec<T, I>;
+  std::int64_t at;
+  Lanes lanes;
+  DRUPE_INLINE V get(const auto* row) const { return load<V>(row + at, lanes); }
+  DRUPE_INLINE void put(auto* row, V value) const { store(value, row + at, lanes); }
+};
+
+template <Isa I, class T, class Body>
+DRUPE_INLINE void for_access(std::int64_t size, const Body& body) {
+  for_vectors<I, T>(size, [&](std::int64_t at, auto lanes) { body(Access<I, T, decltype(lanes)>{at, lanes}); });
+}
+
+// to[i] = from[i], rounded where need be.
+template <Isa I, class T>
+void convert(const auto* from, auto* to, std::int64_t size) {
+  for_access<I, T>(size, [&](const auto& lanes) { lanes.put(to, lanes.get(from)); });
+}
+
+// Where a sequence's units from `unit` on lie, at one step of one direction.
+template <class S>
+struct Place {
+  using T = Accumulator<S>;
+  const RecurrentArgs& args;
+  int d;
+  std::int64_t t, b, unit;
+
+  std::int64_t row() const { return t * args.B + b; }
+  bool active() const { return !args.lengths || t < args.lengths[b]; }
+  // Elements of (T, B, D H) and of (D, B, H).
+  std::int64_t output() const { return (row() * args.directions + d) * args.H + unit; }
+  std::int64_t state() const { return (d * args.B + b) * args.H + unit; }
+  // Of an array (T, B, G H).
+  S* gate(void* data, int gate) const {
+    return static_cast<S*>(data) + (row() * gates_of(args.cell) + gate) * args.H + unit;
+  }
+  S* hidden() const { return static_cast<S*>(args.direction[d].hidden) + row() * args.H + unit; }
+  T* memory() const { return static_cast<T*>(args.direction[d].memory) + row() * args.H + unit; }
+  S* kept_gate(int index) const { return gate(args.direction[d].gates, index); }
+};
+
+template <Isa I, class S>
+struct Forward {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Walk = Recurrence<I, S, Pass::forward>;
+  const RecurrentArgs& args;
+  const Walk& walk;
+  T* cells;  // (D, B, H), of lstm
+
+  DRUPE_INLINE void fetch(int d, std::int64_t step, std::int64_t b, std::int64_t unit) const {
+    const Place<S> place{args, d, args.time(d, step), b, unit};
+    for (int gate = 0; gate < gates_of(args.cell); ++gate) fetch_block<I>(place.kept_gate(gate));
+    if (args.keep) {
+      fetch_block<I>(place.hidden());
+      fetch_block<I>(place.memory());
+    }
+    fetch_block<I>(static_cast<const S*>(args.y) + place.output());
+  }
+
+  void operator()(int d, std::int64_t step, std::int64_t b, std::int64_t unit, std::int64_t width,
+                  const T* sums) const {
+    const Place<S> place{args, d, args.time(d, step), b, unit};
+    const bool lstm = args.cell == Cell::lstm;
+    T* cell = lstm ? cells + place.state() : nullptr;
+    const T* h = walk.state(step, d, 0, b, unit);
+    T* next = walk.state(step + 1, d, 0, b, unit);
+    S* y = static_cast<S*>(args.y) + place.output();
+    for_access<I, T>(width, [&](const auto& lanes) {
+      const V before = lanes.get(h);
+      if (place.active()) {
+        lanes.put(y, lstm ? lstm_cell(place, lanes, sums, cell) : gru_cell(place, lanes, sums, before));
+        lanes.put(next, lanes.get(y));  // as rounded
+      } else {
+        if (lstm && args.keep) lanes.put(place.memory(), lanes.get(cell));
+        lanes.put(y, V::zero());
+        lanes.put(next, before);
+      }
+      if (args.keep) lanes.put(place.hidden(), before);
+    });
+  }
+
+ private:
+  DRUPE_INLINE V recurrent_share(const Place<S>& place, const auto& lanes, const T* sums, int gate) const {
+    const V sum = lanes.get(sums + gate * Walk::kWidth);
+    const auto* bias = static_cast<const S*>(args.direction[place.d].bias);
+    return bias ? sum + lanes.get(bias + gate * args.H + place.unit) : sum;
+  }
+
+  // Reads and writes c, gives h.
+  DRUPE_INLINE V lstm_cell(const Place<S>& place, const auto& lanes, const T* sums, T* cell) const {
+    const auto sum = [&](int gate) {
+      return lanes.get(place.kept_gate(gate)) + recurrent_share(place, lanes, sums, gate);
+    };
+    const V before = lanes.get(cell);
+    const V a_i = sum(0), a_f = sum(1), a_g = sum(2), a_o = sum(3);
+    const V i = sigmoid(a_i), f = sigmoid(a_f), g = tanh(a_g), o = sigmoid(a_o);
+    const V c = fma(f, before, i * g);
+    if (args.keep) {
+      lanes.put(place.memory(), before);
+      lanes.put(place.kept_gate(0), i);
+      lanes.put(place.kept_gate(1), f);
+      lanes.put(place.kept_gate(2), g);
+      lanes.put(place.kept_gate(3), o);
+    }
+    lanes.put(cell, c);
+    return o * tanh(c);
+  }
+
+  DRUPE_INLINE V gru_cell(const Place<S>& place, const auto& lanes, const T* sums, V h) const {
+    const auto input = [&](int gate) { return lanes.get(place.kept_gate(gate)); };
+    const V r = sigmoid(input(0) + recurrent_share(place, lanes, sums, 0));
+    const V z = sigmoid(input(1) + recurrent_share(place, lanes, sums, 1));
+    const V u = recurrent_share(place, lanes, sums, 2);
+    const V n = tanh(fma(r, u, input(2)));
+    if (args.keep) {
+      lanes.put(place.memory(), u);
+      lanes.put(place.kept_gate(0), r);
+      lanes.put(place.kept_gate(1), z);
+      lanes.put(place.kept_gate(2), n);
+    }
+    return fma(z, h, (V::set(1) - z) * n);
+  }
+};
+
+template <Isa I, class S>
+struct Backward {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Walk = Recurrence<I, S, Pass::backward>;
+  const RecurrentBackwardArgs& args;
+  const Walk& walk;
+  T* carried;  // (D, B, H): of the gradient of h, what does not pass the product
+  T* dcells;   // (D, B, H), of lstm
+
+  DRUPE_INLINE void fetch(int d, std::int64_t step, std::int64_t b, std::int64_t unit) const {
+    const RecurrentArgs& forward = args.forward;
+    if (step == forward.T) return;
+    const Place<S> place{forward, d, forward.time(d, forward.T - 1 - step), b, unit};
+    const bool gru = forward.cell == Cell::gru;
+    for (int gate = 0; gate < gates_of(forward.cell); ++gate) {
+      fetch_block<I>(place.kept_gate(gate));
+      fetch_block<I>(place.gate(args.dinput[d], gate));
+      if (gru) fetch_block<I>(place.gate(args.drecurrent[d], gate));
+    }
+    if (gru) fetch_block<I>(place.hidden());
+    fetch_block<I>(place.memory());
+    fetch_block<I>(static_cast<const S*>(args.dy) + place.output());
+  }
+
+  void operator()(int d, std::int64_t step, std::int64_t b, std::int64_t unit, std::int64_t width,
+                  const T* sums) const {
+    const RecurrentArgs& forward = args.forward;
+    const Place<S> place{forward, d, forward.time(d, forward.T - 1 - step), b, unit};
+    T* carry = carried + place.state();
+    for_access<I, T>(width, [&](const auto& lanes) {
+      const V dh = lanes.get(sums) + lanes.get(carry);
+      if (step == forward.T) {
+        lanes.put(static_cast<S*>(args.dh0) + place.state(), dh);
+      } else if (!place.active()) {
+        lanes.put(carry, dh);
+        for (int gate = 0; gate < gates_of(forward.cell); ++gate) put_gate(place, lanes, step, gate, V::zero());
+      } else if (forward.cell == Cell::lstm) {
+        lstm_cell(place, lanes, step, dh + lanes.get(static_cast<const S*>(args.dy) + place.output()));
+      } else {
+        gru_cell(place, lanes, step, dh + lanes.get(static_cast<const S*>(args.dy) + place.output()));
+      }
+    });
+  }
+
+ private:
+  // The gradients of both shares of a gate, where they are one number.
+  DRUPE_INLINE void put_gate(const Place<S>& place, const auto& lanes, std::int64_t step, int gate, V value) const {
+    put_gate(place, lanes, step, gate, value, value);
+  }
+  DRUPE_INLINE void put_gate(const Place<S>& place, const auto& lanes, std::int64_t step, int gate, V input,
+                             V recurrent) const {
+    lanes.put(walk.state(step + 1, place.d, gate, place.b, place.unit), recurrent);
+    lanes.put(place.gate(args.dinput[place.d], gate), input);
+    if (args.drecurrent[place.d] != args.dinput[place.d]) {
+      lanes.put(place.gate(args.drecurrent[place.d], gate), recurrent);
+    }
+  }
+
+  DRUPE_INLINE void lstm_cell(const Place<S>& place, const auto& lanes, std::int64_t step, V dh) const {
+    const V one = V::set(1);
+    const auto gate = [&](int index) { return lanes.get(place.kept_gate(index)); };
+    const V i = gate(0), f = gate(1), g = gate(2), o = gate(3);
+    const V c = lanes.get(place.memory());
+    const V squashed = tanh(fma(f, c, i * g));
+    T* dcell = dcells + place.state();
+    const V dc = fma(dh * o, one - squashed * squashed, lanes.get(dcell));
+    put_gate(place, lanes, step, 0, dc * g * i * (one - i));
+    put_gate(place, lanes, step, 1, dc * c * f * (one - f));
+    put_gate(place, lanes, step, 2, dc * i * (one - g * g));
+    put_gate(place, lanes, step, 3, dh * squashed * o * (one - o));
+    lanes.put(dcell, dc * f);
+    lanes.put(carried + place.state(), V::zero());
+  }
+
+  DRUPE_INLINE void gru_cell(const Place<S>& place, const auto& lanes, std::int64_t step, V dh) const {
+    const V one = V::set(1);
+    const auto gate = [&](int index) { return lanes.get(place.kept_gate(index)); };
+    const V r = gate(0), z = gate(1), n = gate(2);
+    const V dn = dh * (one - z) * (one - n * n);
+    put_gate(place, lanes, step, 0, dn * lanes.get(place.memory()) * r * (one - r));
+    put_gate(place, lanes, step, 1, dh * (lanes.get(place.hidden()) - n) * z * (one - z));
+    put_gate(place, lanes, step, 2, dn, dn * r);
+    lanes.put(carried + place.state(), dh * z);
+  }
+};
+
+}  // namespace
+
+template <Isa I>
+void recurrent(const RecurrentArgs& args) {
+  dispatch_float(args.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    const std::int64_t states = args.directions * args.B * args.H;
+    const Scratch<T> cells(static_cast<std::size_t>(args.c0 ? states : 0));
+    if (args.c0) convert<I, T>(static_cast<const S*>(args.c0), cells.data(), states);
+    const Recurrence<I, S, Pass::forward> walk(args);
+    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+      const auto* h0 = static_cast<const S*>(args.h0) + (d * args.B + b) * args.H + unit;
+      convert<I, T>(h0, walk.state(0, d, 0, b, unit), width);
+    });
+    walk.run(args.T, Forward<I, S>{args, walk, cells.data()});
+    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+      auto* h = static_cast<S*>(args.h) + (d * args.B + b) * args.H + unit;
+      convert<I, T>(walk.state(args.T, d, 0, b, unit), h, width);
+    });
+    if (args.c0) convert<I, T>(cells.data(), static_cast<S*>(args.c), states);
+  });
+}
+
+template <Isa I>
+void recurrent_backward(const RecurrentBackwardArgs& args) {
+  dispatch_float(args.forward.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    const RecurrentArgs& forward = args.forward;
+    const std::int64_t states = forward.directions * forward.B * forward.H;
+    const Scratch<T> carried(static_cast<std::size_t>(states));
+    const Scratch<T> dcells(static_cast<std::size_t>(args.dc ? states : 0));
+    convert<I, T>(static_cast<const S*>(args.dh), carried.data(), states);
+    if (args.dc) convert<I, T>(static_cast<const S*>(args.dc), dcells.data(), states);
+    const Recurrence<I, S, Pass::backward> walk(forward);
+    walk.run(forward.T + 1, Backward<I, S>{args, walk, carried.data(), dcells.data()});
+    if (args.dc) convert<I, T>(dcells.data(), static_cast<S*>(args.dc0), states);
+  });
+}
+
+template void recurrent<Isa::DRUPE_ISA>(const RecurrentArgs&);
+template void recurrent_backward<Isa::DRUPE_ISA>(const RecurrentBackwardArgs&);
+
+}  // namespace drupe::cpu
