@@ -1,4 +1,7 @@
-"""ResNet's 3x3 convolution of 64 channels at 56x56, with one image and eight; forward and backward."""
+"""ResNet's 3x3 convolution of 64 channels at 56x56, with one image and eight; forward and backward.
+
+What counts is the direct product's operations: minimal filtering, which has fewer, may exceed the machine's limit.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ template <Activation A, class T, Isa I>
 DRUPE_INLINE Vec<T, I> activate(Vec<T, I> x) {
   using V = Vec<T, I>;
   if constexpr (A == Activation::relu) return max(V::zero(), x);  // NaN passes: max gives its second operand
-  if constexpr (A == Activation::gelu) return fma(x, normal_cdf_less_half(x), V::set(T(0.5)) * x);
+  if constexpr (A == Activation::gelu) return x * normal_cdf(x);
   if constexpr (A == Activation::gelu_tanh) {
     const V inner = V::set(T(0.79788456080286536)) * x * fma(V::set(T(0.044715)) * x, x, V::set(1));
     return V::set(T(0.5)) * x * (V::set(1) + tanh(inner));
@@ -28,9 +28,8 @@ DRUPE_INLINE Vec<T, I> activation_derivative(Vec<T, I> s) {
   const V one = V::set(1);
   if constexpr (A == Activation::relu) return select(V::zero() < s, one, V::zero());
   if constexpr (A == Activation::gelu) {
-    const V cdf = V::set(T(0.5)) + normal_cdf_less_half(s);
     const V density = V::set(T(0.39894228040143268)) * exp(V::set(T(-0.5)) * s * s);
-    return fma(s, density, cdf);
+    return fma(s, density, normal_cdf(s));
   }
   if constexpr (A == Activation::gelu_tanh) {
     const V s2 = s * s;

@@ -97,19 +97,27 @@ class WinogradWeightGradient {
     }
   }
 
-  // sums[point][channel][column] (+)= the sum over the group's patches, for a slice of channels.
+  // sums[point][channel][column] (+)= the sum over the group's patches, for a slice of channels. Each group is summed
+  // from zero, which rounds less than one long chain.
   void multiply(std::int64_t point, std::int64_t slice, std::int64_t count, bool accumulate) const {
     const std::int64_t c0 = slice * kSlice, channels = std::min<std::int64_t>(kSlice, gather_.channels - c0);
     const std::int64_t parts = (channels + Tile::kRows - 1) / Tile::kRows, height = (channels + parts - 1) / parts;
     const T* left = inputs_.data() + point * inputs_pitch() + slice * group_ * kSlice;
     T* sums = sums_.data() + (point * gather_.channels + c0) * padded_columns();
+    T tile[Tile::kRows][Tile::kCols];
     for (std::int64_t panel = 0; panel < panels_; ++panel) {
       const T* right = gradients_.data() + point * gradients_pitch() + panel * group_ * Tile::kCols;
       for (std::int64_t c = 0; c < channels; c += height) {
         const int rows = static_cast<int>(std::min(height, channels - c));
-        gemm_tile<I, T, 1, kSlice, Product>(rows, count, left + c, right,
-                                            sums + c * padded_columns() + panel * Tile::kCols, padded_columns(),
-                                            accumulate);
+        T* to = sums + c * padded_columns() + panel * Tile::kCols;
+        if (!accumulate) {
+          gemm_tile<I, T, 1, kSlice, Product>(rows, count, left + c, right, to, padded_columns(), false);
+          continue;
+        }
+        gemm_tile<I, T, 1, kSlice, Product>(rows, count, left + c, right, tile[0], Tile::kCols, false);
+        for (int i = 0; i < rows; ++i, to += padded_columns()) {
+          for (int j = 0; j < Tile::kCols; j += V::kLanes) (V::load(to + j) + V::load(tile[i] + j)).store(to + j);
+        }
       }
     }
   }

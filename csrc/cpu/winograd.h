@@ -101,16 +101,17 @@ struct WinogradPatch {
 
 // The patches that cover all results, image by image, row by row.
 struct WinogradPatches {
-  const GatherAxis &h, &w;
   std::int64_t down, across, count;
 
-  WinogradPatches(const GatherAxis& h, const GatherAxis& w, std::int64_t images)
-      : h(h), w(w), down(along(h)), across(along(w)), count(images * down * across) {}
+  DRUPE_INLINE WinogradPatches(const GatherAxis& h, const GatherAxis& w, std::int64_t images)
+      : down(along(h)), across(along(w)), count(images * down * across) {}
 
   DRUPE_INLINE WinogradPatch operator[](std::int64_t patch) const {
     return {patch / across / down, patch / across % down * Winograd::kOut, patch % across * Winograd::kOut};
   }
-  static std::int64_t along(const GatherAxis& axis) { return (axis.rows + Winograd::kOut - 1) / Winograd::kOut; }
+  DRUPE_INLINE static std::int64_t along(const GatherAxis& axis) {
+    return (axis.rows + Winograd::kOut - 1) / Winograd::kOut;
+  }
 };
 
 // Where the pixels of a square lie; `zeros`, a pixel of zeros, is at those outside of the image.
@@ -119,8 +120,8 @@ struct WinogradPixels {
   const S* at[kSide][kSide];
 
   // The image is height x width; of it, only [0, seen_h) x [0, seen_w) counts.
-  WinogradPixels(const S* image, std::int64_t height, std::int64_t width, std::int64_t seen_h, std::int64_t seen_w,
-                 std::int64_t pitch, WinogradPatch corner, const S* zeros) {
+  DRUPE_INLINE WinogradPixels(const S* image, std::int64_t height, std::int64_t width, std::int64_t seen_h,
+                              std::int64_t seen_w, std::int64_t pitch, WinogradPatch corner, const S* zeros) {
     for (int i = 0; i < kSide; ++i) {
       for (int j = 0; j < kSide; ++j) {
         const std::int64_t h = corner.h + i, w = corner.w + j;
@@ -142,11 +143,12 @@ WinogradPixels<S, Winograd::kIn> winograd_inputs(const Gather<I, S>& gather, Win
 }
 
 // Whether minimal filtering is asked for, or can be expected to cost less than it saves, for a window on these axes:
-// not of few or very many channels, few patches, or patches that are mostly beyond the image; nor one number at a time.
+// not of few or very many channels, fewer than 8 patches and `more`, or patches that are mostly beyond the image; nor
+// one number at a time.
 template <Isa I, class S>
 bool by_winograd(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w, std::int64_t channels,
-                 std::int64_t least_patches = 8) {
-  constexpr std::int64_t kLeastChannels = 8, kMostChannels = 4096;
+                 std::int64_t more = 0) {
+  constexpr std::int64_t kLeastChannels = 8, kMostChannels = 4096, kLeastPatches = 8;
   const auto fits = [](const GatherAxis& axis) {
     return axis.taps == Winograd::kTaps && axis.step == 1 && axis.spread == 1 && axis.out_step == 1;
   };
@@ -155,7 +157,7 @@ bool by_winograd(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& 
   if (args.algorithm == Conv2dAlgorithm::winograd) return true;
   const WinogradPatches patches(h, w, args.N);
   return I != Isa::scalar && !std::is_same_v<S, double> && channels >= kLeastChannels && channels <= kMostChannels &&
-         patches.count >= least_patches &&
+         patches.count >= kLeastPatches + more &&
          patches.count * Winograd::kOut * Winograd::kOut <= 3 * args.N * h.rows * w.rows;
 }
 

@@ -42,6 +42,30 @@ def test_far_from_zero(backend, name, op):
         assert OPS[op](np.array([-np.inf], dtype(name)))[0] == low
 
 
+def test_gelu_keeps_the_sign_and_stays_below_x(isa):
+    x = np.linspace(-7, 7, 1_000_001, dtype=np.float32)
+    y = ops.gelu(x)
+    assert (y[x <= 0] <= 0).all()
+    assert (y <= np.maximum(x, 0)).all()
+    assert (np.abs(y - ACTIVATIONS["gelu"](f64(x))) <= 3e-7 * np.abs(x)).all()
+    for name in FLOATS:
+        assert np.signbit(ops.gelu(np.array([-0.0], dtype(name))))[0]
+
+
+def test_results_larger_than_the_caches(isa, rng):
+    """They are written past the caches: the same bits as of a part of them."""
+    x = np.tile(rng.standard_normal(1001).astype(np.float32), 8500)  # 34 MB
+    leaf = drupe.tensor(x, requires_grad=True)
+    y = ops.gelu(leaf)
+    y.backward(x)
+    part = drupe.tensor(x[:1001], requires_grad=True)
+    z = ops.gelu(part)
+    z.backward(x[:1001])
+    for whole, small in ((y, z), (leaf.grad, part.grad)):
+        rows = whole.detach().numpy().reshape(-1, 1001)
+        np.testing.assert_array_equal(rows, np.broadcast_to(small.detach().numpy(), rows.shape))
+
+
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("op", OPS)
 def test_gradients_of_every_dtype(backend, rng, name, op):

@@ -49,11 +49,12 @@ def conv2d(
         layout: ``"NCHW"`` or ``"NHWC"``, of ``x``, ``residual`` and the result.
         algorithm: how the CPU computes the result and the gradients of ``x`` and ``weight``. ``"direct"`` sums the
             products as written above. ``"winograd"`` is minimal filtering F(4 x 4, 3 x 3), with a quarter of the
-            multiplications, for 3 x 3 windows of stride and dilation 1 and one group. Its rounding error is two to
-            three times that of ``"direct"``, and goes by the largest numbers in a patch of 6 x 6 pixels: 16 results
-            share an error of about 1e-6 of the largest of them, those that should be 0 too, and a NaN, an infinity or
-            an overflow makes NaN of all 16. ``"auto"`` takes the one that is expected to be faster for these sizes, the
-            batch's among them, and ``"direct"`` for float64.
+            multiplications, for 3 x 3 windows of stride and dilation 1 and one group. Its rounding error is two to four
+            times that of ``"direct"``, and goes by the largest numbers in a patch of 6 x 6 pixels: the 4 x 4 results
+            that a patch gives share an error of about 1e-6 of the largest of them, those that should be 0 too, and a
+            NaN, an infinity or an overflow makes NaN of all of them; in the gradient of ``weight`` this holds for the 9
+            taps. ``"auto"`` takes the one that is expected to be faster for these sizes, the batch's among them, and
+            ``"direct"`` for float64.
 
     Returns:
         (N, K, P, Q) or (N, P, Q, K), where P = (H + top + bottom - (dilation (R - 1) + 1)) // stride + 1, and Q alike.
