@@ -51,13 +51,8 @@ struct TableSource {
       return {at, V::zero()};
     }
   }
-  DRUPE_INLINE V load(const Row& row, std::int64_t column) const {
-    const V x = V::load(row.data + column);
-    if constexpr (Scaled) return x * row.factor;
-    return x;
-  }
-  DRUPE_INLINE V load(const Row& row, std::int64_t column, int n) const {
-    const V x = V::load(row.data + column, n);
+  DRUPE_INLINE V load(const Row& row, std::int64_t column, auto lanes) const {
+    const V x = cpu::load<V>(row.data + column, lanes);
     if constexpr (Scaled) return x * row.factor;
     return x;
   }
@@ -90,20 +85,20 @@ void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
     S* y = static_cast<S*>(args.y) + bag * args.width;
     if (!mean) {
       sum_rows_in_order<V>(source, begin, end, args.width,
-                           [&](std::int64_t column, V sum, int n) { sum.store(y + column, n); });
+                           [&](std::int64_t column, V sum, auto lanes) { store(sum, y + column, lanes); });
       continue;
     }
     const std::int64_t count = std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end));
     const V divisor = V::set(static_cast<T>(count));
     sum_rows_in_order<V>(source, begin, end, args.width,
-                         [&](std::int64_t column, V sum, int n) { (sum / divisor).store(y + column, n); });
+                         [&](std::int64_t column, V sum, auto lanes) { store(sum / divisor, y + column, lanes); });
   }
 }
 
-// The maximum of columns [column, column + n) over a bag, and its place.
-template <Isa I, class S, class Index>
+// The maximum of a register of columns over a bag, and its place.
+template <Isa I, class S, class Index, class Lanes>
 void max_columns(const EmbeddingBagArgs& args, const TableSource<I, S, Index, false>& source, std::int64_t bag,
-                 std::int64_t column, int n) {
+                 std::int64_t column, Lanes lanes) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   const std::int64_t begin = bag_begin(args, bag), end = bag_begin(args, bag + 1);
@@ -113,7 +108,7 @@ void max_columns(const EmbeddingBagArgs& args, const TableSource<I, S, Index, fa
     if (column == 0) source.prefetch(i);
     const auto row = source.row(i);
     if (!row.data) continue;
-    const V x = source.load(row, column, n);
+    const V x = source.load(row, column, lanes);
     const V here = V::set(static_cast<T>(i - begin));
     if (!any) {
       best = x;
@@ -126,19 +121,17 @@ void max_columns(const EmbeddingBagArgs& args, const TableSource<I, S, Index, fa
     place = select(take, here, place);
   }
   const std::int64_t at = bag * args.width + column;
-  best.store(static_cast<S*>(args.y) + at, n);
-  if (args.argmax) place.store(static_cast<T*>(args.argmax) + at, n);
+  store(best, static_cast<S*>(args.y) + at, lanes);
+  if (args.argmax) store(place, static_cast<T*>(args.argmax) + at, lanes);
 }
 
 template <Isa I, class S, class Index>
 void max_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
-  constexpr int kLanes = Vec<Accumulator<S>, I>::kLanes;
   const TableSource<I, S, Index, false> source(args);
   for (std::int64_t bag = first; bag < last; ++bag) {
-    for (std::int64_t column = 0; column < args.width; column += kLanes) {
-      const int n = static_cast<int>(std::min<std::int64_t>(kLanes, args.width - column));
-      max_columns<I, S, Index>(args, source, bag, column, n);
-    }
+    for_vectors<I, Accumulator<S>>(args.width, [&](std::int64_t column, auto lanes) {
+      max_columns<I, S, Index>(args, source, bag, column, lanes);
+    });
   }
 }
 
@@ -196,9 +189,10 @@ void embedding_bag_backward_scale(const BagScaleArgs& args) {
             source.prefetch(i);
             const auto row = source.row(i);
             V sum = V::zero();
-            for (std::int64_t c = 0; row.data && c < bags.width; c += V::kLanes) {
-              const int n = static_cast<int>(std::min<std::int64_t>(V::kLanes, bags.width - c));
-              sum = fma(V::load(dy + c, n), source.load(row, c, n), sum);
+            if (row.data) {
+              for_vectors<I, T>(bags.width, [&](std::int64_t c, auto lanes) {
+                sum = fma(load<V>(dy + c, lanes), source.load(row, c, lanes), sum);
+              });
             }
             static_cast<S*>(args.dscale)[i] = static_cast<S>(reduce_add(sum));
           }

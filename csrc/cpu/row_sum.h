@@ -1,12 +1,12 @@
 // Sums of rows, column block by column block in registers. A source says what its i-th row is:
 //   Row row(i)                       where it lies, and with what factor; row.data is null for one that is left out
-//   V load(row, column[, n])         kLanes (or the first n) of its elements, times the factor
+//   V load(row, column, lanes)       these of its elements, times the factor
 //   void prefetch(i)                 asks for what is read a while later
 #pragma once
 
 #include <cstdint>
 
-#include "cpu/simd.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 
@@ -31,25 +31,19 @@ struct PrefetchPlan {
   }
 };
 
-// finish(column, sum, n) takes N registers of the sum of rows [begin, end), n lanes of each.
-template <int N, bool Partial, class V, class Source, class Finish>
-DRUPE_INLINE void sum_columns(const Source& source, std::int64_t begin, std::int64_t end, std::int64_t column, int n,
-                              const Finish& finish) {
+// finish(column, sum, lanes) takes each of N registers of the sum of rows [begin, end).
+template <int N, class V, class Source, class Lanes, class Finish>
+DRUPE_INLINE void sum_columns(const Source& source, std::int64_t begin, std::int64_t end, std::int64_t column,
+                              Lanes lanes, const Finish& finish) {
   V sum[N];
   for (int k = 0; k < N; ++k) sum[k] = V::zero();
   for (std::int64_t i = begin; i < end; ++i) {
     if (column == 0) source.prefetch(i);
     const auto row = source.row(i);
     if (!row.data) continue;
-    for (int k = 0; k < N; ++k) {
-      if constexpr (Partial) {
-        sum[k] = sum[k] + source.load(row, column, n);
-      } else {
-        sum[k] = sum[k] + source.load(row, column + k * V::kLanes);
-      }
-    }
+    for (int k = 0; k < N; ++k) sum[k] = sum[k] + source.load(row, column + k * V::kLanes, lanes);
   }
-  for (int k = 0; k < N; ++k) finish(column + k * V::kLanes, sum[k], n);
+  for (int k = 0; k < N; ++k) finish(column + k * V::kLanes, sum[k], lanes);
 }
 
 template <class V, class Source, class Finish>
@@ -57,22 +51,16 @@ DRUPE_INLINE void sum_rows_in_order(const Source& source, std::int64_t begin, st
                                     const Finish& finish) {
   constexpr int kLanes = V::kLanes;
   std::int64_t column = 0;
-  for (; column + 8 * kLanes <= width; column += 8 * kLanes) {
-    sum_columns<8, false, V>(source, begin, end, column, kLanes, finish);
-  }
-  if (column + 4 * kLanes <= width) {
-    sum_columns<4, false, V>(source, begin, end, column, kLanes, finish);
-    column += 4 * kLanes;
-  }
-  if (column + 2 * kLanes <= width) {
-    sum_columns<2, false, V>(source, begin, end, column, kLanes, finish);
-    column += 2 * kLanes;
-  }
-  if (column + kLanes <= width) {
-    sum_columns<1, false, V>(source, begin, end, column, kLanes, finish);
-    column += kLanes;
-  }
-  if (column < width) sum_columns<1, true, V>(source, begin, end, column, static_cast<int>(width - column), finish);
+  const auto whole = [&]<int N>(std::integral_constant<int, N>) {
+    sum_columns<N, V>(source, begin, end, column, AllLanes{}, finish);
+    column += N * kLanes;
+  };
+  while (column + 8 * kLanes <= width) whole(std::integral_constant<int, 8>());
+  if (column + 4 * kLanes <= width) whole(std::integral_constant<int, 4>());
+  if (column + 2 * kLanes <= width) whole(std::integral_constant<int, 2>());
+  if (column + kLanes <= width) whole(std::integral_constant<int, 1>());
+  const FirstLanes rest{static_cast<int>(width - column)};
+  if (rest.count > 0) sum_columns<1, V>(source, begin, end, column, rest, finish);
 }
 
 }  // namespace drupe::cpu

@@ -91,16 +91,12 @@ struct EntrySource {
       }
     }
   }
-  DRUPE_INLINE V load(const Row& row, std::int64_t column) const {
-    const V x = V::load(row.data + column);
+  DRUPE_INLINE V load(const Row& row, std::int64_t column, auto lanes) const {
+    const V x = cpu::load<V>(row.data + column, lanes);
     if constexpr (F == Factor::none) return x;
-    if constexpr (F == Factor::argmax) return select(V::load(row.argmax + column) == row.factor, x, V::zero());
-    return x * row.factor;
-  }
-  DRUPE_INLINE V load(const Row& row, std::int64_t column, int n) const {
-    const V x = V::load(row.data + column, n);
-    if constexpr (F == Factor::none) return x;
-    if constexpr (F == Factor::argmax) return select(V::load(row.argmax + column, n) == row.factor, x, V::zero());
+    if constexpr (F == Factor::argmax) {
+      return select(cpu::load<V>(row.argmax + column, lanes) == row.factor, x, V::zero());
+    }
     return x * row.factor;
   }
   DRUPE_INLINE void prefetch(std::int64_t e) const {
@@ -175,7 +171,7 @@ class SegmentSum {
   template <class Out>
   void sum(std::int64_t from, std::int64_t to, Out* out) const {
     sum_rows_in_order<V>(source_, from, to, args_.width,
-                         [out](std::int64_t column, V value, int n) { value.store(out + column, n); });
+                         [out](std::int64_t column, V value, auto lanes) { store(value, out + column, lanes); });
   }
 
   void sum_task(std::int64_t task) const {
