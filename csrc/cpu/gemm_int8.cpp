@@ -56,15 +56,13 @@ void finish(const GemmInt8Args& args, std::int64_t row0, std::int64_t col0, std:
   });
 }
 
-// What the sums with vpdpbusd have too much, for each row of a, modulo 2^32 as the instruction adds: b enters as b +
-// 128.
+// What the sums with vpdpbusd have too much, for each row of a, modulo 2^32 as the instruction adds: 128 times its sum.
+template <Isa I>
 void find_excesses(const GemmInt8Args& args, std::uint32_t* excess) {
   constexpr std::int64_t kGrainRows = 64;
   parallel_ranges(args.M, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t m = begin; m < end; ++m) {
-      std::int32_t sum = 0;
-      for (std::int64_t k = 0; k < args.K; ++k) sum += args.a[m * args.K + k];
-      excess[m] = 128u * static_cast<std::uint32_t>(sum);
+      excess[m] = 128u * static_cast<std::uint32_t>(sum_bytes<I>(args.a + m * args.K, args.K));
     }
   });
 }
@@ -135,13 +133,15 @@ void multiply_rows(const GemmInt8Args& args, const std::uint32_t* excess, std::i
 
 template <Isa I>
 void gemm_int8(const GemmInt8Args& args) {
-  constexpr std::int64_t kFewRows = 8;
+  constexpr std::int64_t kFewRows = 72;  // fewer do not repay the packing of b
   const bool byte_dots = has_byte_dots<I>();
   const Scratch<std::uint32_t> excess(byte_dots ? static_cast<std::size_t>(args.M) : 0);
-  if (byte_dots) find_excesses(args, excess.data());
-  if (byte_dots && args.M > kFewRows && args.K > 0) {
-    multiply_in_panels<I>(args, excess.data());
-    return;
+  if constexpr (I == Isa::avx512) {
+    if (byte_dots) find_excesses<I>(args, excess.data());
+    if (byte_dots && args.M > kFewRows && args.K > 0) {
+      multiply_in_panels<I>(args, excess.data());
+      return;
+    }
   }
   const std::int64_t down = (args.M + kTaskRows - 1) / kTaskRows, across = (args.N + kTaskCols - 1) / kTaskCols;
   parallel_for(down * across, [&](std::int64_t task) {

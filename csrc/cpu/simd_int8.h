@@ -1,5 +1,6 @@
 // Dot products of rows of bytes: sums[i][j] = sum over k of a[i][k] b[j][k], exact, for a few rows of each at a time.
-// Both operands are read as they lie; rows past the last are the last one again.
+// Both operands are read as they lie; rows past the last are the last one again. And the product of fours of bytes for
+// gemm_core.
 #pragma once
 
 #include <algorithm>
@@ -113,8 +114,23 @@ template <Isa I, int kRows>
   }
 }
 
-// The same by vpdpbusd, an extension that the avx512 objects do not assume; only where has_byte_dots. It multiplies
-// unsigned bytes by signed ones: b enters as b + 128, whose excess, 128 times the sum of a's row, the caller takes off.
+// The sum of a row.
+template <Isa I>
+std::int32_t sum_bytes(const std::int8_t* row, std::int64_t K) {
+  using B = Bytes<I>;
+  std::int8_t ones[B::kWidth];
+  std::memset(ones, 1, sizeof(ones));
+  const typename B::Wide one = B::load(ones);
+  typename B::Sum sum = B::zero();
+  std::int64_t k = 0;
+  for (; k + B::kWidth <= K; k += B::kWidth) sum = B::add_products(sum, B::load(row + k), one);
+  std::int8_t rest[B::kWidth] = {};
+  std::memcpy(rest, row + k, static_cast<std::size_t>(K - k));
+  return B::reduce(B::add_products(sum, B::load(rest), one));
+}
+
+// Whether this processor has vpdpbusd, an extension that the avx512 objects do not assume. It multiplies unsigned bytes
+// by signed ones: b enters as b + 128, whose excess, 128 times the sum of a's row, the caller takes off.
 template <Isa I>
 bool has_byte_dots() {
 #if defined(__AVX512F__)
@@ -123,12 +139,13 @@ bool has_byte_dots() {
   return false;
 }
 
+// dot_byte_rows by vpdpbusd; only where has_byte_dots.
 #if defined(__AVX512F__)
 template <Isa I, int kRows>
 [[gnu::noinline, gnu::target("avx512vnni")]] void dot_byte_rows_vnni(const ByteRows<I, kRows>& rows, std::int64_t K,
                                                                      std::int32_t (&sums)[kRows][Bytes<I>::kCols]) {
   constexpr int kCols = Bytes<I>::kCols;
-  const __m512i excess = _mm512_set1_epi8(-128);
+  const __m512i flip = _mm512_set1_epi8(-128);
   __m512i sum[kRows][kCols];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -138,7 +155,7 @@ template <Isa I, int kRows>
   const auto step = [&](const auto& load) __attribute__((always_inline, target("avx512vnni"))) {
     __m512i right[kCols];
 #pragma GCC unroll 4
-    for (int j = 0; j < kCols; ++j) right[j] = _mm512_xor_si512(load(rows.b[j]), excess);
+    for (int j = 0; j < kCols; ++j) right[j] = _mm512_xor_si512(load(rows.b[j]), flip);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const __m512i left = load(rows.a[i]);

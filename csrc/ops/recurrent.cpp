@@ -45,7 +45,8 @@ Problem plan(Cell cell, const Tensor& x, const std::vector<RecurrentWeights>& we
   check(weights.size() == 1 || weights.size() == 2, op, "there are weights of ", weights.size(),
         " directions: expected 1 or 2");
   const Tensor& first = weights[0].weight_hh;
-  check(first.ndim() == 2, op, "weight_hh is ", first.shape(), ": expected 2 dimensions (", gates_of(cell), " H, H)");
+  check(first.ndim() == 2 && first.size(0) == gates_of(cell) * first.size(1), op, "weight_hh is ", first.shape(),
+        ": expected (", gates_of(cell), " H, H)");
   Problem problem{.op = op,
                   .args = {.cell = cell,
                            .T = x.size(0),
@@ -115,6 +116,7 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
   result.h = empty(problem.states(), dtype, problem.device);
   args.y = result.y.raw();
   args.h = result.h.raw();
+  check(cell == Cell::lstm || !initial.c, problem.op, "c0 is given: it has no such state");
   if (cell == Cell::lstm) {
     args.c0 = keep_state(problem, initial.c, "c0");
     result.c = empty(problem.states(), dtype, problem.device);
@@ -148,6 +150,16 @@ RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy
                                       bool wants_dx) {
   Problem problem = plan(cell, x, weights, lengths, true);
   RecurrentArgs& forward = problem.args;
+  check(saved.size() == 3 * weights.size(), problem.op, "saved has ", saved.size(), " tensors: expected ",
+        3 * weights.size());
+  for (std::size_t d = 0; d < weights.size(); ++d) {
+    check_operand(problem, saved[3 * d], "saved gates", problem.gates());
+    check_operand(problem, saved[3 * d + 1], "saved hidden", problem.hidden());
+    const Tensor& memory = saved[3 * d + 2];
+    check(memory.shape() == problem.hidden() && memory.dtype() == accumulator_of(forward.dtype), problem.op,
+          "saved memory is ", memory.dtype(), " ", memory.shape(), ": expected ", accumulator_of(forward.dtype), " ",
+          problem.hidden());
+  }
   const Dims output{forward.T, forward.B, forward.directions * forward.H};
   const Tensor dy_given = dy ? *dy : zeros(output, forward.dtype, problem.device);
   check_operand(problem, dy_given, "dy", output);

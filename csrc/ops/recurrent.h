@@ -16,11 +16,11 @@
 // they are and y is 0: its backward direction starts at its own end. T = 0 leaves the states as they are.
 //
 // The input's share of all steps is one product, made before the walk; after the walk backwards, so are the gradients
-// of x and of the weights. Sums and c are float32 for float16 and bfloat16, the dtype itself otherwise; h is rounded to
-// the dtype at each step. The precision "high" (gemm.h) is for the products before and after the walk.
-// Hochreiter & Schmidhuber 1997, "Long Short-Term Memory"; Gers, Schmidhuber & Cummins 2000, "Learning to Forget"; Cho
-// et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder". The GRU applies r after the product, as in
-// version 1 of the latter's arXiv:1406.1078.
+// of x and of the weights. For float16 and bfloat16 each share of a gate is summed in float32 and then rounded to the
+// dtype (W_hh h on the CPU is not), and so are h at each step and the kept gates; c is float32. The precision "high"
+// (gemm.h) is for the products before and after the walk. Hochreiter & Schmidhuber 1997, "Long Short-Term Memory";
+// Gers, Schmidhuber & Cummins 2000, "Learning to Forget"; Cho et al. 2014, "Learning Phrase Representations using RNN
+// Encoder-Decoder". The GRU applies r after the product, as in version 1 of the latter's arXiv:1406.1078.
 #pragma once
 
 #include <optional>

@@ -100,6 +100,14 @@ def test_arguments_that_are_refused(kind):
         LAYERS[kind](3, 4, 0)
     with pytest.raises(ValueError, match=rf"\[{name}\] dropout is 1.5: expected a probability"):
         LAYERS[kind](3, 4, dropout=1.5)
+    x, layer = np.zeros((3, 2, 4), np.float32), LAYERS[kind](4, 5)
+    for count in (3, 0):
+        state = np.zeros((count, 2, 5), np.float32)
+        with pytest.raises(ValueError, match=rf"\[{name}\] a state is \({count}, 2, 5\): expected \(1, B, 5\)"):
+            layer(x, state if kind == "gru" else (state, state))
+    if kind == "lstm":
+        with pytest.raises(ValueError, match=r"\[LSTM\] the state has 1 parts: expected h0 and c0"):
+            layer(x, (np.zeros((1, 2, 5), np.float32),))
 
 
 def test_repr():

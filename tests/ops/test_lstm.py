@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import drupe
-from drupe import ops
+from drupe import _C, ops
 from gradients import check_gradients
 from recurrent_reference import GATES, Problem, call, joined, leaves_of, reference
 from reference import FLOATS, assert_close, dtype, f64
@@ -88,7 +88,7 @@ def test_no_elements(backend, rng, kind, shape):
     if shape[0] == 0:
         for leaf in leaves[-len(problem.states) :]:
             np.testing.assert_array_equal(leaf.grad.numpy(), 1)
-        for leaf in leaves[1:-2]:
+        for leaf in leaves[1 : -len(problem.states)]:
             np.testing.assert_array_equal(leaf.grad.numpy(), 0)
 
 
@@ -181,7 +181,10 @@ def test_gradients_where_they_are_wanted(device, rng, kind):
     weight = drupe.tensor(problem.weights[0][1], requires_grad=True)
     y = call(kind, problem.x, [[problem.weights[0][0], weight, None, problem.weights[0][3]]])[0]
     y.backward(np.ones(y.shape))
-    assert weight.grad.shape == weight.shape
+    leaves = [drupe.tensor(w, requires_grad=True) for i, w in enumerate(problem.weights[0]) if i != 2]
+    z = call(kind, problem.x, [[leaves[0], leaves[1], None, leaves[2]]])[0]
+    z.backward(np.ones(z.shape))
+    np.testing.assert_array_equal(weight.grad.numpy(), leaves[1].grad.numpy())
 
 
 # ---- determinism
@@ -223,8 +226,8 @@ def test_shapes_that_do_not_fit(device, rng, kind):
     cases = [
         (0, zeros((3, 4)), r"x is \(3, 4\): expected 3 dimensions \(T, B, I\)"),
         (1, zeros((rows, 3)), rf"weight_ih is \({rows}, 3\): expected \({rows}, 4\)"),
-        (2, zeros(5), r"weight_hh is \(5,\): expected 2 dimensions"),
-        (2, zeros((7, 5)), rf"weight_hh is \(7, 5\): expected \({rows}, 5\)"),
+        (2, zeros(5), rf"weight_hh is \(5,\): expected \({GATES[kind]} H, H\)"),
+        (2, zeros((7, 5)), rf"weight_hh is \(7, 5\): expected \({GATES[kind]} H, H\)"),
         (3, zeros(4), rf"bias_ih is \(4,\): expected \({rows},\)"),
         (4, zeros((1, rows)), rf"bias_hh is \(1, {rows}\): expected \({rows},\)"),
         (6, zeros((rows, 4)), rf"weight_hh_reverse is \({rows}, 4\): expected \({rows}, 5\)"),
@@ -282,3 +285,16 @@ def test_open_gates_add_up_the_cell(backend):
     np.testing.assert_allclose(c, np.full((1, 1, H), T), rtol=1e-12)
     np.testing.assert_allclose(y[:, 0, 0], np.tanh(np.arange(1, T + 1)), rtol=1e-12)
     np.testing.assert_array_equal(h[0], y[-1])
+
+
+def test_backward_refuses_what_forward_did_not_save(rng):
+    x, weights = (
+        (drupe.tensor(a).raw for a in (np.zeros((3, 2, 4)), np.zeros((20, 4)))),
+        drupe.tensor(np.zeros((20, 5))),
+    )
+    (rx, first), y = x, drupe.tensor(np.zeros((3, 2, 5))).raw
+    directions = [(first, weights.raw, None, None)]
+    with pytest.raises(ValueError, match=r"\[lstm_backward\] saved has 0 tensors: expected 3"):
+        _C.lstm_backward(y, None, None, rx, directions, None, [], True)
+    with pytest.raises(ValueError, match=r"\[lstm_backward\] saved gates is \(3, 2, 5\): expected \(3, 2, 20\)"):
+        _C.lstm_backward(y, None, None, rx, directions, None, [y, y, y], True)

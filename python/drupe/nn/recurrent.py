@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from drupe import ops
 from drupe.nn import init
 from drupe.nn.module import Module
@@ -61,6 +63,12 @@ class _Recurrent(Module):
 
     def _run(self, x: Any, states: list[Any], lengths: Any) -> tuple[Any, list[Any]]:
         """Return y and the last states, one (L D, B, H) of each kind."""
+        for state in states:
+            if state is not None and tuple(np.shape(state))[:1] != (self.layers * self.directions,):
+                raise ValueError(
+                    f"[{type(self).__name__}] a state is {tuple(np.shape(state))}: expected "
+                    f"({self.layers * self.directions}, B, {self.hidden_features})"
+                )
         y = ops.transpose(x, 0, 1) if self.batch_first else x
         last: list[tuple[Any, ...]] = []
         for layer in range(self.layers):
@@ -92,7 +100,7 @@ class LSTM(_Recurrent):
         in_features: I, of ``x``.
         hidden_features: H, of the states.
         layers: L; each but the first takes the outputs of the one before.
-        bias: whether there are two, of 4 H.
+        bias: whether there are bias_ih and bias_hh.
         batch_first: ``x`` and ``y`` are (B, T, ...) instead of (T, B, ...). States are (L D, B, H) in any case.
         dropout: while training, the probability with which the outputs of each layer but the last are set to zero.
         bidirectional: D is 2: a second direction in each layer walks from the last step to the first.
@@ -124,7 +132,10 @@ class LSTM(_Recurrent):
             state: (h0, c0), (L D, B, H) each; zeros by default.
             lengths: (B,), how many steps each sequence has; T by default.
         """
-        y, (h, c) = self._run(x, [None, None] if state is None else list(state), lengths)
+        states = [None, None] if state is None else list(state)
+        if len(states) != 2:
+            raise ValueError(f"[LSTM] the state has {len(states)} parts: expected h0 and c0")
+        y, (h, c) = self._run(x, states, lengths)
         return y, (h, c)
 
 
@@ -135,7 +146,7 @@ class GRU(_Recurrent):
         in_features: I, of ``x``.
         hidden_features: H, of the state.
         layers: L; each but the first takes the outputs of the one before.
-        bias: whether there are two, of 3 H.
+        bias: whether there are bias_ih and bias_hh.
         batch_first: ``x`` and ``y`` are (B, T, ...) instead of (T, B, ...). The state is (L D, B, H) in any case.
         dropout: while training, the probability with which the outputs of each layer but the last are set to zero.
         bidirectional: D is 2: a second direction in each layer walks from the last step to the first.

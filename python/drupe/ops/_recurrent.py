@@ -13,9 +13,10 @@ Weights = Sequence[Any]
 
 
 def _flat(op: str, name: str, weights: Weights) -> list[Any]:
-    if len(weights) not in (2, 4):
+    count = len(weights) if isinstance(weights, Sequence) else 0
+    if count not in (2, 4) or weights[0] is None or weights[1] is None:
         raise ValueError(
-            f"[{op}] {name} has {len(weights)} arrays: expected weight_ih and weight_hh, bias_ih and bias_hh or neither"
+            f"[{op}] {name} has {count} arrays: expected weight_ih and weight_hh, bias_ih and bias_hh or neither"
         )
     return [*weights, None, None][:4]
 

@@ -22,7 +22,8 @@ def gru(
         r = sigmoid(a_r + u_r);  z = sigmoid(a_z + u_z);  n = tanh(a_n + r * u_n)
         h' = (1 - z) * n + z * h
 
-    Sums are float32 for float16 and bfloat16, the dtype itself otherwise; h is rounded to the dtype at each step.
+    For float16 and bfloat16 each share of a gate is summed in float32 and rounded to the dtype (that of h not on the
+    CPU), and h is rounded at each step.
 
     Args:
         x: (T, B, I), time first; float. Copied unless it is C-contiguous.
