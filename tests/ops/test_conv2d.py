@@ -471,7 +471,7 @@ WINOGRAD = [
     (1, 1100, 4, 5, 90, {"padding": 1}),
     (2, 40, 33, 30, 48, {"padding": 1}),
     (5, 20, 29, 31, 5, {"padding": "same"}),
-    (3, 200, 38, 37, 130, {"padding": 1}),  # more patches than the gradient of the weight takes at once
+    (1, 1000, 31, 30, 6, {"padding": 1}),  # more patches than the gradient of the weight takes at once
 ]
 
 
@@ -514,8 +514,8 @@ def test_winograd_gradients(rng):
 
 
 def test_winograds_error_is_as_documented(isa, rng):
-    arrays = draw(rng, (4, 48, 56, 56), "float32"), draw(rng, (40, 48, 3, 3), "float32")
-    dy = draw(rng, (4, 40, 56, 56), "float32")
+    arrays = draw(rng, (2, 32, 36, 36), "float32"), draw(rng, (24, 32, 3, 3), "float32")
+    dy = draw(rng, (2, 24, 36, 36), "float32")
 
     def results(dtype, algorithm):
         leaves = [drupe.tensor(a.astype(dtype), requires_grad=True) for a in arrays]
