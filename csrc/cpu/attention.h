@@ -153,12 +153,7 @@ template <Isa I, class S, class T>
 DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) {
   using V = Vec<T, I>;
   const V f = V::set(factor);
-  std::int64_t j = 0;
-  for (; j + V::kLanes <= count; j += V::kLanes) (f * V::load(from + j)).store(to + j);
-  if (j < count) {
-    const int rest = static_cast<int>(count - j);
-    (f * V::load(from + j, rest)).store(to + j, rest);
-  }
+  for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
 }
 
 // Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.

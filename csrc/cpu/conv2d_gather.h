@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/gemm_core.h"
+#include "cpu/lanes.h"
 #include "ops/conv2d.h"
 #include "ops/conv2d_gather.h"
 
@@ -12,13 +13,8 @@ namespace drupe::cpu {
 
 template <Isa I, class S>
 DRUPE_INLINE void copy_run(Accumulator<S>* to, const S* from, std::int64_t count) {
-  using V = Vec<Accumulator<S>, I>;
-  std::int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) V::load(from + i).store(to + i);
-  if (i < count) {
-    const int rest = static_cast<int>(count - i);
-    V::load(from + i, rest).store(to + i, rest);
-  }
+  using T = Accumulator<S>;
+  for_vectors<I, T>(count, [&](std::int64_t i, auto lanes) { store(load<Vec<T, I>>(from + i, lanes), to + i, lanes); });
 }
 
 template <class T>

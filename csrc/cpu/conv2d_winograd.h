@@ -91,7 +91,10 @@ struct WinogradProduct {
     if (count <= 0 || panels <= 0) return;
     const Scratch<T> packed(static_cast<std::size_t>(kPoints * point_size(count)));
     const Scratch<T> sums(static_cast<std::size_t>(kPoints * count * Tile::kCols));
-    for (std::int64_t i = 0; i < count; ++i) transform_patch(first + i, packed.data() + i * kSlice, count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      transform_input<I, kSlice>(gather, patches[first + i], zeros, packed.data() + i * kSlice, count * kSlice,
+                                 point_size(count));
+    }
     for (std::int64_t panel = panel0; panel < panel0 + panels; ++panel) {
       multiply(packed.data(), weight.at(panel), count, sums.data());
       for (std::int64_t i = 0; i < count; ++i) {
@@ -105,17 +108,6 @@ struct WinogradProduct {
   // padding keeps points in different cache sets.
   std::int64_t point_size(std::int64_t count) const {
     return slices * count * kSlice + static_cast<std::int64_t>(64 / sizeof(T));
-  }
-
-  // Transforms one patch; `to` is its row at the first point.
-  void transform_patch(std::int64_t patch, T* to, std::int64_t count) const {
-    const auto pixels = winograd_inputs(gather, patches[patch], zeros);
-    for_vectors<I, T>(gather.channels, [&](std::int64_t c, auto lanes) {
-      T* row = to + c / kSlice * count * kSlice + c % kSlice;
-      Winograd::transform<V, kIn, kIn, Axis::image>(
-          [&](int r, int s) { return load<V>(pixels.at[r][s] + c, lanes); },
-          [&](int r, int s, V x) { x.store(row + (r * kIn + s) * point_size(count)); });
-    });
   }
 
   // sums[point][i] = the products of patch i and one panel.

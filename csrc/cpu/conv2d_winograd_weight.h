@@ -39,7 +39,8 @@ class WinogradWeightGradient {
       const std::int64_t count = std::min(group_, patches_.count - first);
       parallel_ranges(count, kGrain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          transform_input(patches_[first + i], i);
+          transform_input<I, kSlice>(gather_, patches_[first + i], zeros_.data(), inputs_.data() + i * kSlice,
+                                     group_ * kSlice, inputs_pitch());
           transform_gradient(patches_[first + i], i);
         }
       });
@@ -67,17 +68,6 @@ class WinogradWeightGradient {
   // From point to point: more than is used, so that points lie in different cache sets.
   std::int64_t inputs_pitch() const { return group_ * slices_ * kSlice + Tile::kPadding; }
   std::int64_t gradients_pitch() const { return group_ * padded_columns() + Tile::kPadding; }
-
-  // Slice by slice of channels, the i-th patch of the group is row i.
-  void transform_input(WinogradPatch patch, std::int64_t i) const {
-    const auto pixels = winograd_inputs(gather_, patch, zeros_.data());
-    for_vectors<I, T>(gather_.channels, [&](std::int64_t c, auto lanes) {
-      T* to = inputs_.data() + (c / kSlice * group_ + i) * kSlice + c % kSlice;
-      Winograd::transform<V, kIn, kIn, Axis::image>(
-          [&](int r, int s) { return load<V>(pixels.at[r][s] + c, lanes); },
-          [&](int r, int s, V x) { x.store(to + (r * kIn + s) * inputs_pitch()); });
-    });
-  }
 
   // Panel by panel of columns, padded with zeros, the i-th patch of the group is row i.
   void transform_gradient(WinogradPatch patch, std::int64_t i) const {

@@ -142,6 +142,23 @@ WinogradPixels<S, Winograd::kIn> winograd_inputs(const Gather<I, S>& gather, Win
   return {gather.source, gather.h.source, gather.w.source, seen(gather.h), seen(gather.w), gather.pitch, corner, zeros};
 }
 
+// Transforms the pixels behind a patch: channel c at a point goes to to[point * pitch + c / kSlice * next_slice +
+// c % kSlice], so that kSlice channels lie together.
+template <Isa I, int kSlice, class S>
+void transform_input(const Gather<I, S>& gather, WinogradPatch patch, const S* zeros, Accumulator<S>* to,
+                     std::int64_t next_slice, std::int64_t pitch) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  constexpr int kIn = Winograd::kIn;
+  const auto pixels = winograd_inputs(gather, patch, zeros);
+  for_vectors<I, T>(gather.channels, [&](std::int64_t c, auto lanes) {
+    T* row = to + c / kSlice * next_slice + c % kSlice;
+    Winograd::transform<V, kIn, kIn, Winograd::Axis<T, I>::image>(
+        [&](int r, int s) { return load<V>(pixels.at[r][s] + c, lanes); },
+        [&](int r, int s, V x) { x.store(row + (r * kIn + s) * pitch); });
+  });
+}
+
 // Whether minimal filtering is asked for, or can be expected to cost less than it saves, for a window on these axes:
 // not of few or very many channels, fewer than 8 patches and `more`, or patches that are mostly beyond the image; nor
 // one number at a time.
