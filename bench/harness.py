@@ -1,6 +1,7 @@
 """What a case is, and how it is checked and timed.
 
-The cases of an op live in ``bench/ops/bench_<op>.py``, which is found by its name and has one function::
+The cases of an op live in ``bench/ops/bench_<op>.py``, those of a network in ``bench/models/bench_<network>.py``. The
+module is found by its name and has one function::
 
     def cases(quick: bool) -> Iterator[Case]:
         n = 256 if quick else 1024
@@ -22,7 +23,8 @@ transform before it compares). Its name is its package, with a variant after a c
 
 ``flops`` counts the formula's arithmetic, a multiply-add as two, also where memory is the bound: the roofline
 needs it. Bytes are those that must move: each operand once. The limit of a case is whatever takes longer at the
-machine's measured rate, the flops or the bytes.
+machine's measured rate, the flops or the bytes. A case may have a target: the multiple of the best peer's time that
+drupe must not exceed.
 
 Drupe and the peers are timed in rounds, one sample each per round, in rotating order; a sample is as many calls as
 fill ``min_sample_s``. Ratios are medians over the rounds, so a drift of the machine's clock cancels.
@@ -41,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 import drupe
+from drupe.bench import memory
 
 Call = Callable[[], Any]
 Clock = Callable[[], float]
@@ -108,6 +111,7 @@ class Case:
     setup: Callable[[np.random.Generator], Setup]
     device: str = "cpu"
     working_set: float | None = None  # where the bytes lie, if in more than themselves: a table that is gathered from
+    target: float | None = None  # drupe's time is to be at most so many times the best peer's
 
     @property
     def label(self) -> str:
@@ -148,6 +152,7 @@ class Timing:
         calls: how many calls make a sample.
         samples_s: seconds per call, one per round.
         ratio: drupe's time over this one's, the median over the rounds: below 1 drupe is faster.
+        peak_bytes: the resident memory that making it ready and calling it once added at most.
     """
 
     status: str = "ok"
@@ -156,6 +161,7 @@ class Timing:
     calls: int = 0
     samples_s: list[float] = field(default_factory=list)
     ratio: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def median_s(self) -> float | None:
@@ -185,6 +191,20 @@ class Result:
     def ok(self) -> bool:
         """Whether drupe ran and was right. Peers that did not are shown, and are no failure."""
         return self.timings[DRUPE].status == "ok"
+
+    @property
+    def best_peer(self) -> str | None:
+        """The name of the fastest peer that was right; None without any."""
+        ratios = {name: timing.ratio for name, timing in self.timings.items() if timing.ratio is not None}
+        return max(ratios, key=lambda name: ratios[name]) if ratios else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without a target, or without a peer to hold it against."""
+        if self.case.target is None or self.best_peer is None:
+            return None
+        ratio = self.timings[self.best_peer].ratio
+        return ratio is not None and ratio <= self.case.target
 
 
 def relative_error(actual: Any, expected: Any) -> tuple[float, str]:
@@ -298,12 +318,16 @@ def run_case(
         A timing for drupe and for each peer of the case that was asked for, in the case's order.
     """
     timings: dict[str, Timing] = {DRUPE: Timing()}
-    try:
-        setup = case.setup(np.random.default_rng(0))
-    except Exception as error:
-        timings[DRUPE] = Timing(status="error", message=_describe(error))
-        return timings
-    ready: dict[str, Prepared] = {DRUPE: Prepared(setup.drupe, setup.view)}
+    drupe.empty_cache()
+    with memory.watch() as peak:
+        try:
+            setup = case.setup(np.random.default_rng(0))
+            outputs = {DRUPE: setup.view(setup.drupe())}
+        except Exception as error:
+            timings[DRUPE] = Timing(status="error", message=_describe(error))
+            return timings
+    timings[DRUPE].peak_bytes = peak.added_bytes
+    calls = {DRUPE: setup.drupe}
     for name, build in setup.peers.items():
         package = name.partition(":")[0]
         if package not in peers:
@@ -313,28 +337,26 @@ def run_case(
             continue
         timings[name] = Timing()
         try:
-            made = build()
-            ready[name] = made if isinstance(made, Prepared) else Prepared(made)
+            with memory.watch() as peak:
+                made = build()
+                prepared = made if isinstance(made, Prepared) else Prepared(made)
+                outputs[name] = prepared.view(prepared.call())
         except Exception as error:
             timings[name] = Timing(status="error", message=_describe(error))
-    _check(setup, ready, timings)
-    right = {name: prepared.call for name, prepared in ready.items() if timings[name].status == "ok"}
+            continue
+        timings[name].peak_bytes = peak.added_bytes
+        calls[name] = prepared.call
+    _check(setup, outputs, timings)
+    right = {name: call for name, call in calls.items() if timings[name].status == "ok"}
     if DRUPE in right:
         for name, timing in time_interleaved(right, effort, clock, finish=finish).items():
-            timing.error = timings[name].error
-            timings[name] = timing
+            timings[name].calls, timings[name].samples_s = timing.calls, timing.samples_s
         add_ratios(timings)
     return timings
 
 
-def _check(setup: Setup, ready: Mapping[str, Prepared], timings: dict[str, Timing]) -> None:
-    """Run each contender once and compare with the reference; without one, with the first peer that runs."""
-    outputs: dict[str, Any] = {}
-    for name, prepared in ready.items():
-        try:
-            outputs[name] = prepared.view(prepared.call())
-        except Exception as error:
-            timings[name] = Timing(status="error", message=_describe(error))
+def _check(setup: Setup, outputs: Mapping[str, Any], timings: Mapping[str, Timing]) -> None:
+    """Compare what everybody put out with the reference; without one, with the first peer that ran."""
     expected: Any = None
     if setup.reference is not None:
         expected = setup.reference()

@@ -29,8 +29,11 @@ ON_DEVICE = ("torch",)  # those that are also timed on a GPU
 
 
 def installed(name: str) -> bool:
-    """Return whether a package can be imported."""
-    return importlib.util.find_spec(name) is not None
+    """Return whether a package can be imported, and import it, so that no case is charged with that."""
+    if importlib.util.find_spec(name) is None:
+        return False
+    importlib.import_module(name)
+    return True
 
 
 def versions(names: Sequence[str] = NAMES) -> dict[str, str]:
@@ -248,6 +251,7 @@ def onnx_model(
     inputs: Mapping[str, np.ndarray[Any, Any]],
     weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
     *,
+    output: Any = None,
     opset: int = 20,
 ) -> bytes:
     """Return a serialised ONNX model that ends in ``y``.
@@ -256,6 +260,7 @@ def onnx_model(
         nodes: each with ``op``, ``inputs``, ``outputs`` and attributes.
         inputs: by name; their shapes are fixed.
         weights: constants by name, which the runtimes may pack beforehand.
+        output: the dtype of ``y``; that of the first input by default.
         opset: the version of the operators.
     """
     onnx = importlib.import_module("onnx")
@@ -268,7 +273,7 @@ def onnx_model(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for name, a in inputs.items()
     ]
-    kind = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(output or next(iter(inputs.values())).dtype))
     graph = helper.make_graph(
         made,
         "case",
@@ -291,13 +296,13 @@ def onnxruntime_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -
     return Prepared(lambda: session.run(None, feeds))
 
 
-def openvino_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Prepared:
-    """Time an ONNX model in openvino, in float32 unless the model says otherwise."""
+def openvino_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]], dtype: str = "float32") -> Prepared:
+    """Time an ONNX model in openvino, which computes in ``dtype``: ``"float32"`` or ``"bfloat16"``."""
     openvino = importlib.import_module("openvino")
     core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": drupe.num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
     }

@@ -43,6 +43,7 @@ def _case_to_json(result: Result) -> dict[str, Any]:
         "bytes_read": case.bytes_read,
         "bytes_written": case.bytes_written,
         "working_set": case.working_set,
+        "target": {"ratio": case.target, "best_peer": result.best_peer, "met": result.met},
         "ok": result.ok,
         "limit": {"name": result.limit, "rate": result.limit_rate, "fraction": result.fraction},
         "timings": {name: _timing_to_json(timing) for name, timing in result.timings.items()},
@@ -59,6 +60,7 @@ def _timing_to_json(timing: Timing) -> dict[str, Any]:
         "spread": timing.spread,
         "ratio": timing.ratio,
         "samples_s": timing.samples_s,
+        "peak_bytes": timing.peak_bytes,
     }
 
 

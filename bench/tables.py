@@ -101,6 +101,29 @@ def _own_cells(result: Result) -> list[Text]:
     ]
 
 
+def targets_table(results: Sequence[Result]) -> Table:
+    """Return what each case with a target reaches beside the best peer, with the memory that both need at most: drupe's above."""
+    aimed = [result for result in results if result.case.target is not None]
+    met = sum(result.met is True for result in aimed)
+    table = Table(title=f"Targets: {met} of {len(aimed)} met", title_justify="left")
+    table.add_column("case", overflow="fold")
+    for name in ("drupe", "best peer", "ratio", "target", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in aimed:
+        ours, best = result.timings[DRUPE], result.best_peer
+        theirs = result.timings[best] if best else Timing()
+        style = {True: "green", False: "bold red", None: "yellow"}[result.met]
+        table.add_row(
+            result.case.label,
+            seconds(ours.median_s),
+            f"{seconds(theirs.median_s)}\n{best}" if best else "–",
+            Text("–" if theirs.ratio is None else f"{theirs.ratio:.2f}", style=style),
+            f"{result.case.target:.2f}",
+            "\n".join("–" if t.peak_bytes is None else size(t.peak_bytes) for t in (ours, theirs)),
+        )
+    return table
+
+
 def problems(results: Sequence[Result]) -> list[tuple[str, str, Timing]]:
     """Return (case, contender, timing) for everything that raised or was wrong."""
     return [

@@ -29,6 +29,7 @@ def cases(quick: bool) -> Iterator[Case]:
         bytes_read=16 * size,
         bytes_written=12 * size,
         setup=partial(step, shapes),
+        target=1.0,
     )
 
 

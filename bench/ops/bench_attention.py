@@ -17,14 +17,15 @@ from drupe import ops
 from drupe.bench import peers
 from drupe.bench.harness import Case, Setup
 
-_KINDS = ("full", "causal", "padding")
+_TARGETS = {"full": 0.75, "causal": 0.6, "padding": 0.75}
+_TRAINING_TARGETS = {"full": 0.4, "causal": 0.3}
 
 
 def cases(quick: bool) -> Iterator[Case]:
     """(B, H, S, D). Work that a mask removes is not counted."""
     B, H, S, D = (2, 2, 64, 32) if quick else (8, 12, 128, 64)
     size = B * H * S * D
-    for kind in _KINDS:
+    for kind, target in _TARGETS.items():
         share = {"full": 1.0, "causal": (S + 1) / (2 * S), "padding": float(_lengths(B, S).mean()) / S}[kind]
         described: dict[str, Any] = {"op": "attention", "shapes": f"B{B} H{H} S{S} D{D}", "dtype": "float32"}
         yield Case(
@@ -33,15 +34,17 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_read=12 * size,
             bytes_written=4 * size,
             setup=partial(forward, kind, B, H, S, D),
+            target=target,
             **described,
         )
-        if kind != "padding":
+        if kind in _TRAINING_TARGETS:
             yield Case(
                 name=f"{kind} forward+backward",
                 flops=14 * B * H * S * S * D * share,
                 bytes_read=24 * size,
                 bytes_written=16 * size,
                 setup=partial(training, kind, B, H, S, D),
+                target=_TRAINING_TARGETS[kind],
                 **described,
             )
     yield from _decode_cases(quick)

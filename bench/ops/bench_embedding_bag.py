@@ -1,4 +1,4 @@
-"""Bags of embeddings as recommenders look them up: 26 features of a million rows each, in one table."""
+"""Bags of embeddings as recommenders look them up: some features of a million rows each, in one table."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from drupe import ops
 from drupe.bench import peers
 from drupe.bench.harness import Case, Prepared, Setup
 
-_FEATURES, _BATCH = 26, 2048
-
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Bags of one row and of ten; forward, and the sparse gradient as (unique rows, sums)."""
-    rows, width = (1000, 16) if quick else (1_000_000, 16)
-    bags = (4 if quick else _FEATURES) * (16 if quick else _BATCH)
-    table = rows * (4 if quick else _FEATURES)
-    for length in (1, 10):
+    """Bags of one row and of ten, in narrow rows and wide; forward, and the sparse gradient as (unique rows, sums)."""
+    rows, batch = (1000, 16) if quick else (1_000_000, 2048)
+    for features, width, length, targets in (
+        (26, 16, 1, (0.6, 0.6)),
+        (26, 16, 10, (0.6, 0.6)),
+        (4, 128, 10, (0.8, 0.6)),
+    ):
+        bags, table = features * batch, features * rows
         read, written = 4 * width * length * bags + 8 * length * bags, 4 * width * bags
         described: dict[str, Any] = {
             "op": "embedding_bag",
@@ -35,6 +36,7 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_written=written,
             working_set=4 * table * width,
             setup=partial(forward, table, width, bags, length),
+            target=targets[0],
             **described,
         )
         yield Case(
@@ -42,6 +44,7 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_read=written + 8 * length * bags,
             bytes_written=read,
             setup=partial(backward, table, width, bags, length),
+            target=targets[1],
             **described,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ def cases(quick: bool) -> Iterator[Case]:
     for M, N, K in sizes:
         yield _case("product", M, N, K, "float32", product)
     M, N, K = (128, 256, 192) if quick else (1024, 3072, 768)
-    yield _case("linear bias gelu", M, N, K, "float32", linear_gelu)
+    yield replace(_case("linear bias gelu", M, N, K, "float32", linear_gelu), target=0.95)
     M, N, K = sizes[0]
     yield _case("product", M, N, K, "bfloat16", product)
     yield _case("product", M // 2, N // 2, K // 2, "float64", product)

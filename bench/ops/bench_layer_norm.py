@@ -18,7 +18,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """Rows by features, forward and backward (of x, weight and bias)."""
     rows, features = (64, 96) if quick else (1024, 768)
     size = rows * features
-    for name, setup, flops, reads in (("forward", forward, 8, 1), ("backward", backward, 14, 2)):
+    for name, setup, flops, reads, target in (("forward", forward, 8, 1, 0.6), ("backward", backward, 14, 2, 0.6)):
         yield Case(
             op="layer_norm",
             name=name,
@@ -28,6 +28,7 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_read=4 * (size * reads + 2 * features),
             bytes_written=4 * size,
             setup=partial(setup, rows, features),
+            target=target,
         )
 
 

@@ -15,6 +15,7 @@ from drupe.bench.harness import Case, Prepared, Setup, as_arrays
 
 _LAYERS = 2
 _GATES = {"lstm": 4, "gru": 3}
+_TARGETS = {"lstm": (0.85, 0.7), "gru": (0.8, 0.4)}  # inference, training
 
 
 def cases(quick: bool) -> Iterator[Case]:
@@ -35,6 +36,7 @@ def recurrent_cases(op: str, quick: bool) -> Iterator[Case]:
         bytes_read=4 * (weights + T * B * H),
         bytes_written=4 * T * B * 2 * H,
         setup=partial(inference, op, T, B, H),
+        target=_TARGETS[op][0],
         **described,
     )
     yield Case(
@@ -43,6 +45,7 @@ def recurrent_cases(op: str, quick: bool) -> Iterator[Case]:
         bytes_read=4 * (2 * weights + 2 * T * B * H),
         bytes_written=4 * (weights + 2 * T * B * 2 * H),
         setup=partial(training, op, T, B, H),
+        target=_TARGETS[op][1],
         **described,
     )
 

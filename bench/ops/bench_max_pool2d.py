@@ -25,6 +25,7 @@ def cases(quick: bool) -> Iterator[Case]:
         bytes_read=4 * size,
         bytes_written=4 * pooled,
         setup=partial(forward, B, C, S),
+        target=0.7,
         **described,
     )
     yield Case(
@@ -33,6 +34,7 @@ def cases(quick: bool) -> Iterator[Case]:
         bytes_read=4 * pooled,
         bytes_written=4 * size,
         setup=partial(backward, B, C, S),
+        target=0.7,
         **described,
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from drupe.bench import ops, peers
+from drupe.bench import cases as catalogue
+from drupe.bench import peers
 from drupe.bench.harness import DRUPE, Effort, run_case
 
 EFFORT = Effort(rounds=1, min_sample_s=0, warmup_s=0)
 
 
-@pytest.mark.parametrize("case", ops.collect(quick=True), ids=lambda case: case.label)
+@pytest.mark.parametrize("case", catalogue.collect(quick=True), ids=lambda case: case.label)
 def test_drupe_is_right_and_so_is_numpy(case):
     timings = run_case(case, ["numpy"], EFFORT, installed=peers.installed)
     for name in timings:
@@ -21,10 +22,10 @@ def test_drupe_is_right_and_so_is_numpy(case):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_declarations(quick):
-    cases = ops.collect(quick=quick)
+    cases = catalogue.collect(quick=quick)
     labels = [case.label for case in cases]
     assert len(set(labels)) == len(labels)
-    assert {case.op for case in cases} == set(ops.known_ops())
+    assert {case.op for case in cases} == set(catalogue.known())
     for case in cases:
         assert case.flops > 0, case.label
         assert case.bytes_read > 0, case.label
@@ -33,14 +34,14 @@ def test_declarations(quick):
 
 
 def test_selection():
-    assert {case.op for case in ops.collect(["gemm"])} == {"gemm"}
-    assert ops.collect(["gemm"], text="GELU")
-    assert not ops.collect(["gemm"], text="no such case")
+    assert {case.op for case in catalogue.collect(["gemm"])} == {"gemm"}
+    assert catalogue.collect(["gemm"], text="GELU")
+    assert not catalogue.collect(["gemm"], text="no such case")
     with pytest.raises(ValueError, match=r"no cases for nope, never: expected some of .*gemm"):
-        ops.collect(["gemm", "nope", "never"])
+        catalogue.collect(["gemm", "nope", "never"])
 
 
 def test_every_peer_of_every_case_is_known():
-    for case in ops.collect(quick=True):
+    for case in catalogue.collect(quick=True):
         for name in case.setup(np.random.default_rng(0)).peers:
             assert name.partition(":")[0] in peers.NAMES, case.label

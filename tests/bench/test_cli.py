@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 import drupe
-from drupe.bench import harness, machine, ops
+from drupe.bench import cases as catalogue
+from drupe.bench import harness, machine
 from drupe.cli import bench as command
 from drupe.cli.app import app
 
@@ -25,7 +26,7 @@ def toy(monkeypatch, make_case, ones):
 
     def install(drupe_call=lambda: 1, peers=None, reference=None):
         case = make_case(drupe_call, peers, reference or (lambda: 1))
-        monkeypatch.setattr(ops, "collect", lambda *args, **kwargs: [case])
+        monkeypatch.setattr(catalogue, "collect", lambda *args, **kwargs: [case])
         limits = machine.Limits(1, "scalar", {"fma_f32": 1e9, "dot_bf16": None}, {}, 1e-3, levels={})
         monkeypatch.setattr(machine.Limits, "measure", lambda *_: limits)
         monkeypatch.setattr(harness, "QUICK", harness.Effort(rounds=3, min_sample_s=1e-5, warmup_s=0))
@@ -154,7 +155,7 @@ def test_wrong_usage_exits_with_two(run, arguments, message):
 
 def test_unknown_ops_are_answered_with_the_known(run):
     result = run("bench", "nope")
-    assert all(name in result.output for name in ops.known_ops())
+    assert all(name in result.output for name in catalogue.known())
 
 
 def test_a_plot_without_matplotlib_names_the_extra(run, monkeypatch):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 import drupe
-from drupe.bench import ops
+from drupe.bench import cases as catalogue
 from drupe.bench.harness import DRUPE, Effort, run_case
 from drupe.runtime import measure_limit
 
 
-@pytest.mark.parametrize("benchmark", ops.collect(quick=True), ids=lambda case: case.label)
+@pytest.mark.parametrize("benchmark", catalogue.collect(quick=True), ids=lambda case: case.label)
 def test_case_is_right(benchmark):
     with drupe.default_device("cuda"):
         timings = run_case(

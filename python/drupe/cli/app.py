@@ -47,7 +47,13 @@ def info(
 
 @app.command(epilog=_EXIT_CODES)
 def bench(
-    ops: Annotated[list[str] | None, typer.Argument(help="The ops to measure; all, if none is named.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="The ops and networks to measure; all of the suite, if none is named.")
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="ops (the default), models, targets (what has one), or all (the default for names)."),
+    ] = None,
     json_file: Annotated[
         str | None,
         typer.Option("--json", metavar="FILE", help="Write the run as JSON; - is standard output."),
@@ -78,12 +84,14 @@ def bench(
     """Measure the machine's limits, then each case beside the peers that are installed.
 
     Every output is checked first. The table gives the median time, the spread between the quartiles, the rate, its
-    share of the limit that binds the case, and for each peer its time and drupe's as a multiple of it.
+    share of the limit that binds the case, and for each peer its time and drupe's as a multiple of it. Where cases have
+    targets, multiples of the best peer's time, a second table says which are met.
     """
     from drupe.cli.bench import Options, run
 
     options = Options(
-        ops=tuple(ops or ()),
+        names=tuple(names or ()),
+        suite=suite or ("all" if names else "ops"),
         json_file=json_file,
         compare=compare,
         threshold=threshold / 100,

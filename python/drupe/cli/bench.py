@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 
 import drupe
-from drupe.bench import harness, machine, ops, report, tables
+from drupe.bench import cases as catalogue
+from drupe.bench import harness, machine, report, tables
 from drupe.bench import peers as peer_calls
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -29,7 +30,8 @@ class UsageError(Exception):
 class Options:
     """The options of ``drupe bench``."""
 
-    ops: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    suite: str = "ops"
     json_file: str | None = None
     compare: Path | None = None
     threshold: float = 0.05
@@ -48,7 +50,7 @@ def run(options: Options) -> int:
     # Standard output belongs to the JSON where that goes there.
     out = Console(stderr=options.json_file == "-")
     try:
-        cases = ops.collect(options.ops, quick=options.quick, text=options.text)
+        cases = catalogue.collect(options.names, suite=options.suite, quick=options.quick, text=options.text)
         if options.list_cases:
             for case in cases:
                 out.print(case.label, highlight=False, markup=False, soft_wrap=True)
@@ -123,6 +125,8 @@ def _measure(
             results.append(_held_against(limits, replace(case, device=drupe.get_default_device()), timings))
     out.print(tables.limits_table(limits))
     out.print(tables.results_table(results, out.width))
+    if any(result.case.target is not None for result in results):
+        out.print(tables.targets_table(results))
     absent = sorted({n.partition(":")[0] for r in results for n, t in r.timings.items() if t.status == "absent"})
     if absent:
         out.print(f"Not installed, so absent: {', '.join(absent)}", style="dim", highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""Whole networks, as users call them: one module for each."""
