@@ -9,20 +9,24 @@
 namespace drupe::bindings {
 
 void bind_gemm(py::module_& m) {
+  py::class_<PackedMatrix>(m, "PackedMatrix").def_readonly("transpose", &PackedMatrix::transpose);
   m.def(
       "gemm",
       [](const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-         bool transpose_a, bool transpose_b, double alpha, const std::string& activation, bool keep_pre_activation) {
+         bool transpose_a, bool transpose_b, double alpha, const std::string& activation, bool keep_pre_activation,
+         const std::optional<PackedMatrix>& packed) {
         return ops::gemm(a, b, bias, residual,
                          {.transpose_a = transpose_a,
                           .transpose_b = transpose_b,
                           .alpha = alpha,
                           .activation = activation,
-                          .keep_pre_activation = keep_pre_activation});
+                          .keep_pre_activation = keep_pre_activation,
+                          .packed = packed});
       },
       py::arg("a"), py::arg("b"), py::arg("bias") = py::none(), py::arg("residual") = py::none(),
       py::arg("transpose_a") = false, py::arg("transpose_b") = false, py::arg("alpha") = 1.0,
-      py::arg("activation") = "", py::arg("keep_pre_activation") = false, Nogil());
+      py::arg("activation") = "", py::arg("keep_pre_activation") = false, py::arg("packed") = py::none(), Nogil());
+  m.def("pack_weight", &ops::pack_weight, py::arg("b"), py::arg("transpose"), Nogil());
   m.def("float32_matmul_precision", &ops::float32_matmul_precision);
   m.def("set_float32_matmul_precision", &ops::set_float32_matmul_precision, py::arg("name"));
   m.def("gemm_int8", &ops::gemm_int8, py::arg("a"), py::arg("b"), py::arg("scale_a"), py::arg("scale_b"),

@@ -107,8 +107,8 @@ void forward(const Conv2dArgs& args) {
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
     const PackedColumns<I, T> b(K, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
-    gemm_rows<I, T>(
-        rows.rows(args.N), K, rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); }, b,
+    gemm_rows<I>(
+        rows.rows(args.N), b, b.data.data(), [&](auto... panel) { rows.pack_rows(panel...); },
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
         partial ? partial + group * K : nullptr, args.K);
@@ -177,8 +177,8 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
     const PackedColumns<I, T> b(C, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
-    gemm_rows<I, T>(
-        rows.rows(args.N), C, rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); }, b,
+    gemm_rows<I>(
+        rows.rows(args.N), b, b.data.data(), [&](auto... panel) { rows.pack_rows(panel...); },
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) {
           if (!direct) writer(row0, group * C + col0, height, width, tile, tile_row);

@@ -69,6 +69,20 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
   }
 }
 
+// Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts
+// their elements.
+template <Isa I, class S, class F>
+auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
+  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+    if (has_bf16_dot<I>()) {
+      return f(PairProduct<I>(), (args.K + 1) / 2, PairedMatrix<I>{a, args.a_row, args.a_col, args.K},
+               PairedMatrix<I>{b, args.b_col, args.b_row, args.K});
+    }
+  }
+  return f(Product(), args.K, StridedMatrix<I, S>{a, args.a_row, args.a_col},
+           StridedMatrix<I, S>{b, args.b_col, args.b_row});
+}
+
 template <Isa I, class S>
 void multiply(const GemmArgs& args, const Problem<S>& problem) {
   using T = Accumulator<S>;
@@ -83,26 +97,16 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
       epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
     });
   };
-  // P and the matrices: see gemm_core. K counts their elements.
-  const auto in_panels = [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
-    gemm_core<I, T, P>(
-        args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); },
-        [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N);
-  };
   if (args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1)) {
     gemm_few_rows<I>(args.M, args.N, args.K, problem.a, args.a_row, args.a_col, problem.b, args.b_row, args.b_col,
                      finish, partial, args.N);
     return;
   }
-  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
-    if (has_bf16_dot<I>()) {
-      in_panels(PairProduct<I>(), (args.K + 1) / 2, PairedMatrix<I>{problem.a, args.a_row, args.a_col, args.K},
-                PairedMatrix<I>{problem.b, args.b_col, args.b_row, args.K});
-      return;
-    }
-  }
-  in_panels(Product(), args.K, StridedMatrix<I, S>{problem.a, args.a_row, args.a_col},
-            StridedMatrix<I, S>{problem.b, args.b_col, args.b_row});
+  with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+    gemm_core<I, T, P>(
+        args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); },
+        [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N, static_cast<const T*>(args.b_panels));
+  });
 }
 
 }  // namespace
@@ -122,6 +126,23 @@ void gemm(const GemmArgs& args) {
   });
 }
 
+template <Isa I>
+std::int64_t pack_gemm(const GemmArgs& args, void* panels) {
+  std::int64_t bytes = 0;
+  dispatch_float(args.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    const S* none = nullptr;
+    with_operands<I>(args, none, static_cast<const S*>(args.b), [&](auto, std::int64_t K, const auto&, const auto& bt) {
+      const ColumnPanels<I, T> layout(args.N, K);
+      bytes = layout.size() * static_cast<std::int64_t>(sizeof(T));
+      const auto pack = [&](auto... panel) { bt.pack_cols(panel...); };
+      if (panels) layout.fill(static_cast<T*>(panels), pack);
+    });
+  });
+  return bytes;
+}
+
 template void gemm<Isa::DRUPE_ISA>(const GemmArgs&);
+template std::int64_t pack_gemm<Isa::DRUPE_ISA>(const GemmArgs&, void*);
 
 }  // namespace drupe::cpu

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -117,6 +118,49 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
   }
 }
 
+// The range of elements in share i of n almost equal ones, in whole panels.
+inline std::pair<std::int64_t, std::int64_t> share_of(std::int64_t size, std::int64_t panel, std::int64_t i,
+                                                      std::int64_t n) {
+  const std::int64_t panels = (size + panel - 1) / panel;
+  return {panels * i / n * panel, std::min(size, panels * (i + 1) / n * panel)};
+}
+
+// Slices of K, all but the last of one depth.
+template <Isa I, class T>
+struct GemmSlices {
+  std::int64_t count, depth;
+  explicit GemmSlices(std::int64_t K) {
+    constexpr std::int64_t kDepth = GemmTile<I, T>::kDepth;
+    count = std::max<std::int64_t>(1, (K + kDepth - 1) / kDepth);
+    depth = std::max<std::int64_t>(1, (K + count - 1) / count);
+  }
+};
+
+// How a whole K x N matrix B lies in panels: slice by slice, and in a slice panel by panel.
+template <Isa I, class T>
+struct ColumnPanels {
+  using Tile = GemmTile<I, T>;
+  std::int64_t N, K, panels;
+  GemmSlices<I, T> slices;
+
+  ColumnPanels(std::int64_t columns, std::int64_t depth)
+      : N(columns), K(depth), panels((columns + Tile::kCols - 1) / Tile::kCols), slices(depth) {}
+  std::int64_t panel_size() const { return slices.depth * Tile::kCols; }
+  std::int64_t size() const { return slices.count * panels * panel_size(); }
+  std::int64_t offset(std::int64_t slice, std::int64_t panel) const { return (slice * panels + panel) * panel_size(); }
+
+  // pack as gemm_core's pack_b.
+  template <class Pack>
+  void fill(T* data, const Pack& pack) const {
+    parallel_for(slices.count * panels, [&](std::int64_t task) {
+      const std::int64_t col0 = task % panels * Tile::kCols;
+      const std::int64_t k0 = task / panels * slices.depth;
+      pack(data + task * panel_size(), col0, std::min<std::int64_t>(Tile::kCols, N - col0), k0,
+           std::min(slices.depth, K - k0));
+    });
+  }
+};
+
 // The product of an M x K and a K x N matrix.
 //   pack_a(panel, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k]
 //   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j <
@@ -125,21 +169,21 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
 //   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's
 //   elements
 // `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
-// otherwise.
+// otherwise. `packed_b`, if given, is B as ColumnPanels lays it out, and pack_b is not called.
 template <Isa I, class T, class P = Product, class PackA, class PackB, class Finish>
 void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
-               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {
+               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0, const T* packed_b = nullptr) {
   using Tile = GemmTile<I, T>;
+  const ColumnPanels<I, T> whole(N, K);
   const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
   const std::int64_t outer_cols = std::min(N, Tile::kOuterCols);
-  const std::int64_t slices = std::max<std::int64_t>(1, (K + Tile::kDepth - 1) / Tile::kDepth);
-  const std::int64_t slice = std::max<std::int64_t>(1, (K + slices - 1) / slices);
+  const std::int64_t slices = whole.slices.count, slice = whole.slices.depth;
   const std::int64_t row_panels = (outer_rows + Tile::kRows - 1) / Tile::kRows;
   const std::int64_t col_panels = (outer_cols + Tile::kCols - 1) / Tile::kCols;
   const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
-  const std::int64_t b_panel = Tile::kCols * slice;
+  const std::int64_t b_panel = whole.panel_size();
   const Scratch<T> a(static_cast<std::size_t>(row_panels * a_panel));
-  const Scratch<T> b(static_cast<std::size_t>(col_panels * b_panel));
+  const Scratch<T> b(packed_b ? 0 : static_cast<std::size_t>(col_panels * b_panel));
   const bool own_c = c != nullptr;
   const Scratch<T> sums(own_c ? 0 : static_cast<std::size_t>(outer_rows * outer_cols));
 
@@ -153,7 +197,9 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const std::int64_t depth = std::min(slice, K - k0);
         const bool last = k0 + depth >= K;
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
-        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
+        const bool fresh = !packed_b && (m0 == 0 || slices > 1);
+        const std::int64_t pack_cols = fresh ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
+        const T* right = packed_b ? packed_b + whole.offset(k0 / slice, n0 / Tile::kCols) : b.data();
         const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
         // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
         const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
@@ -170,12 +216,10 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const std::int64_t tasks_down = (rows + Tile::kTaskRows - 1) / Tile::kTaskRows;
         const std::int64_t tasks_across = (cols + Tile::kTaskCols - 1) / Tile::kTaskCols;
         parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
-          const std::int64_t m_begin = task / tasks_across * Tile::kTaskRows;
-          const std::int64_t n_begin = task % tasks_across * Tile::kTaskCols;
-          const std::int64_t m_end = std::min(rows, m_begin + Tile::kTaskRows);
-          const std::int64_t n_end = std::min(cols, n_begin + Tile::kTaskCols);
+          const auto [m_begin, m_end] = share_of(rows, Tile::kRows, task / tasks_across, tasks_down);
+          const auto [n_begin, n_end] = share_of(cols, Tile::kCols, task % tasks_across, tasks_across);
           gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
-                                  b.data() + n_begin / Tile::kCols * b_panel, b_panel,
+                                  right + n_begin / Tile::kCols * b_panel, b_panel,
                                   block + m_begin * block_row + n_begin, block_row, k0 > 0,
                                   [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
                                     if (last)

@@ -32,6 +32,13 @@ void fold_batch_into_rows(GemmArgs& args) {
   }
 }
 
+void take_panels(GemmArgs& args, const PackedMatrix& packed, const Tensor& b, bool transpose) {
+  check(packed.matrix.raw() == b.raw() && packed.matrix.shape() == b.shape() && packed.transpose == transpose, "gemm",
+        "b is ", b.shape(), transpose ? " transposed" : "", ", what was packed is another matrix, ",
+        packed.matrix.shape(), packed.transpose ? " transposed" : "");
+  if (packed.panels.defined() && packed.isa == current_isa()) args.b_panels = packed.panels.raw();
+}
+
 }  // namespace
 
 void set_float32_matmul_precision(const std::string& name) {
@@ -115,9 +122,39 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   args.y = y.raw();
   args.pre_activation = pre.raw();
   if (y.numel() == 0) return {y, pre};
+  if (options.packed) take_panels(args, *options.packed, b, options.transpose_b);
   fold_batch_into_rows(args);
   dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
   return {y, pre};
+}
+
+PackedMatrix pack_weight(const Tensor& b, bool transpose) {
+  check_type(is_float(b.dtype()), "pack_weight", "b is ", b.dtype(),
+             ": expected float32, float64, float16 or bfloat16");
+  check(b.ndim() == 2, "pack_weight", "b is ", b.shape(), ": expected 2 dimensions");
+  PackedMatrix packed{.matrix = b, .transpose = transpose, .isa = current_isa(), .panels = {}};
+  if (b.device().type != DeviceType::cpu || b.numel() == 0) return packed;
+  const Tensor bt = transpose ? b.transpose(-1, -2) : b;
+  const GemmArgs args{.M = 0,
+                      .N = bt.size(1),
+                      .K = bt.size(0),
+                      .a = nullptr,
+                      .a_row = 0,
+                      .a_col = 0,
+                      .b = b.raw(),
+                      .b_row = bt.stride(0),
+                      .b_col = bt.stride(1),
+                      .y = nullptr,
+                      .batch_shape = {},
+                      .a_batch = {},
+                      .b_batch = {},
+                      .residual_batch = {},
+                      .dtype = b.dtype()};
+  dispatch_isa([&]<Isa I>() {
+    packed.panels = empty({cpu::pack_gemm<I>(args, nullptr)}, Dtype::u8);
+    cpu::pack_gemm<I>(args, packed.panels.raw());
+  });
+  return packed;
 }
 
 }  // namespace drupe::ops

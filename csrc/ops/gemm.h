@@ -42,7 +42,16 @@ struct GemmArgs {
   double alpha = 1;
   Activation activation = Activation::none;
   Dtype dtype;
-  bool tf32 = false;  // float32 operands may be rounded
+  bool tf32 = false;               // float32 operands may be rounded
+  const void* b_panels = nullptr;  // b as pack_gemm wrote it, where b has no batch
+};
+
+// A matrix b, and a copy of it in the order in which this processor's kernels read it.
+struct PackedMatrix {
+  Tensor matrix;  // as it was given
+  bool transpose;
+  Isa isa;        // whose kernels
+  Tensor panels;  // bytes; undefined where there is nothing to gain: on a GPU
 };
 
 struct GemmOptions {
@@ -50,7 +59,8 @@ struct GemmOptions {
   bool transpose_b = false;
   double alpha = 1;
   std::string activation;
-  bool keep_pre_activation = false;  // give the activation's input as the second result
+  bool keep_pre_activation = false;    // give the activation's input as the second result
+  std::optional<PackedMatrix> packed;  // b, packed before: the same result, without packing it again
 };
 
 namespace ops {
@@ -64,11 +74,19 @@ const char* float32_matmul_precision();
 std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
                                const std::optional<Tensor>& residual, const GemmOptions& options);
 
+// b (K, N), or (N, K) with transpose, for products with more than a few rows. The copy takes b's bytes, twice that for
+// float16, and for bfloat16 where the processor has no dot instruction for it. Changes of b do not reach it.
+PackedMatrix pack_weight(const Tensor& b, bool transpose);
+
 }  // namespace ops
 
 namespace cpu {
 template <Isa>
 void gemm(const GemmArgs& args);
+
+// Writes b in panels, if given, and returns their size in bytes. Of args, it reads what describes b.
+template <Isa>
+std::int64_t pack_gemm(const GemmArgs& args, void* panels);
 }  // namespace cpu
 
 namespace cuda {

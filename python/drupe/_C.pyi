@@ -6,6 +6,7 @@ import typing
 __all__: list[str] = [
     "Event",
     "Graph",
+    "PackedMatrix",
     "Stream",
     "Tensor",
     "activation",
@@ -81,6 +82,7 @@ __all__: list[str] = [
     "mse",
     "mse_backward",
     "num_threads",
+    "pack_weight",
     "pad",
     "pin",
     "quantize_int8",
@@ -196,6 +198,10 @@ class Graph:
     ) -> None: ...
     @property
     def random_state(self) -> Tensor: ...
+
+class PackedMatrix:
+    @property
+    def transpose(self) -> bool: ...
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
@@ -507,6 +513,7 @@ def gemm(
     alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0,
     activation: str = "",
     keep_pre_activation: bool = False,
+    packed: PackedMatrix | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def gemm_int8(
     a: Tensor,
@@ -623,6 +630,7 @@ def mse_backward(
     dloss: Tensor, a: Tensor, b: Tensor, reduction: str, want_da: bool, want_db: bool
 ) -> tuple[Tensor, Tensor]: ...
 def num_threads() -> int: ...
+def pack_weight(b: Tensor, transpose: bool) -> PackedMatrix: ...
 def pad(
     x: Tensor,
     before: tuple[int, ...],

@@ -37,6 +37,7 @@ def test_selection():
     assert {case.op for case in catalogue.collect(["gemm"])} == {"gemm"}
     assert catalogue.collect(["gemm"], text="GELU")
     assert not catalogue.collect(["gemm"], text="no such case")
+    assert {case.op for case in catalogue.collect(["bert"])} == {"bert"}
     with pytest.raises(ValueError, match=r"no cases for nope, never: expected some of .*gemm"):
         catalogue.collect(["gemm", "nope", "never"])
 
@@ -45,3 +46,18 @@ def test_every_peer_of_every_case_is_known():
     for case in catalogue.collect(quick=True):
         for name in case.setup(np.random.default_rng(0)).peers:
             assert name.partition(":")[0] in peers.NAMES, case.label
+
+
+def test_suites():
+    ops, models = (catalogue.collect(suite=suite, quick=True) for suite in ("ops", "models"))
+    everything = catalogue.collect(quick=True)
+    assert sorted(case.label for case in (*ops, *models)) == sorted(case.label for case in everything)
+    assert {"gemm", "softmax"} <= {case.op for case in ops}
+    assert "bert" in {case.op for case in models}
+    aimed = catalogue.collect(suite="targets", quick=True)
+    assert [case.label for case in aimed] == [case.label for case in everything if case.target is not None]
+    assert {"gemm", "bert"} <= {case.op for case in aimed}
+    with pytest.raises(ValueError, match=r"no cases for bert: expected some of"):
+        catalogue.collect(["bert"], suite="ops")
+    with pytest.raises(ValueError, match=r'no suite "speed": expected one of ops, models, targets, all'):
+        catalogue.collect(suite="speed")

@@ -221,3 +221,39 @@ def test_contenders_settle_and_warm_the_caches_before_each_sample(clock):
     assert pauses == [0.5] * 4
     assert clock.log[4:] == ["short"] * 3 + ["long"] * 2 + ["short"] * 3
     assert timings["short"].samples_s == pytest.approx([0.006] * 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "ratios", "best", "met"),
+    [
+        (1.0, {"a": 0.5, "b": 0.9}, "b", True),
+        (0.8, {"a": 0.5, "b": 0.9}, "b", False),
+        (0.9, {"a": 0.5, "b": 0.9, "c": None}, "b", True),
+        (None, {"a": 0.5}, "a", None),
+        (1.0, {"a": None}, None, None),
+        (1.0, {}, None, None),
+    ],
+)
+def test_a_target_is_held_against_the_fastest_peer(make_case, ones, target, ratios, best, met):
+    timings = {DRUPE: Timing()} | {name: Timing(ratio=ratio) for name, ratio in ratios.items()}
+    result = Result(make_case(ones, target=target), timings)
+    assert result.best_peer == best
+    assert result.met is met
+
+
+def test_peak_memory_is_what_the_call_adds(clock, make_case):
+    size = 64 << 20
+    held = []
+
+    def hungry():
+        held.append(np.ones(size, np.uint8))
+        held.clear()
+        return clock.call("hungry", 0.01, np.ones(1))()
+
+    case = make_case(clock.call(DRUPE, 0.01, np.ones(1)), {"hungry": lambda: hungry})
+    timings = run_case(case, ["hungry"], EFFORT, installed=everything, clock=clock)
+    assert timings["hungry"].status == "ok"
+    if timings[DRUPE].peak_bytes is None:
+        pytest.skip("this system does not tell")
+    assert size <= timings["hungry"].peak_bytes < 2 * size
+    assert timings[DRUPE].peak_bytes < size // 4

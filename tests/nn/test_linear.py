@@ -73,3 +73,36 @@ def test_sequential_and_activations(rng):
 def test_activation_layers(rng, layer, name):
     x = rng.standard_normal((3, 4))
     np.testing.assert_allclose(layer(x), ACTIVATIONS[name](x), rtol=1e-12)
+
+
+def test_packed_weights_give_the_same_and_are_not_saved(rng):
+    layer = nn.Sequential(nn.Linear(40, 30, activation="gelu"), nn.Linear(30, 20)).eval()
+    x = rng.standard_normal((25, 40), dtype=np.float32)
+    names, expected = list(layer.state_dict()), layer(x).detach().numpy()
+    assert layer.pack_weights() is layer
+    with drupe.no_grad():
+        np.testing.assert_array_equal(layer(x).numpy(), expected)
+    assert list(layer.state_dict()) == names
+
+
+def zeroed(layer):
+    for parameter in layer.parameters():
+        parameter.detach().numpy()[:] = 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.load_state_dict({name: np.zeros(p.shape) for name, p in layer.state_dict().items()}),
+        lambda layer: (layer.train(), zeroed(layer), layer.eval()),
+        lambda layer: (layer(np.ones((1, 40), np.float32)), zeroed(layer)),  # a step of training
+        lambda layer: (zeroed(layer), layer.pack_weights()),
+        lambda layer: (layer.astype("float64"), zeroed(layer), layer.astype("float32")),
+    ],
+    ids=["loaded", "train()", "a recorded pass", "packed again", "converted"],
+)
+def test_changed_weights_are_not_taken_from_the_copy(rng, change):
+    layer = nn.Linear(40, 30).eval().pack_weights()
+    change(layer)
+    with drupe.no_grad():
+        assert not layer(rng.standard_normal((25, 40), dtype=np.float32)).numpy().any()

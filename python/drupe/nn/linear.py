@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drupe import ops
+from drupe.autograd import is_grad_enabled
 from drupe.nn import init
 from drupe.nn.module import Module
 from drupe.nn.parameter import Parameter
@@ -29,13 +30,35 @@ class Linear(Module):
         self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None
     ) -> None:
         self.activation = activation
+        self._packed: ops.PackedWeight | None = None
         self.weight = init.kaiming_uniform(Parameter(empty((out_features, in_features))))
         bound = init.fan_in_bound(self.weight)
         self.bias = init.uniform(Parameter(empty((out_features,))), -bound, bound) if bias else None
 
     def forward(self, x: Any, *, residual: Any = None) -> Any:
         """Return (..., N) for ``x`` (..., K) and an optional ``residual`` that broadcasts to the result."""
-        return ops.gemm(x, self.weight, bias=self.bias, residual=residual, transpose_b=True, activation=self.activation)
+        return ops.gemm(
+            x,
+            self._packed if self._may_use_packed() else self.weight,
+            bias=self.bias,
+            residual=residual,
+            transpose_b=True,
+            activation=self.activation,
+        )
+
+    def _pack(self) -> None:
+        self._packed = ops.pack_weight(self.weight, transpose_b=True)
+
+    def _unpack(self) -> None:
+        self._packed = None
+
+    def _may_use_packed(self) -> bool:
+        """Whether there is a packed weight that is still this layer's; one that may have changed is dropped."""
+        if self._packed is None:
+            return False
+        if self._packed.raw is not self.weight.raw or (is_grad_enabled() and self.weight.requires_grad):
+            self._packed = None
+        return self._packed is not None
 
     def extra_repr(self) -> str:
         """Name the sizes."""

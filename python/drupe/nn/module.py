@@ -154,6 +154,7 @@ class Module:
             raise ValueError(f"[load_state_dict] {type(self).__name__} does not fit:\n  " + "\n  ".join(faults))
         for name, source in sources.items():
             owners[name].copy_from(source)
+        self._unpack_weights()
         return Incompatible(missing, unexpected)
 
     # ---- changing all of it
@@ -168,11 +169,35 @@ class Module:
         """Set ``training`` here and in all modules below, and return self."""
         for module in self.modules():
             module.training = mode
+        if mode:
+            self._unpack_weights()
         return self
 
     def eval(self: Self) -> Self:
         """Clear ``training`` here and in all modules below, and return self."""
         return self.train(False)
+
+    def pack_weights(self: Self) -> Self:
+        """Prepare the layers below for inference on the CPU, and return self: the same results, sooner.
+
+        Each layer that can keeps a copy of its weights in the order in which the kernels read them
+        (:func:`drupe.ops.pack_weight`), outside of ``state_dict``. The copy is dropped by ``train()``,
+        ``load_state_dict``, a move, a conversion, and a forward pass that records gradients of the weight; call this
+        again afterwards, and after any change of a weight in place.
+        """
+        for module in self.modules():
+            module._pack()
+        return self
+
+    def _unpack_weights(self) -> None:
+        for module in self.modules():
+            module._unpack()
+
+    def _pack(self) -> None:
+        """Make the copy of this layer's own weights; nothing by default."""
+
+    def _unpack(self) -> None:
+        """Drop it."""
 
     def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         """Freeze (False) or train (True) all parameters, and return self."""

@@ -58,6 +58,7 @@ from drupe.ops.lstm import lstm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
 from drupe.ops.optimizer import adam, adamw, clip_factor, global_norm, rmsprop, sgd
+from drupe.ops.pack_weight import PackedWeight, pack_weight
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.quantize_int8 import quantize_int8
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
@@ -82,6 +83,7 @@ from drupe.ops.shape import (
 from drupe.ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "PackedWeight",
     "abs",
     "adam",
     "adamw",
@@ -150,6 +152,7 @@ __all__ = [
     "mul",
     "ne",
     "neg",
+    "pack_weight",
     "pad",
     "permute",
     "pow",

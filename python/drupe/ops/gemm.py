@@ -5,13 +5,14 @@ from __future__ import annotations
 from drupe import _C
 from drupe.ops._call import A, Array, Call
 from drupe.ops._shape import sum_to_shape
+from drupe.ops.pack_weight import PackedWeight
 
 _FROM_INPUT = ("gelu", "gelu_tanh", "silu")
 
 
 def gemm(
     a: A,
-    b: Array,
+    b: Array | PackedWeight,
     *,
     bias: Array | None = None,
     residual: Array | None = None,
@@ -28,7 +29,8 @@ def gemm(
 
     Args:
         a: (..., M, K), or (..., K, M) with ``transpose_a``; any strides.
-        b: (..., K, N), or (..., N, K) with ``transpose_b``; any strides. Leading dimensions broadcast.
+        b: (..., K, N), or (..., N, K) with ``transpose_b``; any strides. Leading dimensions broadcast. Or a matrix that
+            :func:`pack_weight` packed: the same bits, sooner; no gradient flows to it.
         bias: (N,).
         residual: anything that broadcasts to (..., M, N).
         transpose_a: swap the last two dimensions of ``a``.
@@ -40,17 +42,22 @@ def gemm(
         (..., M, N), C-contiguous.
 
     Raises:
-        ValueError: shapes that do not fit, a non-finite ``alpha``, an unknown activation.
+        ValueError: shapes that do not fit, a non-finite ``alpha``, an unknown activation, a ``transpose_b`` that is not
+            that of the packed matrix.
         TypeError: a dtype that is not float, or operands of different dtypes.
 
     Reference:
         K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", TOMS 34(3), 2008, section 4.
     """
-    call = Call("gemm", a, b, bias, residual)
+    weight = b if isinstance(b, PackedWeight) else None
+    call = Call("gemm", a, b if weight is None else weight.matrix, bias, residual)
     ra, rb, rbias, rresidual = call.raw
+    packed = None
+    if weight is not None:
+        rb, packed = weight.raw, weight.packed
     name = activation or ""
     keep = name in _FROM_INPUT and call.needs_grad()
-    y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep)
+    y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep, packed)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
         dz = _C.activation_backward(dy, pre if keep else y, name) if name else dy
