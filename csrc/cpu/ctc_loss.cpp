@@ -1,9 +1,9 @@
-// Connectionist temporal classification. A task owns a row of the batch. Forward over the steps: the sum of exponentials
-// of the classes, the probabilities of the labels, and alpha, what all beginnings of alignments that end in a state are
-// worth together. Backward: beta, the same of their ends, kept for one step alone; alpha beta over the likelihood is
-// what the state takes from the softmax, and the step's gradient is done. States are vectors of two kinds: blank k,
-// before label k, and label k. All are extended numbers: no logarithms. Bytes: the logits twice, the gradient, and six
-// numbers a label and step, of one row at a time. Worklog: bench/worklog/ctc_loss.md.
+// Connectionist temporal classification. A task owns a row of the batch. Forward over the steps: the sum of
+// exponentials of the classes, the probabilities of the labels, and alpha, what all beginnings of alignments that end
+// in a state are worth together. Backward: beta, the same of their ends, kept for one step alone; alpha beta over the
+// likelihood is what the state takes from the softmax, and the step's gradient is done. States are vectors of two
+// kinds: blank k, before label k, and label k. All are extended numbers: no logarithms. Bytes: the logits twice, the
+// gradient, and six numbers a label and step, of one row at a time. Worklog: bench/worklog/ctc_loss.md.
 #include "ops/ctc_loss.h"
 
 #include <cmath>
@@ -22,9 +22,9 @@ constexpr std::int64_t kRenew = 8;  // steps until mantissas are brought back: t
 
 template <class T>
 struct Step {
-  T top, inverse;          // of the softmax: the largest logit, 1 / the sum of exponentials
-  T blank_m, blank_e;      // the blank's probability
-  T mantissa, exponent;    // 1 / mantissa of the sum, and its exponent
+  T top, inverse;        // of the softmax: the largest logit, 1 / the sum of exponentials
+  T blank_m, blank_e;    // the blank's probability
+  T mantissa, exponent;  // 1 / mantissa of the sum, and its exponent
 };
 
 // Where a step's arrays lie, in elements: the states' mantissas and exponents, then the labels' probabilities. The
@@ -95,9 +95,7 @@ class Row {
     return static_cast<T*>(args_.gradient) + (t * args_.B + b_) * args_.C;
   }
   // The states after `steps` steps, and the probabilities of the last of these.
-  DRUPE_INLINE T* states(std::int64_t steps) const {
-    return states_.data() + (keep_ ? steps : steps % 2) * at_.size;
-  }
+  DRUPE_INLINE T* states(std::int64_t steps) const { return states_.data() + (keep_ ? steps : steps % 2) * at_.size; }
 
   DRUPE_INLINE V classes(const S* z, AllLanes) const { return V::load(z); }
   DRUPE_INLINE V classes(const S* z, FirstLanes lanes) const { return V::load(z, lanes.count) + tail_; }
@@ -179,8 +177,8 @@ class Row {
     }
     const T* last = states(T_);
     const std::int64_t label = L_ - 1;  // the element before the first one is 0
-    const X likelihood = normal(X::set(last[L_], last[at_.blank_e + L_]) +
-                                X::set(last[at_.label_m + label], last[at_.label_e + label]));
+    const X likelihood =
+        normal(X::set(last[L_], last[at_.blank_e + L_]) + X::set(last[at_.label_m + label], last[at_.label_e + label]));
     T m[V::kLanes], e[V::kLanes];
     likelihood.store(m, e);
     likelihood_m_ = m[0];

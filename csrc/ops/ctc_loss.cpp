@@ -60,8 +60,7 @@ void check_on_host(Targets& targets, std::int64_t B, std::int64_t C, std::int64_
 
 // The same while a graph is captured: it looks itself.
 void check_in_graph(Targets& targets, std::int64_t B, std::int64_t C, std::int64_t blank) {
-  check(targets.labels.ndim() == 2, kOp, "targets are ", targets.labels.shape(),
-        ": a graph needs padded ones, (B, L)");
+  check(targets.labels.ndim() == 2, kOp, "targets are ", targets.labels.shape(), ": a graph needs padded ones, (B, L)");
   const std::int64_t L = targets.labels.size(1);
   targets.longest = L;
   if (B == 0 || L == 0) return;
@@ -117,8 +116,8 @@ std::pair<Tensor, std::optional<Tensor>> ctc_loss(const Tensor& logits, const Te
   check(logits.ndim() == 3, kOp, "logits are ", logits.shape(), ": expected (T, B, C)");
   check(options.blank >= 0 && options.blank < logits.size(2), kOp, "blank is ", options.blank, ": expected 0 to ",
         logits.size(2) - 1, ", a class");
-  const Device device = common_device(kOp, {&logits, &targets, input_lengths ? &*input_lengths : nullptr,
-                                            target_lengths ? &*target_lengths : nullptr});
+  const Device device = common_device(
+      kOp, {&logits, &targets, input_lengths ? &*input_lengths : nullptr, target_lengths ? &*target_lengths : nullptr});
   const Reduction reduction = parse_reduction(options.reduction, kOp);
   const Tensor z = contiguous(logits);
   const Targets prepared = prepare(logits, targets, input_lengths, target_lengths, options.blank);

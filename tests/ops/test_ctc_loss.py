@@ -67,7 +67,7 @@ def row_reference(logits, labels, blank):
 
 
 def reference(logits, targets, input_lengths, target_lengths, *, blank=0, reduction="mean", zero_infinity=False):
-    T, B, _ = logits.shape
+    B = logits.shape[1]
     losses, grads = np.zeros(B), np.zeros(logits.shape)
     for b in range(B):
         n = input_lengths[b]
@@ -209,6 +209,16 @@ def test_long_sequences(isa, rng):
     expected, expected_grad = reference(logits, targets, [T], [60], reduction="none")
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(grad, expected_grad, atol=3e-5)
+
+
+def test_more_labels_than_threads(device, rng):
+    """And than a block's shared memory holds."""
+    logits, targets = draw(rng, 330, 2, 4, 260)
+    lengths = np.array([330, 200]), np.array([260, 130])
+    loss, grad = run(logits, targets, *lengths, reduction="none")
+    expected, expected_grad = reference(logits, targets, *lengths, reduction="none")
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(grad, expected_grad, atol=1e-11)
 
 
 def test_logits_of_any_size(backend):

@@ -56,8 +56,9 @@ def ctc_loss(
         Unsegmented Sequence Data with Recurrent Neural Networks", ICML 2006.
     """
     call = Call("ctc_loss", logits, targets, input_lengths, target_lengths)
-    rlogits = call.raw[0]
-    loss, gradient = _C.ctc_loss(*call.raw, blank, reduction, zero_infinity, call.needs_grad(0))
+    rlogits, rtargets, rinput, rtarget = call.raw
+    wanted = call.needs_grad(0)
+    loss, gradient = _C.ctc_loss(rlogits, rtargets, rinput, rtarget, blank, reduction, zero_infinity, wanted)
 
     def backward(dloss: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
         assert gradient is not None
