@@ -39,6 +39,8 @@ __all__: list[str] = [
     "copy_into",
     "cross_entropy",
     "cross_entropy_backward",
+    "ctc_loss",
+    "ctc_loss_backward",
     "cuda_built",
     "cuda_status",
     "current_stream",
@@ -382,6 +384,17 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
+def ctc_loss(
+    logits: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None,
+    target_lengths: Tensor | None,
+    blank: typing.SupportsInt | typing.SupportsIndex,
+    reduction: str,
+    zero_infinity: bool,
+    want_gradient: bool,
+) -> tuple[Tensor, Tensor | None]: ...
+def ctc_loss_backward(dloss: Tensor, gradient: Tensor, like: Tensor) -> Tensor: ...
 def cuda_status() -> tuple[bool, str, int]: ...
 def current_stream(device: str) -> int: ...
 def dropout(

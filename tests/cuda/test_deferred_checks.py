@@ -97,3 +97,25 @@ def test_gradients_of_an_embedding(rng):
         expected = step().numpy()
         graph.replay()
         np.testing.assert_array_equal(grad.numpy(), expected)
+
+
+def test_targets_are_checked_by_the_graph(rng):
+    logits, lengths = on_device(rng.standard_normal((6, 2, 5))), on_device([2, 1])
+    targets = on_device([[1, 2], [4, 99]])  # of the second row, one counts
+    graph, loss = captured(lambda: ops.ctc_loss(logits, targets, None, lengths))
+    graph.replay()
+    np.testing.assert_allclose(loss.numpy(), ops.ctc_loss(logits, targets, None, lengths).numpy(), rtol=1e-12)
+    above, blank = [[1, 5], [4, 0]], [[1, 2], [0, 1]]
+    for wrong, message in ((above, r"\[0, 1\] is 5: expected 0 to 4 but 0"), (blank, r"\[1, 0\] is 0, the blank")):
+        targets.copy_from(np.array(wrong))
+        graph.replay()
+        with pytest.raises(IndexError, match=r"\[ctc_loss\] targets.*" + message):
+            cuda.synchronize()
+    lengths.copy_from(np.array([2, 3]))
+    targets.copy_from(np.array([[1, 2], [4, 3]]))
+    graph.replay()
+    with pytest.raises(ValueError, match=r"target_lengths\[1\] is 3: expected 0 to 2"):
+        cuda.synchronize()
+    flat = on_device([1, 2, 3])
+    with pytest.raises(ValueError, match="a graph needs padded ones"):
+        captured(lambda: ops.ctc_loss(logits, flat, None, lengths))

@@ -6,6 +6,7 @@ from drupe.ops.batch_norm import batch_norm
 from drupe.ops.bce_with_logits import bce_with_logits
 from drupe.ops.conv2d import conv2d
 from drupe.ops.cross_entropy import cross_entropy
+from drupe.ops.ctc_loss import ctc_loss
 from drupe.ops.dropout import dropout
 from drupe.ops.elementwise import (
     abs,
@@ -107,6 +108,7 @@ __all__ = [
     "conv2d",
     "cos",
     "cross_entropy",
+    "ctc_loss",
     "div",
     "dropout",
     "embedding",
