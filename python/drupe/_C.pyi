@@ -4,6 +4,7 @@ import numpy
 import typing
 
 __all__: list[str] = [
+    "CsrPattern",
     "Event",
     "Graph",
     "Stream",
@@ -38,6 +39,8 @@ __all__: list[str] = [
     "copy_into",
     "cross_entropy",
     "cross_entropy_backward",
+    "csr_from_coo",
+    "csr_transpose",
     "cuda_built",
     "cuda_status",
     "current_stream",
@@ -99,6 +102,8 @@ __all__: list[str] = [
     "sgd",
     "softmax",
     "softmax_backward",
+    "spmm",
+    "spmm_backward_values",
     "sum_of_squares",
     "synchronize",
     "to_device",
@@ -196,6 +201,26 @@ class Graph:
     ) -> None: ...
     @property
     def random_state(self) -> Tensor: ...
+
+class CsrPattern:
+    def __init__(
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        cols: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def to(self, device: str) -> CsrPattern: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def indices(self) -> Tensor: ...
+    @property
+    def indptr(self) -> Tensor: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def size(self) -> int: ...
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
@@ -376,6 +401,8 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
+def csr_from_coo(rows: Tensor, cols: Tensor, shape: tuple[int, ...]) -> tuple[CsrPattern, Tensor]: ...
+def csr_transpose(pattern: CsrPattern) -> tuple[CsrPattern, Tensor]: ...
 def cuda_status() -> tuple[bool, str, int]: ...
 def current_stream(device: str) -> int: ...
 def dropout(
@@ -716,6 +743,15 @@ def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: boo
 def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
+def spmm(
+    a: CsrPattern,
+    values: Tensor | None,
+    x: Tensor,
+    alpha: typing.SupportsFloat | typing.SupportsIndex,
+    z: Tensor | None,
+    beta: typing.SupportsFloat | typing.SupportsIndex,
+) -> Tensor: ...
+def spmm_backward_values(a: CsrPattern, dy: Tensor, x: Tensor) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def synchronize(device: str) -> None: ...
 def to_device(x: Tensor, device: str, non_blocking: bool = False) -> Tensor: ...

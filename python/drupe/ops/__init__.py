@@ -80,6 +80,7 @@ from drupe.ops.shape import (
     unsqueeze,
 )
 from drupe.ops.softmax import log_softmax, softmax
+from drupe.ops.spmm import propagate, spmm
 
 __all__ = [
     "abs",
@@ -154,6 +155,7 @@ __all__ = [
     "permute",
     "pow",
     "prod",
+    "propagate",
     "quantize_int8",
     "reciprocal",
     "relu",
@@ -170,6 +172,7 @@ __all__ = [
     "sin",
     "softmax",
     "split",
+    "spmm",
     "sqrt",
     "square",
     "squeeze",
