@@ -18,7 +18,9 @@ def random_matrix(rng, shape=(7, 5), count=20):
 
 
 def test_from_coo_keeps_the_order_within_rows(device):
-    a = CsrMatrix.from_coo(np.array([1, 0, 1, 1]), np.array([2, 1, 0, 0]), np.array([1, 2, 3, 4], np.float32), shape=(3, 3))
+    a = CsrMatrix.from_coo(
+        np.array([1, 0, 1, 1]), np.array([2, 1, 0, 0]), np.array([1, 2, 3, 4], np.float32), shape=(3, 3)
+    )
     assert a.indptr.numpy().tolist() == [0, 1, 4, 4]
     assert a.indices.numpy().tolist() == [1, 2, 0, 0]
     assert a.values.numpy().tolist() == [2, 1, 3, 4]

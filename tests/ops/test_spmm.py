@@ -223,5 +223,5 @@ def test_errors_of_propagate(device):
     values = drupe.tensor([1.0], requires_grad=True)
     with pytest.raises(ValueError, match="require a gradient"):
         ops.propagate(matrix([0, 1], [0], values, shape=(1, 1)), np.zeros((1, 2), np.float32), (1, 2))
-    with pytest.raises(TypeError, match="expected a drupe.CsrMatrix"):
+    with pytest.raises(TypeError, match=r"expected a drupe\.CsrMatrix"):
         ops.propagate(np.eye(2), np.zeros((2, 2)), (1, 2))
