@@ -14,8 +14,9 @@
 namespace drupe::cpu {
 namespace {
 
-constexpr std::int64_t kBlockBytes = 512;      // of accumulators, in a block of columns: eight of the largest registers
-constexpr std::int64_t kTaskElements = 65536;  // read by one task
+constexpr std::int64_t kBlockBytes = 512;    // of accumulators, in a block of columns: eight of the largest registers
+constexpr std::int64_t kAheadBytes = 12288;  // of x, asked for before they are needed: a quarter of the first cache
+constexpr std::int64_t kTaskElements = 131072;  // read by one task
 
 // The entries, and the columns of x that they are multiplied with.
 template <Isa I, class S, class Index, bool Scaled>
@@ -35,7 +36,7 @@ struct Entries {
   DRUPE_INLINE void sum_columns(std::int64_t begin, std::int64_t end, std::int64_t column, Lanes lanes,
                                 const Finish& finish) const {
     constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(S));
-    constexpr std::int64_t kAhead = std::clamp<std::int64_t>(kPrefetchBytes / kBytes, 2, 32);
+    constexpr std::int64_t kAhead = std::clamp<std::int64_t>(kAheadBytes / kBytes, 4, 64);
     V sum[N];
 #pragma GCC unroll 8
     for (int k = 0; k < N; ++k) sum[k] = V::zero();

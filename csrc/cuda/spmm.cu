@@ -80,7 +80,7 @@ __device__ __forceinline__ WidePack<S, kPack> sum_entries(const Product<S>& p, s
 
 // The segments of long rows, then the other rows.
 template <class S, int kPack>
-__global__ __launch_bounds__(kMapThreads) void spmm_kernel(Product<S> p, RowGroups groups) {
+__global__ __launch_bounds__(kMapThreads, 4) void spmm_kernel(Product<S> p, RowGroups groups) {
   if (groups.first() >= groups.count) return;
   const RowPiece at = groups.piece(groups.first());
   if (at.unit >= groups.units) return;
