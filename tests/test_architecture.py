@@ -41,7 +41,7 @@ LAYERS = {
     "train": ("cli", "bench", "models"),
 }
 # Those that may touch the extension module: the ops, and what the ops themselves stand on.
-MAY_USE_C = {"ops", "tensor.py", "autograd.py", "runtime.py", "cuda.py", "random.py", "__init__.py"}
+MAY_USE_C = {"ops", "tensor.py", "sparse.py", "autograd.py", "runtime.py", "cuda.py", "random.py", "__init__.py"}
 
 
 def sources(folder: Path, *suffixes: str) -> list[Path]:

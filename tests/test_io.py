@@ -33,7 +33,7 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
 
 @pytest.mark.parametrize("name", DTYPES)
 @pytest.mark.parametrize("shape", [(), (1,), (3, 4), (0,), (2, 0, 3), (1, 2, 1, 2, 1, 2, 1, 2)], ids=str)
-def test_round_trip(path, rng, name, shape):
+def test_round_trip(device, path, rng, name, shape):
     array = np.asarray(rng.standard_normal(shape) * 3).astype(dtype(name))
     drupe.save(path, {"a": array, "b.c": drupe.tensor(array)})
     loaded = drupe.load(path)

@@ -33,6 +33,7 @@ void bind_norm(py::module_& m);         // layer, rms, batch, group norm; dropou
 void bind_loss(py::module_& m);         // cross entropy, bce, mse
 void bind_elementwise(py::module_& m);  // unary, binary, where, reductions, topk, concat
 void bind_embedding(py::module_& m);    // embedding, embedding bag, sparse rows
+void bind_sparse(py::module_& m);       // matrices in compressed rows, products with them
 void bind_recurrent(py::module_& m);    // lstm, gru
 void bind_limits(py::module_& m);       // the machine's measured limits
 void bind_optimizer(py::module_& m);    // sgd, adam, adamw, rmsprop

@@ -21,6 +21,7 @@ PYBIND11_MODULE(_C, m) {
   bind_loss(m);
   bind_elementwise(m);
   bind_embedding(m);
+  bind_sparse(m);
   bind_recurrent(m);
   bind_limits(m);
   bind_optimizer(m);

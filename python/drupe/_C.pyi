@@ -4,6 +4,7 @@ import numpy
 import typing
 
 __all__: list[str] = [
+    "CsrPattern",
     "Event",
     "Graph",
     "PackedMatrix",
@@ -39,8 +40,13 @@ __all__: list[str] = [
     "copy_into",
     "cross_entropy",
     "cross_entropy_backward",
+<<<<<<< HEAD
     "ctc_loss",
     "ctc_loss_backward",
+=======
+    "csr_from_coo",
+    "csr_transpose",
+>>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
     "cuda_built",
     "cuda_status",
     "current_stream",
@@ -103,6 +109,8 @@ __all__: list[str] = [
     "sgd",
     "softmax",
     "softmax_backward",
+    "spmm",
+    "spmm_backward_values",
     "sum_of_squares",
     "synchronize",
     "to_device",
@@ -201,9 +209,31 @@ class Graph:
     @property
     def random_state(self) -> Tensor: ...
 
+<<<<<<< HEAD
 class PackedMatrix:
     @property
     def transpose(self) -> bool: ...
+=======
+class CsrPattern:
+    def __init__(
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        cols: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def to(self, device: str) -> CsrPattern: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def indices(self) -> Tensor: ...
+    @property
+    def indptr(self) -> Tensor: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def size(self) -> int: ...
+>>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
@@ -384,6 +414,7 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
+<<<<<<< HEAD
 def ctc_loss(
     logits: Tensor,
     targets: Tensor,
@@ -395,6 +426,10 @@ def ctc_loss(
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]: ...
 def ctc_loss_backward(dloss: Tensor, gradient: Tensor, like: Tensor) -> Tensor: ...
+=======
+def csr_from_coo(rows: Tensor, cols: Tensor, shape: tuple[int, ...]) -> tuple[CsrPattern, Tensor]: ...
+def csr_transpose(pattern: CsrPattern) -> tuple[CsrPattern, Tensor]: ...
+>>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
 def cuda_status() -> tuple[bool, str, int]: ...
 def current_stream(device: str) -> int: ...
 def dropout(
@@ -737,6 +772,15 @@ def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: boo
 def softmax_backward(
     dy: Tensor, y: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False
 ) -> Tensor: ...
+def spmm(
+    a: CsrPattern,
+    values: Tensor | None,
+    x: Tensor,
+    alpha: typing.SupportsFloat | typing.SupportsIndex,
+    z: Tensor | None,
+    beta: typing.SupportsFloat | typing.SupportsIndex,
+) -> Tensor: ...
+def spmm_backward_values(a: CsrPattern, dy: Tensor, x: Tensor) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def synchronize(device: str) -> None: ...
 def to_device(x: Tensor, device: str, non_blocking: bool = False) -> Tensor: ...

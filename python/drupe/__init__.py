@@ -33,11 +33,13 @@ from drupe.tensor import (
 )
 
 # After Tensor: the ops are made of it.
+from drupe.sparse import CsrMatrix  # isort: skip
 from drupe import cuda, data, nn, ops, optim, random, schedules  # isort: skip
 
 __version__ = _C.__version__
 
 __all__ = [
+    "CsrMatrix",
     "SparseRows",
     "Tensor",
     "as_tensor",

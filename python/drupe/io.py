@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from drupe.tensor import Tensor, as_tensor, empty
+from drupe.tensor import Tensor, as_tensor, empty, get_default_device
 
 _DTYPES = {
     "F64": "float64",
@@ -92,7 +92,7 @@ def save(path: PathLike, tensors: Mapping[str, Any], metadata: Mapping[str, str]
 
 
 def load(path: PathLike) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name.
+    """Return the tensors of a safetensors file by name, on the default device.
 
     Args:
         path: the file.
@@ -147,12 +147,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_tensor(file: FileIO, offset: int, entry: dict[str, Any]) -> Tensor:
-    """Read straight into a new tensor's memory."""
+    """Read straight into a new tensor's memory; from the host it goes on to the default device."""
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"drupe has no dtype {entry['dtype']}: expected one of {', '.join(_DTYPES)}")
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     dtype = _DTYPES[entry["dtype"]]
-    tensor = empty(shape, dtype)
+    tensor = empty(shape, dtype, device="cpu")
     if end - begin != tensor.nbytes or math.prod(shape) != tensor.size:
         raise ValueError(f"{end - begin} bytes hold no {dtype} of shape {shape}")
     memory = tensor.numpy().reshape(-1).view(np.uint8)
@@ -165,4 +165,4 @@ def _read_tensor(file: FileIO, offset: int, entry: dict[str, Any]) -> Tensor:
         done += count
     if dtype == "bool":
         np.not_equal(memory, 0, out=memory.view(bool))  # any other byte is no bool
-    return tensor
+    return tensor.to(get_default_device())

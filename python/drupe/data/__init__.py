@@ -5,6 +5,7 @@ from drupe.data.digits import digits
 from drupe.data.docstrings import Docstrings, stdlib_docstrings
 from drupe.data.documentation import python_documentation
 from drupe.data.fair import Table, fair
+from drupe.data.interactions import Interactions
 from drupe.data.masking import MaskedTokens, mask_tokens
 from drupe.data.shifting import ShiftedImages
 from drupe.data.split import split
@@ -14,6 +15,7 @@ __all__ = [
     "Batches",
     "Docstrings",
     "Encoded",
+    "Interactions",
     "MaskedTokens",
     "ShiftedImages",
     "Table",

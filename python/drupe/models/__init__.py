@@ -6,6 +6,7 @@ from drupe.models.bert import (
     BertForSequenceClassification,
     BertModel,
 )
+from drupe.models.light_gcn import LightGCN, LightGCNConfig
 from drupe.models.resnet import ResNet, ResNetConfig
 from drupe.models.wide_deep import WideDeep, WideDeepConfig
 
@@ -14,6 +15,8 @@ __all__ = [
     "BertForMaskedLM",
     "BertForSequenceClassification",
     "BertModel",
+    "LightGCN",
+    "LightGCNConfig",
     "ResNet",
     "ResNetConfig",
     "WideDeep",

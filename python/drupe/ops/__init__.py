@@ -82,6 +82,7 @@ from drupe.ops.shape import (
     unsqueeze,
 )
 from drupe.ops.softmax import log_softmax, softmax
+from drupe.ops.spmm import propagate, spmm
 
 __all__ = [
     "PackedWeight",
@@ -159,6 +160,7 @@ __all__ = [
     "permute",
     "pow",
     "prod",
+    "propagate",
     "quantize_int8",
     "reciprocal",
     "relu",
@@ -175,6 +177,7 @@ __all__ = [
     "sin",
     "softmax",
     "split",
+    "spmm",
     "sqrt",
     "square",
     "squeeze",

@@ -54,6 +54,17 @@ def _binary_accuracy(output: npt.NDArray[Any], target: npt.NDArray[Any]) -> tupl
     return float(((output > 0) == (target > 0.5)).sum()), target.size
 
 
+def _pairwise_ranking(output: Any, target: Tensor) -> Any:
+    """Mean ``-log sigmoid`` of the differences (BPR), where a target of 1 wants one above 0; and the penalty, if any.
+
+    Reference:
+        S. Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009, arXiv:1205.2618.
+    """
+    difference, penalty = output if isinstance(output, tuple) else (output, None)
+    loss = _binary_cross_entropy(difference, target)
+    return loss if penalty is None else loss + penalty
+
+
 def _absolute_error(output: npt.NDArray[Any], target: npt.NDArray[Any]) -> tuple[float, int]:
     return float(np.abs(output.astype(np.float64) - target).sum()), target.size
 
@@ -67,6 +78,7 @@ LOSSES = {
         _cross_entropy, "accuracy", _accuracy, lambda target: int((target != -100).sum()), integers=True
     ),
     "bce_with_logits": Loss(_binary_cross_entropy, "accuracy", _binary_accuracy, _size),
+    "bpr": Loss(_pairwise_ranking, "accuracy", _binary_accuracy, _size),
     "mse": Loss(lambda output, target: ops.mse(output, target), "mean_absolute_error", _absolute_error, _size),
 }
 

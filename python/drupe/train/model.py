@@ -72,8 +72,8 @@ class Model(Module):
                 counted from 0, to a factor of the learning rate.
             warmup: the share of steps in which a named schedule first climbs from 0.
             max_grad_norm: scale gradients whose joint norm is larger down to it.
-            loss: a name (``"cross_entropy"``, ``"bce_with_logits"``, ``"mse"``), or a function of (output, target);
-                that of the model by default.
+            loss: a name (``"cross_entropy"``, ``"bce_with_logits"``, ``"bpr"``, ``"mse"``), or a function of
+                (output, target); that of the model by default.
             shuffle: draw another order in every epoch.
             seed: of the order, the source, and dropout; what :func:`drupe.manual_seed` set is left as it was.
             callbacks: see :class:`drupe.train.Callback`.
