@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import drupe
-from drupe import optim, ops
+from drupe import ops, optim
 from drupe.models import DeepFM, DeepFMConfig
 
 CONFIG = DeepFMConfig((3, 5, 2), numeric=2, embedding_size=4, hidden=(8, 6))

@@ -76,9 +76,7 @@ class DeepFM(Model):
         self.first = EmbeddingBag(sum(config.cardinalities), 1, mode="sum", sparse=config.sparse)
         self.embedding = Embedding(sum(config.cardinalities), config.embedding_size, sparse=config.sparse)
         self.first_numeric = Linear(config.numeric, 1, bias=False) if config.numeric else None
-        self.embedding_numeric = (
-            Parameter(empty((config.numeric, config.embedding_size))) if config.numeric else None
-        )
+        self.embedding_numeric = Parameter(empty((config.numeric, config.embedding_size))) if config.numeric else None
         width = config.fields * config.embedding_size
         # The products of all pairs of vectors then add up to less than 1.
         std = 1 / math.sqrt(width)
