@@ -64,10 +64,6 @@ def _draw(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Any:
     return np.stack([rng.integers(0, size, B) for size in config.cardinalities], axis=1)
 
 
-def _state(model: DeepFM) -> dict[str, Any]:
-    return {name: value.numpy().copy() for name, value in model.state_dict().items()}
-
-
 class _Torch:
     """The same network of torch's modules, with the same weights."""
 
@@ -106,7 +102,7 @@ class _Torch:
 def forward(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Setup:
     """Logits, (B,)."""
     model = DeepFM(config).eval()
-    state, codes = _state(model), _draw(config, B, rng)
+    state, codes = {name: value.numpy() for name, value in model.state_dict().items()}, _draw(config, B, rng)
     model.to(drupe.get_default_device())
 
     def run() -> Any:
@@ -125,22 +121,31 @@ def forward(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Setup:
 
         return Prepared(call)
 
-    rivals = {"torch": lambda: torch(compiled=False), "torch:compile": lambda: torch(compiled=True)}
-    return Setup(drupe=run, peers={**rivals, **peers.onnx_peers(*graph(config, state, codes))})
+    def onnx() -> bytes:
+        nodes, constants = graph(config, state, B)
+        return peers.onnx_model(nodes, {"codes": codes}, constants, output=np.float32)
+
+    return Setup(
+        drupe=run,
+        peers={
+            "torch": lambda: torch(compiled=False),
+            "torch:compile": lambda: torch(compiled=True),
+            "onnxruntime": lambda: peers.onnxruntime_call(onnx(), {"codes": codes}),
+            "openvino": lambda: peers.openvino_call(onnx(), {"codes": codes}),
+        },
+    )
 
 
-def graph(
-    config: DeepFMConfig, state: Mapping[str, Any], codes: Any
-) -> tuple[list[Mapping[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Return the network's ONNX nodes, from ``codes`` (B, C) to ``y`` (B,), its inputs and its constants."""
+def graph(config: DeepFMConfig, state: Mapping[str, Any], B: int) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """Return the network's ONNX nodes, from ``codes`` (B, C) to ``y`` (B,), and its constants."""
     nodes: list[Mapping[str, Any]] = []
     constants: dict[str, Any] = {
         "starts": np.cumsum((0, *config.cardinalities[:-1])),
         "axis": np.array([1]),
         "all": np.array([1, 2]),
         "half": np.array(0.5, np.float32),
-        "flat": np.array([len(codes), -1]),
-        "batch": np.array([len(codes)]),
+        "flat": np.array([B, -1]),
+        "batch": np.array([B]),
         "first": state["first.weight"],
         "vectors": state["embedding.weight"],
     }
@@ -164,13 +169,14 @@ def graph(
         x = x if name == "head" else add("Relu", x)
     logits = add("Add", add("Reshape", x, "batch"), add("Mul", second, "half"))
     nodes.append({"op": "Add", "inputs": (logits, first), "outputs": ["y"]})
-    return nodes, {"codes": codes}, constants
+    return nodes, constants
 
 
 def training(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Setup:
     """Forward, loss, backward and Adam; the loss comes out."""
     model = DeepFM(config)
-    state, codes = _state(model), _draw(config, B, rng)
+    state = {name: value.numpy().copy() for name, value in model.state_dict().items()}  # before any step
+    codes = _draw(config, B, rng)
     clicks = rng.integers(0, 2, B).astype(np.float32)
     model.to(drupe.get_default_device())
     optimizer = optim.Adam(model.parameters(), lr=_LR)
