@@ -4,6 +4,7 @@
 #include "bindings/casters.h"
 #include "ops/embedding_bag.h"
 #include "ops/embedding_step.h"
+#include "ops/fm_interaction.h"
 #include "ops/sparse_rows.h"
 
 namespace drupe::bindings {
@@ -106,6 +107,8 @@ void bind_embedding(py::module_& m) {
         py::arg("num_rows"), py::arg("padding_idx") = py::none(), Nogil());
   bind_embedding_bag(m);
   bind_steps(m);
+  m.def("fm_interaction", &ops::fm_interaction, py::arg("v"), Nogil());
+  m.def("fm_interaction_backward", &ops::fm_interaction_backward, py::arg("dy"), py::arg("v"), Nogil());
   m.def("merge_rows", &ops::merge_rows, py::arg("indices"), py::arg("values"), Nogil());
   m.def("add_rows", &ops::add_rows, py::arg("dense"), py::arg("indices"), py::arg("values"), Nogil());
 }

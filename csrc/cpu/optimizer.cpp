@@ -1,7 +1,7 @@
 // Multi-tensor optimizer steps. The tensors lie side by side in one range that is cut into chunks of fixed size; each
 // chunk is one task, whatever tensors it crosses. An element is read and written once by one rule, in registers: adam
 // moves 7 accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9; a master 2 more. Elements do not see each
-// other, so the cut leaves no trace in the bits.
+// other, so the cut leaves no trace in the bits. Rows of a sparse gradient are prefetched, and narrow ones gathered.
 #include "ops/optimizer.h"
 
 #include <algorithm>
@@ -10,17 +10,74 @@
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "cpu/optimizer_update.h"
+#include "cpu/row_sum.h"
 
 namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kChunk = 32768;  // elements a task
 
+// The rows that a sparse gradient names lie scattered: those a while ahead are asked for early.
+template <Isa I, class S, class Rule>
+class RowPrefetch {
+ public:
+  explicit RowPrefetch(const StepTensor& tensor)
+      : tensor_(tensor),
+        last_(tensor.size / std::max<std::int64_t>(1, tensor.width) - 1),
+        plan_(PrefetchPlan::make<I>(tensor.width * static_cast<std::int64_t>(sizeof(S)))) {}
+
+  DRUPE_INLINE void operator()(std::int64_t row) const {
+    const std::int64_t place = tensor_.rows[std::min(row + plan_.ahead, last_)] * tensor_.width;
+    plan_(static_cast<const S*>(tensor_.param) + place);
+    for (int k = 0; k < Rule::kStates; ++k) plan_(static_cast<const Accumulator<S>*>(tensor_.state[k]) + place);
+  }
+
+ private:
+  const StepTensor& tensor_;
+  std::int64_t last_;
+  PrefetchPlan plan_;
+};
+
+// Rows [begin, end) narrower than a register: gathered, updated side by side, and put back.
+template <Isa I, class S, class Rule>
+void update_narrow_rows(const Rule& rule, const StepTensor& tensor, const RowPrefetch<I, S, Rule>& prefetch,
+                        std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kGathered = 256;
+  alignas(64) S values[1 + Rule::kStates][kGathered];
+  const std::int64_t width = tensor.width, block = kGathered / width;
+  const auto base = [&](int k) { return static_cast<S*>(k ? tensor.state[k - 1] : tensor.param); };
+  for (; begin < end; begin += block) {
+    const std::int64_t count = std::min(block, end - begin);
+    for (std::int64_t u = 0; u < count; ++u) {
+      prefetch(begin + u);
+      const std::int64_t place = tensor.rows[begin + u] * width;
+      for (int k = 0; k <= Rule::kStates; ++k) {
+        for (std::int64_t i = 0; i < width; ++i) values[k][u * width + i] = base(k)[place + i];
+      }
+    }
+    Stretch<S> at{.param = values[0],
+                  .master = nullptr,
+                  .grad = static_cast<const S*>(tensor.grad) + begin * width,
+                  .state = {},
+                  .size = count * width};
+    for (int k = 0; k < Rule::kStates; ++k) at.state[k] = values[k + 1];
+    update<I>(rule, at, at.param, 0, at.size,
+              [&](std::int64_t i, auto p, auto lanes) { store(p, at.param + i, lanes); });
+    for (std::int64_t u = 0; u < count; ++u) {
+      const std::int64_t place = tensor.rows[begin + u] * width;
+      for (int k = 0; k <= Rule::kStates; ++k) {
+        for (std::int64_t i = 0; i < width; ++i) base(k)[place + i] = values[k][u * width + i];
+      }
+    }
+  }
+}
+
 // Elements [begin, end) of one tensor's gradient.
 template <Isa I, class S, class Rule>
 void update_range(const Rule& rule, const StepTensor& tensor, const Rounding& rounding, std::int64_t begin,
                   std::int64_t end) {
   using T = Accumulator<S>;
+  using V = Vec<T, I>;
   // From element `from` of the gradient, whose place in the parameter is `place`.
   const auto run = [&](std::int64_t from, std::int64_t place, std::int64_t size) {
     Stretch<S> at{.param = static_cast<S*>(tensor.param) + place,
@@ -47,11 +104,24 @@ void update_range(const Rule& rule, const StepTensor& tensor, const Rounding& ro
     run(begin, begin, end - begin);
     return;
   }
+  const auto prefetch = RowPrefetch<I, S, Rule>(tensor);
+  std::int64_t row = begin / tensor.width, column = begin % tensor.width;
   while (begin < end) {
-    const std::int64_t row = begin / tensor.width, column = begin % tensor.width;
+    if constexpr (std::is_same_v<S, T>) {
+      if (const std::int64_t whole = (end - begin) / tensor.width;
+          column == 0 && tensor.width < V::kLanes && whole > 0) {
+        update_narrow_rows<I>(rule, tensor, prefetch, row, row + whole);
+        row += whole;
+        begin += whole * tensor.width;
+        continue;
+      }
+    }
+    prefetch(row);
     const std::int64_t size = std::min(end - begin, tensor.width - column);
     run(begin, tensor.rows[row] * tensor.width + column, size);
     begin += size;
+    ++row;
+    column = 0;
   }
 }
 

@@ -63,6 +63,8 @@ __all__: list[str] = [
     "empty",
     "empty_cache",
     "float32_matmul_precision",
+    "fm_interaction",
+    "fm_interaction_backward",
     "from_cuda_array",
     "from_dlpack",
     "from_numpy",
@@ -534,6 +536,8 @@ def embedding_step(
 def empty(shape: tuple[int, ...], dtype: str, device: str = "cpu") -> Tensor: ...
 def empty_cache() -> None: ...
 def float32_matmul_precision() -> str: ...
+def fm_interaction(v: Tensor) -> Tensor: ...
+def fm_interaction_backward(dy: Tensor, v: Tensor) -> Tensor: ...
 def from_cuda_array(
     object: typing.Any,
     pointer: typing.SupportsInt | typing.SupportsIndex,

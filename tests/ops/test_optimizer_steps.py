@@ -152,6 +152,23 @@ def test_sparse_gradients_touch_their_rows_alone(backend, rng, case, name, width
         np.testing.assert_array_equal(state[0][untouched], before[untouched])
 
 
+@pytest.mark.parametrize("width", [1, 3, 7, 16, 17])
+def test_many_rows_of_a_sparse_gradient_get_the_bits_of_the_dense_step(backend, rng, width):
+    """Rows that cross the chunks of the sweep, narrower than a register and wider."""
+    rows = np.flatnonzero(rng.random(100_000 // width) < 0.5)
+    params = [draw(rng, (100_000 // width, width), "float32")]
+    states = new_states("adam", params)
+    dense, dense_states = [params[0][rows]], new_states("adam", [params[0][rows]])
+    for step in (1, 2):
+        values = draw(rng, dense[0].shape, "float32")
+        grad = SparseRows(drupe.tensor(rows).raw, drupe.tensor(values).raw, params[0].shape)
+        call("adam", params, [grad], states, step)
+        call("adam", dense, [values], dense_states, step)
+    np.testing.assert_array_equal(params[0][rows], dense[0])
+    for state, dense_state in zip(states, dense_states, strict=True):
+        np.testing.assert_array_equal(state[0][rows], dense_state[0])
+
+
 def test_sparse_sgd_is_the_dense_step(backend, rng):
     table, values = draw(rng, (30, 8), "float32"), draw(rng, (3, 8), "float32")
     grad = SparseRows(drupe.tensor(np.array([2, 7, 29])).raw, drupe.tensor(values).raw, (30, 8))

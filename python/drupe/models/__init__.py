@@ -6,6 +6,7 @@ from drupe.models.bert import (
     BertForSequenceClassification,
     BertModel,
 )
+from drupe.models.deepfm import DeepFM, DeepFMConfig
 from drupe.models.light_gcn import LightGCN, LightGCNConfig
 from drupe.models.resnet import ResNet, ResNetConfig
 from drupe.models.wide_deep import WideDeep, WideDeepConfig
@@ -15,6 +16,8 @@ __all__ = [
     "BertForMaskedLM",
     "BertForSequenceClassification",
     "BertModel",
+    "DeepFM",
+    "DeepFMConfig",
     "LightGCN",
     "LightGCNConfig",
     "ResNet",

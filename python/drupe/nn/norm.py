@@ -153,8 +153,8 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Any) -> Any:
-        """Apply :func:`drupe.ops.dropout`; ``x`` itself after ``eval()``."""
-        return ops.dropout(x, self.p) if self.training else x
+        """Apply :func:`drupe.ops.dropout`; ``x`` itself after ``eval()`` or where ``p`` is 0."""
+        return ops.dropout(x, self.p) if self.training and self.p > 0 else x
 
     def extra_repr(self) -> str:
         """Name the probability."""

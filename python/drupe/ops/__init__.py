@@ -50,6 +50,7 @@ from drupe.ops.elementwise import (
 from drupe.ops.embedding import embedding
 from drupe.ops.embedding_bag import embedding_bag
 from drupe.ops.embedding_step import embedding_bag_step, embedding_step
+from drupe.ops.fm_interaction import fm_interaction
 from drupe.ops.gemm import gemm
 from drupe.ops.gemm_int8 import gemm_int8
 from drupe.ops.group_norm import group_norm
@@ -122,6 +123,7 @@ __all__ = [
     "expm1",
     "flatten",
     "floor",
+    "fm_interaction",
     "ge",
     "gelu",
     "gemm",
