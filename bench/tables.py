@@ -102,7 +102,7 @@ def _own_cells(result: Result) -> list[Text]:
 
 
 def targets_table(results: Sequence[Result]) -> Table:
-    """Return what each case with a target reaches beside the best peer, with the memory that both need: drupe's above."""
+    """Return what each case with a target reaches beside the best peer, with the memory of both: drupe's above."""
     aimed = [result for result in results if result.case.target is not None]
     met = sum(result.met is True for result in aimed)
     table = Table(title=f"Targets: {met} of {len(aimed)} met", title_justify="left")

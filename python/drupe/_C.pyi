@@ -40,13 +40,10 @@ __all__: list[str] = [
     "copy_into",
     "cross_entropy",
     "cross_entropy_backward",
-<<<<<<< HEAD
-    "ctc_loss",
-    "ctc_loss_backward",
-=======
     "csr_from_coo",
     "csr_transpose",
->>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
+    "ctc_loss",
+    "ctc_loss_backward",
     "cuda_built",
     "cuda_status",
     "current_stream",
@@ -211,11 +208,10 @@ class Graph:
     @property
     def random_state(self) -> Tensor: ...
 
-<<<<<<< HEAD
 class PackedMatrix:
     @property
     def transpose(self) -> bool: ...
-=======
+
 class CsrPattern:
     def __init__(
         self,
@@ -235,7 +231,6 @@ class CsrPattern:
     def shape(self) -> tuple[int, ...]: ...
     @property
     def size(self) -> int: ...
->>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
 
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
@@ -416,7 +411,8 @@ def cross_entropy_backward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
     reduction: str,
 ) -> Tensor: ...
-<<<<<<< HEAD
+def csr_from_coo(rows: Tensor, cols: Tensor, shape: tuple[int, ...]) -> tuple[CsrPattern, Tensor]: ...
+def csr_transpose(pattern: CsrPattern) -> tuple[CsrPattern, Tensor]: ...
 def ctc_loss(
     logits: Tensor,
     targets: Tensor,
@@ -428,10 +424,6 @@ def ctc_loss(
     want_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]: ...
 def ctc_loss_backward(dloss: Tensor, gradient: Tensor, like: Tensor) -> Tensor: ...
-=======
-def csr_from_coo(rows: Tensor, cols: Tensor, shape: tuple[int, ...]) -> tuple[CsrPattern, Tensor]: ...
-def csr_transpose(pattern: CsrPattern) -> tuple[CsrPattern, Tensor]: ...
->>>>>>> 4cb201a5191b8bcf437cfffe2bd1e76fb7e3d7ea
 def cuda_status() -> tuple[bool, str, int]: ...
 def current_stream(device: str) -> int: ...
 def dropout(

@@ -255,5 +255,5 @@ def test_peak_memory_is_what_the_call_adds(clock, make_case):
     assert timings["hungry"].status == "ok"
     if timings[DRUPE].peak_bytes is None:
         pytest.skip("this system does not tell")
-    assert size <= timings["hungry"].peak_bytes < 2 * size
+    assert 0.9 * size < timings["hungry"].peak_bytes < 2 * size
     assert timings[DRUPE].peak_bytes < size // 4
