@@ -86,7 +86,7 @@ def forward(config: BertConfig, B: int, S: int, dtype: str, rng: np.random.Gener
     model = BertModel(config, pooler=False).eval()
     tokens = _draw(config, B, S, rng)
     state = _state(model)
-    model.astype(dtype).to(drupe.get_default_device())
+    model.astype(dtype).to(drupe.get_default_device()).pack_weights()
 
     def run() -> Any:
         with drupe.no_grad():

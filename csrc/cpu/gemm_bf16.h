@@ -30,6 +30,22 @@ struct PairProduct {
   }
 };
 
+// to[i] = the pair of low[i] and high[i]
+template <Isa I>
+void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64_t n) {
+  std::int64_t i = 0;
+#if defined(__AVX512F__)
+  const auto widened = [](const BFloat16* from) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  };
+  for (; i + 16 <= n; i += 16) {
+    const __m512i pairs = _mm512_or_si512(widened(low + i), _mm512_slli_epi32(widened(high + i), 16));
+    _mm512_storeu_ps(to + i, _mm512_castsi512_ps(pairs));
+  }
+#endif
+  for (; i < n; ++i) to[i] = std::bit_cast<float>(static_cast<std::uint32_t>(high[i].bits) << 16 | low[i].bits);
+}
+
 // A strided matrix of K columns as an operand: element (i, k) at data[i * row + k * col].
 template <Isa I>
 struct PairedMatrix {
@@ -84,7 +100,7 @@ struct PairedMatrix {
     if (2 * k + 1 == K) {
       for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], {});
     } else if (row == 1) {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i], high[i]);
+      interleave<I>(to, low, high, n);
     } else {
       for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], high[i * row]);
     }
