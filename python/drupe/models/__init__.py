@@ -8,6 +8,7 @@ from drupe.models.bert import (
 )
 from drupe.models.deepfm import DeepFM, DeepFMConfig
 from drupe.models.light_gcn import LightGCN, LightGCNConfig
+from drupe.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from drupe.models.resnet import ResNet, ResNetConfig
 from drupe.models.wide_deep import WideDeep, WideDeepConfig
 
@@ -20,6 +21,9 @@ __all__ = [
     "DeepFMConfig",
     "LightGCN",
     "LightGCNConfig",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "GPT2Model",
     "ResNet",
     "ResNetConfig",
     "WideDeep",
