@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from drupe import ops
 from drupe.autograd import no_grad
-from drupe.nn import KVCache
 from drupe.tensor import default_device
 from drupe.train.loop import evaluating
 
 Tokens = npt.NDArray[np.int64]
-
-
-class Decoder(Protocol):
-    """What :func:`generate` asks of a model."""
-
-    device: str
-
-    def __call__(self, input_ids: Any, attention_mask: Any = None, *, cache: KVCache, last: bool) -> Any:
-        """Return the logits (B, 1, V) of the token behind each sequence."""
-
-    def make_cache(self, batch: int, capacity: int) -> KVCache:
-        """Return an empty cache."""
 
 
 def _padded_right(input_ids: Any, attention_mask: Any) -> tuple[Tokens, npt.NDArray[np.bool_]]:
@@ -68,11 +55,12 @@ def generate(
     ended = np.zeros(B, bool)
     given: Any = (tokens, mask)
     with evaluating(model), no_grad(), default_device(model.device):
-        cache = model.make_cache(B, width + max_new_tokens)
+        cache = model.make_cache(B, width + max(max_new_tokens, 1) - 1)  # the last token is not looked at
         for step in range(max_new_tokens):
             logits = model(*given, cache=cache, last=True)[:, 0]  # (B, V)
-            options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-            drawn = ops.sample(logits, **options, seed=seed, offset=step * B).numpy()
+            drawn = ops.sample(
+                logits, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, offset=step * B
+            ).numpy()
             if eos_token_id is not None:
                 drawn = np.where(ended, eos_token_id, drawn)
                 ended |= drawn == eos_token_id

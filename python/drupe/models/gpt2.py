@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from drupe import io, nn, ops
 from drupe.models._generate import generate
+from drupe.models._sight import Sight, look
 from drupe.nn import Dropout, Embedding, KVCache, LayerNorm, Linear, Module, ModuleList, Parameter
-from drupe.tensor import DtypeLike, Tensor, empty, zeros
+from drupe.tensor import Tensor, empty, zeros
 from drupe.train import Model
 from drupe.train.losses import Loss
 
@@ -139,26 +140,6 @@ class Conv1D(Module):
         return f"{in_features}, {out_features}" + (f", {self.activation}" if self.activation else "")
 
 
-@dataclass
-class _Sight:
-    """What the queries of a call see, the same in all layers.
-
-    Attributes:
-        mask: arguments of :func:`drupe.ops.attention` for all queries.
-        last: (B,), the last token of each sequence that is no padding, where the last layer may leave out the others;
-            None keeps them all. -1 is the last column.
-        last_mask: ``mask`` for one query, that token's.
-        cache: keys and values of the tokens before.
-        starts: where the new ones go in it.
-    """
-
-    mask: dict[str, Any] = field(default_factory=dict)
-    last: npt.NDArray[np.int64] | int | None = None
-    last_mask: dict[str, Any] = field(default_factory=dict)
-    cache: KVCache | None = None
-    starts: int | list[int] = 0
-
-
 class GPT2Attention(Module):
     """Causal attention of several heads, between one projection for q, k and v and one behind."""
 
@@ -172,15 +153,15 @@ class GPT2Attention(Module):
         self.c_proj = Conv1D(D, D)
         self.resid_dropout = Dropout(config.resid_pdrop)
 
-    def forward(self, x: Any, residual: Any, sight: _Sight, last: bool) -> Any:
+    def forward(self, x: Any, residual: Any, sight: Sight, last: bool) -> Any:
         """Return ``residual`` (B, S, D) plus the attention of ``x`` (B, S, D); with ``last`` (B, 1, D) of both."""
         fused = self.c_attn(x)  # (B, S, 3 D)
         q, k, v = ops.split_heads(fused, self.heads, 3)  # (B, H, S, D / H)
         if sight.cache is not None:
             k, v = sight.cache.append(self.index, k, v, sight.starts)  # (B, H, n, D / H)
         if last:
-            q = ops.split_heads(_select(fused, sight.last), self.heads, 3)[0]  # (B, H, 1, D / H)
-            residual = _select(residual, sight.last)  # (B, 1, D)
+            q = ops.split_heads(sight.last(fused), self.heads, 3)[0]  # (B, H, 1, D / H)
+            residual = sight.last(residual)  # (B, 1, D)
         y = ops.attention(q, k, v, scale=self.scale, **(sight.last_mask if last else sight.mask))
         y = y.permute(0, 2, 1, 3).reshape(residual.shape)  # (B, S, D)
         return _project(self.c_proj, self.resid_dropout, y, residual)
@@ -210,7 +191,7 @@ class GPT2Block(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x: Any, sight: _Sight, last: bool = False) -> Any:
+    def forward(self, x: Any, sight: Sight, last: bool = False) -> Any:
         """Return (B, S, D), or with ``last`` (B, 1, D)."""
         x = self.attn(self.ln_1(x), x, sight, last)
         return self.mlp(self.ln_2(x), x)
@@ -247,19 +228,17 @@ class GPT2Model(Module):
         if len(input_ids.shape) != 2:
             raise ValueError(f"[GPT2Model] input_ids has shape {tuple(input_ids.shape)}: expected (batch, tokens)")
         B, S = input_ids.shape
-        counts, sight = self._sight(attention_mask, (B, S), cache)
+        sight = look(attention_mask, (B, S), cache, self.wte.weight.dtype)
         x = self.drop(self.wte(input_ids) + self._positions(position_ids, S, sight))  # (B, S, D)
-        if last and S > 1:
-            sight.last = -1 if counts is None else counts - 1
         layers = list(self.h)
         for layer in layers[:-1]:
             x = layer(x, sight)
-        x = layers[-1](x, sight, sight.last is not None)
+        x = layers[-1](x, sight, last and S > 1)
         if cache is not None:
-            cache.lengths = cache.lengths + (S if counts is None else counts)
+            cache.lengths = cache.lengths + (S if sight.counts is None else sight.counts)
         return self.ln_f(x)
 
-    def _positions(self, position_ids: Any, S: int, sight: _Sight) -> Any:
+    def _positions(self, position_ids: Any, S: int, sight: Sight) -> Any:
         """Return the vectors (1 or B, S, D) of the positions."""
         end = S + (sight.starts if isinstance(sight.starts, int) else max(sight.starts))
         limit = self.wpe.weight.shape[0]
@@ -269,50 +248,29 @@ class GPT2Model(Module):
             position_ids = np.reshape(sight.starts, (-1, 1)) + np.arange(S)
         return self.wpe(position_ids)
 
-    def _sight(
-        self, attention_mask: Any, shape: tuple[int, int], cache: KVCache | None
-    ) -> tuple[npt.NDArray[np.int64] | None, _Sight]:
-        """Return how many tokens of each sequence count, counted to the last that does, or None; and the mask."""
-        mask = None if attention_mask is None else np.asarray(attention_mask) != 0  # (B, S)
-        if mask is not None and mask.shape != shape:
-            raise ValueError(f"[GPT2Model] attention_mask is {mask.shape}, input_ids {shape}: expected the same shape")
-        if mask is None or mask.all():
-            counts, padded_right = None, True
-        else:
-            counts = shape[1] - mask[:, ::-1].argmax(axis=1)
-            padded_right = np.array_equal(mask, np.arange(shape[1]) < counts[:, None])
-        if cache is not None:
-            if not padded_right:
-                raise ValueError("[GPT2Model] attention_mask has padding on the left or in between: a cache has none")
-            return counts, _cached_sight(counts, shape, cache, self.wte.weight.dtype)
-        if counts is None:
-            return None, _Sight({"causal": True})
-        lengths = {"lengths": counts}
-        if padded_right:
-            return counts, _Sight({"causal": True, "query_lengths": counts, **lengths}, last_mask=lengths)
-        bias = {"bias": _masking(mask[:, None, None, :], self.wte.weight.dtype)}  # (B, 1, 1, S)
-        return counts, _Sight({"causal": True, **bias}, last_mask={**bias, **lengths})
+
+def _next_tokens(tokens: Any) -> Any:
+    """Return the labels: each position's is the token after it, and the last has none."""
+    return ops.pad(tokens[:, 1:], ((0, 0), (0, 1)), _IGNORED)
 
 
-def _cached_sight(
-    counts: npt.NDArray[np.int64] | None, shape: tuple[int, int], cache: KVCache, dtype: DtypeLike
-) -> _Sight:
-    """Return what S new tokens see, of which ``counts`` are no padding, behind those in the cache."""
-    B, S = shape
-    if len(cache.lengths) != B:
-        raise ValueError(f"[GPT2Model] input_ids is {shape}, the cache is for {len(cache.lengths)} sequences")
-    starts = cache.starts
-    whole = counts is None and isinstance(starts, int)
-    lengths = {} if whole else {"lengths": cache.lengths + (S if counts is None else counts)}
-    if isinstance(starts, int):
-        queries = {} if counts is None else {"query_lengths": counts}
-        mask = {"causal": True, **queries, **lengths}
-    elif S == 1:
-        mask = lengths
-    else:
-        ends = cache.lengths[:, None, None, None] + np.arange(S)[:, None]  # (B, 1, S, 1)
-        mask = {"bias": _masking(np.arange(max(starts) + S) <= ends, dtype)}  # (B, 1, S, n)
-    return _Sight(mask, last_mask=lengths, cache=cache, starts=starts)
+def _causal_loss(logits: Tensor, tokens: Tensor) -> Any:
+    return ops.cross_entropy(logits, _next_tokens(tokens), ignore_index=_IGNORED)
+
+
+def _next_token_accuracy(logits: npt.NDArray[Any], tokens: npt.NDArray[Any]) -> tuple[float, int]:
+    counted = tokens[:, 1:] != _IGNORED
+    hits = (logits[:, :-1].argmax(axis=-1) == tokens[:, 1:]) & counted
+    return float(hits.sum()), int(counted.sum())
+
+
+_CAUSAL_LOSS = Loss(
+    _causal_loss,
+    "accuracy",
+    _next_token_accuracy,
+    lambda tokens: int((tokens[:, 1:] != _IGNORED).sum()),
+    integers=True,
+)
 
 
 class GPT2LMHeadModel(Model):
@@ -324,6 +282,8 @@ class GPT2LMHeadModel(Model):
     Args:
         config: the sizes.
     """
+
+    default_loss: ClassVar[str | Loss] = _CAUSAL_LOSS
 
     def __init__(self, config: GPT2Config) -> None:
         self.config = config
@@ -357,7 +317,7 @@ class GPT2LMHeadModel(Model):
             input_ids: (B, S), integers.
             attention_mask: (B, S), 0 where there is padding, which with a cache is on the right alone; none by default.
             position_ids: (B, S) or (1, S); by default from 0 on, or from the end of what the cache holds.
-            cache: of the tokens before these, which join it. Only under :func:`drupe.no_grad`.
+            cache: of the tokens before these, which join it; under :func:`drupe.no_grad` alone.
             last: give the logits of the last token of each sequence alone, not counting padding, which leaves out most
                 of the work of the last layer and of the head.
 
@@ -367,18 +327,26 @@ class GPT2LMHeadModel(Model):
         Raises:
             ValueError: shapes that do not fit, more tokens than positions or room in the cache.
             IndexError: a token or a position that does not exist.
+            RuntimeError: a cache while operations are recorded.
         """
         x = self.transformer(input_ids, attention_mask, position_ids=position_ids, cache=cache, last=last)
         return self.lm_head(x)
 
     def make_cache(self, batch: int, capacity: int | None = None) -> KVCache:
-        """Return an empty cache for so many sequences of up to ``capacity`` tokens, by default ``n_positions``."""
+        """Return an empty cache for so many sequences of up to ``capacity`` tokens, by default ``n_positions``.
+
+        Raises:
+            ValueError: the capacity is more than ``n_positions``, or negative.
+        """
         config, weight = self.config, self.transformer.wte.weight
+        capacity = config.n_positions if capacity is None else capacity
+        if capacity > config.n_positions:
+            raise ValueError(f"[make_cache] room for {capacity} tokens, but n_positions is {config.n_positions}")
         return KVCache(
             config.n_layer,
             batch,
             config.n_head,
-            capacity or config.n_positions,
+            capacity,
             config.n_embd // config.n_head,
             dtype=weight.dtype,
             device=weight.device,
@@ -493,40 +461,3 @@ def _project(layer: Conv1D, dropout: Dropout, x: Any, residual: Any) -> Any:
     if dropout.training and dropout.p > 0:
         return dropout(layer(x)) + residual
     return layer(x, residual=residual)
-
-
-def _select(x: Any, at: npt.NDArray[np.int64] | int) -> Any:
-    """Return one row (B, 1, D) of each sequence of (B, S, D); -1 is the last."""
-    if isinstance(at, int):
-        return x[:, at:]
-    B, S, D = x.shape
-    return ops.embedding(x.reshape((B * S, D)), (at + S * np.arange(B))[:, None])
-
-
-def _masking(seen: npt.NDArray[np.bool_], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return what is added to the logits: 0 where a key is seen, -infinity elsewhere."""
-    return np.where(seen, np.float32(0), np.float32(-np.inf)).astype(dtype)
-
-
-def _next_tokens(tokens: Any) -> Any:
-    """Return the labels: each position's is the token after it, and the last has none."""
-    return ops.pad(tokens[:, 1:], ((0, 0), (0, 1)), _IGNORED)
-
-
-def _causal_loss(logits: Tensor, tokens: Tensor) -> Any:
-    return ops.cross_entropy(logits, _next_tokens(tokens), ignore_index=_IGNORED)
-
-
-def _next_token_accuracy(logits: npt.NDArray[Any], tokens: npt.NDArray[Any]) -> tuple[float, int]:
-    counted = tokens[:, 1:] != _IGNORED
-    hits = (logits[:, :-1].argmax(axis=-1) == tokens[:, 1:]) & counted
-    return float(hits.sum()), int(counted.sum())
-
-
-GPT2LMHeadModel.default_loss = Loss(
-    _causal_loss,
-    "accuracy",
-    _next_token_accuracy,
-    lambda tokens: int((tokens[:, 1:] != _IGNORED).sum()),
-    integers=True,
-)

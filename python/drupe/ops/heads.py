@@ -57,7 +57,11 @@ def append_rows(cache: Tensor, rows: Tensor, starts: int | Sequence[int]) -> Ten
         ValueError: shapes that do not fit, or rows outside the capacity.
     """
     into, new = cache.raw, rows.raw
-    if len(into.shape) != 4 or len(new.shape) != 4 or (*into.shape[:2], into.shape[3]) != (*new.shape[:2], new.shape[3]):
+    if (
+        len(into.shape) != 4
+        or len(new.shape) != 4
+        or (*into.shape[:2], into.shape[3]) != (*new.shape[:2], new.shape[3])
+    ):
         raise ValueError(f"[append_rows] rows is {new.shape}, cache {into.shape}: expected (B, H, S, D) beside it")
     S, capacity = new.shape[2], into.shape[2]
     each = (starts,) if isinstance(starts, int) else tuple(starts)
