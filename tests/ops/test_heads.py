@@ -39,6 +39,21 @@ def test_gradients_of_split_heads(device, rng, used):
     check_gradients(function, rng.standard_normal((2, 3, 12)), rng=rng)
 
 
+def test_merge_heads(device, rng):
+    x = drupe.tensor(rng.standard_normal((2, 3, 5, 4), dtype=np.float32))
+    y = ops.merge_heads(x)
+    np.testing.assert_array_equal(y.numpy(), x.numpy().transpose(0, 2, 1, 3).reshape(2, 5, 12))
+    np.testing.assert_array_equal(ops.split_heads(y, 3)[0].numpy(), x.numpy())
+    attended = ops.attention(x, x, x)
+    assert ops.merge_heads(attended).raw.owner == attended.raw.owner
+    with pytest.raises(ValueError, match=r"\[merge_heads\] x is \(2, 3, 5\)"):
+        ops.merge_heads(x[..., 0])
+
+
+def test_gradients_of_merge_heads(device, rng):
+    check_gradients(ops.merge_heads, rng.standard_normal((2, 3, 2, 3)), rng=rng)
+
+
 @pytest.mark.parametrize(("shape", "heads", "parts"), [((3, 12), 2, 3), ((1, 3, 12), 5, 1), ((1, 3, 12), 0, 1)])
 def test_errors_of_split_heads(shape, heads, parts):
     with pytest.raises(ValueError, match=r"\[split_heads\] x is "):

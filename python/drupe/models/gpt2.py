@@ -163,8 +163,7 @@ class GPT2Attention(Module):
             q = ops.split_heads(sight.last(fused), self.heads, 3)[0]  # (B, H, 1, D / H)
             residual = sight.last(residual)  # (B, 1, D)
         y = ops.attention(q, k, v, scale=self.scale, **(sight.last_mask if last else sight.mask))
-        y = y.permute(0, 2, 1, 3).reshape(residual.shape)  # (B, S, D)
-        return _project(self.c_proj, self.resid_dropout, y, residual)
+        return _project(self.c_proj, self.resid_dropout, ops.merge_heads(y), residual)
 
 
 class GPT2MLP(Module):

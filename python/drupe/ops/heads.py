@@ -42,6 +42,30 @@ def split_heads(x: A, heads: int, parts: int = 1) -> tuple[A, ...]:
     return call.outputs(tuple([apart.select(0, i) for i in range(parts)]), backward)
 
 
+def merge_heads(x: A) -> A:
+    """The heads of each position side by side, as the projection behind attention takes them.
+
+    Args:
+        x: (B, H, S, D), any dtype.
+
+    Returns:
+        (B, S, H * D): a view of what :func:`drupe.ops.attention` gives; where the memory is laid out otherwise, a copy.
+
+    Raises:
+        ValueError: ``x`` has not 4 dimensions.
+    """
+    call = Call("merge_heads", x)
+    (raw,) = call.raw
+    if len(raw.shape) != 4:
+        raise ValueError(f"[merge_heads] x is {raw.shape}: expected (B, H, S, D)")
+    B, H, S, D = raw.shape
+
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
+        return (_C.reshape(dy, (B, S, H, D)).permute((0, 2, 1, 3)),)
+
+    return call.output(_C.reshape(raw.permute((0, 2, 1, 3)), (B, S, H * D)), backward)
+
+
 def append_rows(cache: Tensor, rows: Tensor, starts: int | Sequence[int]) -> Tensor:
     """Write ``rows`` into ``cache`` in place, from a row of each batch on, and return the part of it that is in use.
 
