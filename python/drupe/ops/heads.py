@@ -81,19 +81,15 @@ def append_rows(cache: Tensor, rows: Tensor, starts: int | Sequence[int]) -> Ten
         ValueError: shapes that do not fit, or rows outside the capacity.
     """
     into, new = cache.raw, rows.raw
-    if (
-        len(into.shape) != 4
-        or len(new.shape) != 4
-        or (*into.shape[:2], into.shape[3]) != (*new.shape[:2], new.shape[3])
-    ):
-        raise ValueError(f"[append_rows] rows is {new.shape}, cache {into.shape}: expected (B, H, S, D) beside it")
-    S, capacity = new.shape[2], into.shape[2]
+    room, shape = into.shape, new.shape
+    if len(room) != 4 or len(shape) != 4 or room[:2] != shape[:2] or room[3] != shape[3]:
+        raise ValueError(f"[append_rows] rows is {shape}, cache {room}: expected (B, H, S, D) beside it")
     each = (starts,) if isinstance(starts, int) else tuple(starts)
-    if len(each) != new.shape[0] and not isinstance(starts, int):
-        raise ValueError(f"[append_rows] {len(each)} starts for a batch of {new.shape[0]}")
-    end = max(each, default=0) + S
-    if min(each, default=0) < 0 or end > capacity:
-        raise ValueError(f"[append_rows] rows {min(each, default=0)} to {end} of a cache whose capacity is {capacity}")
+    if not isinstance(starts, int) and len(each) != shape[0]:
+        raise ValueError(f"[append_rows] {len(each)} starts for a batch of {shape[0]}")
+    S, end = shape[2], max(each, default=0) + shape[2]
+    if min(each, default=0) < 0 or end > room[2]:
+        raise ValueError(f"[append_rows] rows {min(each, default=0)} to {end} of a cache whose capacity is {room[2]}")
     if isinstance(starts, int):
         _C.copy_into(into.slice(2, starts, end, 1), new)
     else:
