@@ -7,8 +7,8 @@ from drupe.models.bert import (
     BertModel,
 )
 from drupe.models.deepfm import DeepFM, DeepFMConfig
-from drupe.models.light_gcn import LightGCN, LightGCNConfig
 from drupe.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from drupe.models.light_gcn import LightGCN, LightGCNConfig
 from drupe.models.resnet import ResNet, ResNetConfig
 from drupe.models.wide_deep import WideDeep, WideDeepConfig
 
@@ -19,11 +19,11 @@ __all__ = [
     "BertModel",
     "DeepFM",
     "DeepFMConfig",
-    "LightGCN",
-    "LightGCNConfig",
     "GPT2Config",
     "GPT2LMHeadModel",
     "GPT2Model",
+    "LightGCN",
+    "LightGCNConfig",
     "ResNet",
     "ResNetConfig",
     "WideDeep",
