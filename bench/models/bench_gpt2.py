@@ -62,7 +62,7 @@ def _model(config: GPT2Config) -> tuple[GPT2LMHeadModel, dict[str, Any]]:
 def prefill(config: GPT2Config, S: int, dtype: str, rng: np.random.Generator) -> Setup:
     """The logits (1, 1, V) behind a prompt, whose keys and values are kept."""
     model, state = _model(config)
-    model.astype(dtype).to(drupe.get_default_device())
+    model.astype(dtype).to(drupe.get_default_device()).pack_weights()
     tokens = rng.integers(0, config.vocab_size, (1, S))
     return _setup(model, state, tokens, [], dtype)
 

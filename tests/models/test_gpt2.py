@@ -164,6 +164,19 @@ def test_a_cache_can_be_used_again(ids):
     assert cache.capacity == 24
 
 
+def test_packed_weights_do_not_change_the_bits(rng):
+    model = make()
+    ids = rng.integers(0, 61, (3, 20))
+    expected, tokens = model.predict(ids), model.generate(ids, 3)
+    model.pack_weights()
+    np.testing.assert_array_equal(model.predict(ids), expected)
+    np.testing.assert_array_equal(model.generate(ids, 3), tokens)
+    model.load_state_dict(make().state_dict())
+    for parameter in model.parameters():
+        init.normal(parameter, std=0.1)
+    assert np.abs(model.predict(ids) - expected).max() > 1e-2
+
+
 def greedy(model, prompt, count):
     for _ in range(count):
         prompt = np.append(prompt, model.predict(prompt[None])[0, -1].argmax())

@@ -112,7 +112,7 @@ class GPT2Config:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-class Conv1D(Module):
+class Conv1D(Linear):
     """``y = activation(x weight + bias + residual)``: a linear layer that holds its weight as (in, out).
 
     Args:
@@ -127,12 +127,17 @@ class Conv1D(Module):
 
     def __init__(self, in_features: int, out_features: int, *, activation: str | None = None) -> None:
         self.activation = activation
+        self._packed = None
         self.weight = nn.init.normal(Parameter(empty((in_features, out_features))), std=0.02)
         self.bias = Parameter(zeros((out_features,)))
 
     def forward(self, x: Any, *, residual: Any = None) -> Any:
         """Return (..., N) for ``x`` (..., K) and an optional ``residual`` that broadcasts to the result."""
-        return ops.gemm(x, self.weight, bias=self.bias, residual=residual, activation=self.activation)
+        weight = self._packed if self._may_use_packed() else self.weight
+        return ops.gemm(x, weight, bias=self.bias, residual=residual, activation=self.activation)
+
+    def _pack(self) -> None:
+        self._packed = ops.pack_weight(self.weight)
 
     def extra_repr(self) -> str:
         """Name the sizes."""
