@@ -19,7 +19,7 @@ from drupe.models import GPT2Config, GPT2LMHeadModel
 
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
 # Of the prompt and of a step, by dtype.
-_TARGETS = {"float32": (0.9, 1.0), "bfloat16": (0.95, 1.0)}
+_TARGETS = {"float32": (0.9, 1.0), "bfloat16": (0.95, 0.55)}
 
 
 def cases(quick: bool) -> Iterator[Case]:
