@@ -291,6 +291,9 @@ def onnxruntime_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -
     options = ort.SessionOptions()
     options.intra_op_num_threads = drupe.num_threads()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # its threads would poll while others are timed
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = dict(inputs)
     return Prepared(lambda: session.run(None, feeds))

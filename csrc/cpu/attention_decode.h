@@ -111,7 +111,10 @@ class Decode {
   template <int kRows>
   void dot(const T* queries, std::int64_t depth, const S* key, std::int64_t keys, T* logits) const {
     const S* row[kGroup];
-    for (int i = 0; i < kGroup; ++i) row[i] = key + std::min<std::int64_t>(i, keys - 1) * args_.k.row;
+    for (int i = 0; i < kGroup; ++i) {
+      row[i] = key + std::min<std::int64_t>(i, keys - 1) * args_.k.row;
+      prefetch_row<I>(row[i] + kAhead * args_.k.row, args_.D);
+    }
     V sum[kRows][kGroup];
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kGroup; ++i) sum[r][i] = V::zero();

@@ -72,7 +72,11 @@ struct PairedMatrix {
           panel, Tile::kCols, cols, depth,
           [&](float* to, std::int64_t j, std::int64_t k, std::int64_t n) { along(to, col0 + j, k0 + k, n); });
     } else {
-      for (std::int64_t k = 0; k < depth; ++k) across(panel + k * Tile::kCols, col0, cols, k0 + k);
+      constexpr std::int64_t kAhead = 12;  // pairs of rows, each of which is a line of its own
+      for (std::int64_t k = 0; k < depth; ++k) {
+        for (int odd = 0; odd < 2; ++odd) __builtin_prefetch(data + col0 * row + (2 * (k0 + k + kAhead) + odd) * col);
+        across(panel + k * Tile::kCols, col0, cols, k0 + k);
+      }
     }
   }
 

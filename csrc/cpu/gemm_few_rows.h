@@ -3,14 +3,18 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/gemm_bf16.h"
+#include "cpu/lanes.h"
 
 namespace drupe::cpu {
 
-inline constexpr std::int64_t kFewRows = 16;  // at most
+inline constexpr std::int64_t kFewRows = 16;     // at most
+inline constexpr std::int64_t kShortRow = 2048;  // bytes of a row of B, at most
+inline constexpr std::int64_t kLongRow = 8192;   // at least
 
 template <Isa I>
 struct FewRows {
@@ -149,14 +153,17 @@ void with_height(std::int64_t height, const F& f) {
   }
 }
 
-// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side.
+// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side. What is
+// fetched ahead is the next such rows or, of long ones, the next columns: the former would meet in the same cache sets.
 template <Isa I, class S, class T>
 void few_rows_by_rows(std::int64_t M, std::int64_t cols, std::int64_t K, const T* a, std::int64_t a_row, const S* b,
                       std::int64_t b_row, T* y, std::int64_t y_row) {
   using Rows = FewRows<I>;
+  constexpr std::int64_t kNear = 256 / sizeof(S);
+  const bool far = cols * static_cast<std::int64_t>(sizeof(S)) < kLongRow;
   for (std::int64_t k = 0; k < K; k += Rows::kDepth) {
     const int depth = static_cast<int>(std::min<std::int64_t>(Rows::kDepth, K - k));
-    const std::int64_t ahead = k + 2 * Rows::kDepth <= K ? Rows::kDepth * b_row : 0;
+    const std::int64_t ahead = !far ? kNear : k + 2 * Rows::kDepth <= K ? Rows::kDepth * b_row : 0;
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         add_outer_products<I, kHeight>(a + i * a_row + k, a_row, b + k * b_row, b_row, depth, cols, y + i * y_row,
@@ -207,6 +214,50 @@ void few_rows(std::int64_t M, std::int64_t N, std::int64_t grain, const Columns&
   });
 }
 
+// How many runs of B's rows to make tasks of, rather than of its columns, of which a task reads a piece of each row:
+// the runs are read in order from end to end. That pays where the pieces are short or the rows long, unless the sums of
+// the runs are more than a small part of B.
+template <Isa I>
+std::int64_t count_slabs(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t row_bytes) {
+  constexpr std::int64_t kTask = 131072;  // elements of B, about
+  const auto tasks = static_cast<std::uint64_t>(N * K / kTask);
+  const std::int64_t slabs = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::bit_floor(tasks)), 8, 256);
+  const bool pays = row_bytes <= kShortRow || row_bytes >= kLongRow;
+  return pays && tasks >= 4 && slabs * M * 16 <= K ? slabs : 1;
+}
+
+// few_rows_by_rows in such tasks, whose sums are added in order afterwards. finish and y as gemm_core's.
+template <Isa I, class S, class T, class Finish>
+void few_rows_by_slabs(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t slabs, const T* a,
+                       std::int64_t a_row, const S* b, std::int64_t b_row, const Finish& finish, T* y,
+                       std::int64_t y_row) {
+  using V = Vec<T, I>;
+  constexpr std::int64_t kDepth = FewRows<I>::kDepth;
+  const std::int64_t depth = (K + slabs * kDepth - 1) / (slabs * kDepth) * kDepth;
+  const std::int64_t used = (K + depth - 1) / depth;
+  const Scratch<T> sums(static_cast<std::size_t>(used * M * N));
+  parallel_for(used, [&](std::int64_t s) {
+    few_rows_by_rows<I>(M, N, std::min(depth, K - s * depth), a + s * depth, a_row, b + s * depth * b_row, b_row,
+                        sums.data() + s * M * N, N);
+  });
+  parallel_ranges(N, 4096 / M, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t cols = end - begin;
+    const Scratch<T> own(y ? 0 : static_cast<std::size_t>(M * cols));
+    T* tile = y ? y + begin : own.data();
+    const std::int64_t tile_row = y ? y_row : cols;
+    for (std::int64_t i = 0; i < M; ++i) {
+      for_vectors<I, T>(cols, [&](std::int64_t j, auto lanes) {
+        V total = load<V>(sums.data() + i * N + begin + j, lanes);
+        for (std::int64_t s = 1; s < used; ++s) {
+          total = total + load<V>(sums.data() + (s * M + i) * N + begin + j, lanes);
+        }
+        store(total, tile + i * tile_row + j, lanes);
+      });
+    }
+    finish(0, begin, M, cols, tile, tile_row);
+  });
+}
+
 // The product of an M x K matrix, K > 0, whose element (i, k) is a[i * a_row + k * a_col], and one whose element (k, j)
 // is b[k * b_row + j * b_col], one of these two strides being 1.
 template <Isa I, class S, class Finish>
@@ -227,6 +278,10 @@ void gemm_few_rows(std::int64_t M, std::int64_t N, std::int64_t K, const S* a, s
   };
   if (b_row != 1) {
     const GatheredRows<T> rows(a, a_row, a_col, M, K);
+    if (const std::int64_t slabs = count_slabs<I>(M, N, K, N * static_cast<std::int64_t>(sizeof(S))); slabs > 1) {
+      few_rows_by_slabs<I>(M, N, K, slabs, rows.data.data(), rows.row, b, b_row, finish, y, y_row);
+      return;
+    }
     const std::int64_t grain = std::clamp<std::int64_t>((N / 8 + 63) / 64 * 64, 128, 512);
     few_rows(
         M, N, grain,

@@ -61,6 +61,22 @@ def test_few_rows(backend, rng, name, shape):
     assert_close(y, np.maximum(z, 0), name, K, np.sqrt(K))
 
 
+# Of few rows and B as large as this, runs of B's rows are multiplied apart: the last is shorter, or there are fewer.
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 301, 1801), (3, 2100, 400), (1, 4100, 130), (2, 255, 2060)], ids=str)
+def test_few_rows_in_runs(isa, rng, name, shape):
+    M, N, K = shape
+    a, b, bias = draw(rng, (M, K), name), draw(rng, (K, N), name), draw(rng, N, name)
+    y = ops.gemm(a, b, bias=bias, activation="relu")
+    assert_close(y, np.maximum(f64(a) @ f64(b) + f64(bias), 0), name, K, np.sqrt(K))
+    threads = drupe.num_threads()
+    try:
+        drupe.set_num_threads(1 if threads > 1 else 2)
+        np.testing.assert_array_equal(y, ops.gemm(a, b, bias=bias, activation="relu"))
+    finally:
+        drupe.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", ["float32", "float16"])
 def test_few_rows_of_strided_batches(backend, rng, name):
     a = draw(rng, (3, 6, 2, 160), name).transpose(2, 0, 1, 3)

@@ -7,6 +7,7 @@ from drupe.models.bert import (
     BertModel,
 )
 from drupe.models.deepfm import DeepFM, DeepFMConfig
+from drupe.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from drupe.models.light_gcn import LightGCN, LightGCNConfig
 from drupe.models.resnet import ResNet, ResNetConfig
 from drupe.models.wide_deep import WideDeep, WideDeepConfig
@@ -18,6 +19,9 @@ __all__ = [
     "BertModel",
     "DeepFM",
     "DeepFMConfig",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "GPT2Model",
     "LightGCN",
     "LightGCNConfig",
     "ResNet",

@@ -6,6 +6,7 @@ from drupe.nn.attention import MultiHeadAttention
 from drupe.nn.container import Flatten, Identity, ModuleList, Sequential
 from drupe.nn.conv import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d
 from drupe.nn.embedding import Embedding, EmbeddingBag
+from drupe.nn.kv_cache import KVCache
 from drupe.nn.linear import Linear
 from drupe.nn.module import Module
 from drupe.nn.norm import BatchNorm2d, Dropout, GroupNorm, LayerNorm, RMSNorm
@@ -27,6 +28,7 @@ __all__ = [
     "Flatten",
     "GroupNorm",
     "Identity",
+    "KVCache",
     "LayerNorm",
     "Linear",
     "MaxPool2d",

@@ -55,6 +55,7 @@ from drupe.ops.gemm import gemm
 from drupe.ops.gemm_int8 import gemm_int8
 from drupe.ops.group_norm import group_norm
 from drupe.ops.gru import gru
+from drupe.ops.heads import append_rows, merge_heads, split_heads
 from drupe.ops.layer_norm import layer_norm
 from drupe.ops.lstm import lstm
 from drupe.ops.matmul import matmul
@@ -94,6 +95,7 @@ __all__ = [
     "add",
     "all",
     "any",
+    "append_rows",
     "argmax",
     "argmin",
     "attention",
@@ -151,6 +153,7 @@ __all__ = [
     "max_pool2d",
     "maximum",
     "mean",
+    "merge_heads",
     "min",
     "minimum",
     "mse",
@@ -179,6 +182,7 @@ __all__ = [
     "sin",
     "softmax",
     "split",
+    "split_heads",
     "spmm",
     "sqrt",
     "square",

@@ -64,15 +64,27 @@ class Call(Generic[A]):
     def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
-        self.raw: tuple[Any, ...] = tuple([None if x is None else to_raw(x, name) for x in self.inputs])
-        tensors = [x for x in self.inputs if isinstance(x, Tensor)]
+        raws: list[Any] = []
+        tensors = guests = wanted = False  # guests are arrays of other kinds
+        for x in self.inputs:
+            if isinstance(x, Tensor):
+                raws.append(x.raw)
+                tensors = True
+                wanted = wanted or x.requires_grad
+            elif x is None:
+                raws.append(None)
+            else:
+                raws.append(to_raw(x, name))
+                guests = True
+        self.raw: tuple[Any, ...] = tuple(raws)
         self._export: Callable[[_C.Tensor], Any] = Tensor
-        self._recorded = is_grad_enabled() and any(x.requires_grad for x in tensors)
-        if tensors:
-            device = next((d for x in tensors if (d := x.raw.device) != "cpu"), None)
+        self._recorded = wanted and is_grad_enabled()
+        if tensors and guests:
+            held = (x.raw.device for x in self.inputs if isinstance(x, Tensor))
+            device = next((device for device in held if device != "cpu"), None)
             if device is not None:
                 self._follow(device)
-        else:
+        elif not tensors:
             given = next((x for x in self.inputs if x is not None), None)
             if given is None:
                 to_raw(None, name)  # raises, as for anything else that is no array
@@ -94,7 +106,7 @@ class Call(Generic[A]):
 
     def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> A:
         """Wrap the only output, and record how to go back: backward(dy) gives one gradient or None per input."""
-        return self.outputs((y,), backward)[0]
+        return self.outputs((y,), backward)[0] if self._recorded else self._export(y)
 
     def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[A, ...]:
         """Wrap several outputs; backward takes one gradient, or None, for each of them."""
