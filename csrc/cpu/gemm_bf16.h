@@ -34,15 +34,10 @@ struct PairProduct {
 template <Isa I>
 void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64_t n) {
   std::int64_t i = 0;
-#if defined(__AVX512F__)
-  const auto widened = [](const BFloat16* from) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  };
-  for (; i + 16 <= n; i += 16) {
-    const __m512i pairs = _mm512_or_si512(widened(low + i), _mm512_slli_epi32(widened(high + i), 16));
-    _mm512_storeu_ps(to + i, _mm512_castsi512_ps(pairs));
+  if constexpr (I == Isa::avx512) {
+    using V = Vec<float, I>;
+    for (; i + V::kLanes <= n; i += V::kLanes) V::load_pairs(low + i, high + i).store(to + i);
   }
-#endif
   for (; i < n; ++i) to[i] = std::bit_cast<float>(static_cast<std::uint32_t>(high[i].bits) << 16 | low[i].bits);
 }
 

@@ -35,6 +35,11 @@ struct Vec<float, Isa::avx512> {
   DRUPE_INLINE static Vec load(const Float16* p) { return {_mm512_cvtph_ps(load_16bit(p))}; }
   DRUPE_INLINE static Vec load(const BFloat16* p) { return widen(load_16bit(p)); }
   DRUPE_INLINE static Vec load(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+  // Lanes of the bits of low[i], and above them those of high[i].
+  DRUPE_INLINE static Vec load_pairs(const BFloat16* low, const BFloat16* high) {
+    const __m512i below = _mm512_cvtepu16_epi32(load_16bit(low));
+    return {_mm512_or_ps(_mm512_castsi512_ps(below), load(high).v)};
+  }
   DRUPE_INLINE static Vec load(const Float16* p, int n) {
     return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p))};
   }
