@@ -20,7 +20,7 @@ void gather(const EmbeddingArgs& args, std::int64_t begin, std::int64_t end) {
   const auto* indices = static_cast<const Index*>(args.indices);
   const auto* weight = static_cast<const char*>(args.weight);
   auto* y = static_cast<char*>(args.y);
-  const auto prefetch = PrefetchPlan::make<I>(args.row_bytes);
+  const auto prefetch = PrefetchPlan::make<I>(weight, args.row_stride_bytes, args.row_bytes);
   const auto row = [&](std::int64_t i) {
     return weight + static_cast<std::int64_t>(indices[i]) * args.row_stride_bytes;
   };

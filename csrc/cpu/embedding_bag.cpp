@@ -4,6 +4,7 @@
 #include "ops/embedding_bag.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -19,12 +20,14 @@ template <Isa I, class S, class Index, bool Scaled>
 struct TableSource {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  static constexpr auto kItem = static_cast<std::int64_t>(sizeof(S));
   const S* weight;
   std::int64_t row_stride;
   const Index* indices;
   const S* scale;
   std::int64_t size, skip;
   PrefetchPlan plan;
+  bool straddles;
 
   struct Row {
     const S* data;
@@ -38,17 +41,18 @@ struct TableSource {
         scale(static_cast<const S*>(args.scale)),
         size(args.size),
         skip(args.skip),
-        plan(PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))) {}
+        plan(PrefetchPlan::make<I>(args.weight, row_stride * kItem, args.width * kItem)),
+        straddles(plan.straddles) {}
 
-  DRUPE_INLINE const S* data(std::int64_t i) const {
+  DRUPE_INLINE const S* at(std::int64_t i) const {
     return weight + static_cast<std::int64_t>(indices[i]) * row_stride;
   }
   DRUPE_INLINE Row row(std::int64_t i) const {
-    const S* at = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : data(i);
+    const S* data = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : at(i);
     if constexpr (Scaled) {
-      return {at, V::set(static_cast<T>(scale[i]))};
+      return {data, V::set(static_cast<T>(scale[i]))};
     } else {
-      return {at, V::zero()};
+      return {data, V::zero()};
     }
   }
   DRUPE_INLINE V load(const Row& row, std::int64_t column, auto lanes) const {
@@ -57,7 +61,7 @@ struct TableSource {
     return x;
   }
   DRUPE_INLINE void prefetch(std::int64_t i) const {
-    if (i + plan.ahead < size) plan(data(i + plan.ahead));
+    if (i + plan.ahead < size) plan(at(i + plan.ahead));
   }
 };
 
@@ -140,6 +144,21 @@ std::int64_t bags_per_task(const EmbeddingBagArgs& args) {
   return std::max<std::int64_t>(1, kTaskElements / (rows * std::max<std::int64_t>(16, args.width)));
 }
 
+// Whether no offset decreases and no bag is too long. Without sign, what decreases is too long as well.
+template <Isa I>
+bool all_bags_fit(const InspectBagsArgs& args) {
+  const auto longest = static_cast<std::uint64_t>(args.longest);
+  std::atomic<bool> fit = true;
+  parallel_ranges(args.bags, kTaskElements, [&](std::int64_t first, std::int64_t last) {
+    bool any = false;
+    for (std::int64_t b = first; b < last; ++b) {
+      any |= static_cast<std::uint64_t>(args.offsets[b + 1]) - static_cast<std::uint64_t>(args.offsets[b]) > longest;
+    }
+    if (any) fit.store(false, std::memory_order_relaxed);
+  });
+  return fit.load(std::memory_order_relaxed);
+}
+
 }  // namespace
 
 template <Isa I>
@@ -202,10 +221,11 @@ void embedding_bag_backward_scale(const BagScaleArgs& args) {
   });
 }
 
-template <Isa>
+template <Isa I>
 void inspect_bags(InspectBagsArgs& args) {
   args.first = args.offsets[0];
   args.decrease = args.too_long = -1;
+  if (all_bags_fit<I>(args)) return;
   for (std::int64_t b = 1; b <= args.bags; ++b) {
     const std::int64_t before = args.offsets[b - 1], here = args.offsets[b];
     if (args.decrease < 0 && here < before) args.decrease = b;

@@ -24,7 +24,7 @@ class RowPrefetch {
   explicit RowPrefetch(const StepTensor& tensor)
       : tensor_(tensor),
         last_(tensor.size / std::max<std::int64_t>(1, tensor.width) - 1),
-        plan_(PrefetchPlan::make<I>(tensor.width * static_cast<std::int64_t>(sizeof(S)))) {}
+        plan_(PrefetchPlan::make<I>(tensor.param, row_bytes(), row_bytes(), 1 + Rule::kStates)) {}
 
   DRUPE_INLINE void operator()(std::int64_t row) const {
     const std::int64_t place = tensor_.rows[std::min(row + plan_.ahead, last_)] * tensor_.width;
@@ -33,6 +33,8 @@ class RowPrefetch {
   }
 
  private:
+  std::int64_t row_bytes() const { return tensor_.width * static_cast<std::int64_t>(sizeof(S)); }
+
   const StepTensor& tensor_;
   std::int64_t last_;
   PrefetchPlan plan_;
