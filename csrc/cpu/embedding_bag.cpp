@@ -44,9 +44,7 @@ struct TableSource {
         plan(PrefetchPlan::make<I>(args.weight, row_stride * kItem, args.width * kItem)),
         straddles(plan.straddles) {}
 
-  DRUPE_INLINE const S* at(std::int64_t i) const {
-    return weight + static_cast<std::int64_t>(indices[i]) * row_stride;
-  }
+  DRUPE_INLINE const S* at(std::int64_t i) const { return weight + static_cast<std::int64_t>(indices[i]) * row_stride; }
   DRUPE_INLINE Row row(std::int64_t i) const {
     const S* data = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : at(i);
     if constexpr (Scaled) {
@@ -78,24 +76,49 @@ std::int64_t count_rows(const EmbeddingBagArgs& args, std::int64_t begin, std::i
   return count;
 }
 
-template <Isa I, class S, class Index, bool Scaled>
+// N is the number of whole registers in a row, 0 where that is only known at run time.
+template <int N, Isa I, class S, class Index, bool Scaled>
 void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   const TableSource<I, S, Index, Scaled> source(args);
   const bool mean = args.mode == BagMode::mean;
-  for (std::int64_t bag = first; bag < last; ++bag) {
-    const std::int64_t begin = bag_begin(args, bag), end = bag_begin(args, bag + 1);
-    S* y = static_cast<S*>(args.y) + bag * args.width;
-    if (!mean) {
-      sum_rows_in_order<V>(source, begin, end, args.width,
-                           [&](std::int64_t column, V sum, auto lanes) { store(sum, y + column, lanes); });
-      continue;
+  const std::int64_t* offsets = args.offsets;
+  const std::int64_t length = args.length, width = args.width;
+  S* y = static_cast<S*>(args.y) + first * width;
+  std::int64_t begin = bag_begin(args, first);
+  for (std::int64_t bag = first; bag < last; ++bag, y += width) {
+    const std::int64_t end = offsets ? offsets[bag + 1] : begin + length;
+    V divisor = V::zero();
+    if (mean) {
+      divisor = V::set(static_cast<T>(std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end))));
     }
-    const std::int64_t count = std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end));
-    const V divisor = V::set(static_cast<T>(count));
-    sum_rows_in_order<V>(source, begin, end, args.width,
-                         [&](std::int64_t column, V sum, auto lanes) { store(sum / divisor, y + column, lanes); });
+    const auto finish = [=](std::int64_t column, V sum, auto lanes) {
+      store(mean ? sum / divisor : sum, y + column, lanes);
+    };
+    if constexpr (N > 0) {
+      sum_columns<N, V>(source, begin, end, 0, AllLanes{}, finish);
+    } else {
+      sum_rows_in_order<V>(source, begin, end, width, finish);
+    }
+    begin = end;
+  }
+}
+
+template <Isa I, class S, class Index, bool Scaled>
+void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  constexpr int kLanes = Vec<Accumulator<S>, I>::kLanes;
+  switch (args.width) {
+    case kLanes:
+      return sum_bags<1, I, S, Index, Scaled>(args, first, last);
+    case 2 * kLanes:
+      return sum_bags<2, I, S, Index, Scaled>(args, first, last);
+    case 4 * kLanes:
+      return sum_bags<4, I, S, Index, Scaled>(args, first, last);
+    case 8 * kLanes:
+      return sum_bags<8, I, S, Index, Scaled>(args, first, last);
+    default:
+      return sum_bags<0, I, S, Index, Scaled>(args, first, last);
   }
 }
 

@@ -36,8 +36,10 @@ struct PrefetchPlan {
                                         std::int64_t streams = 1) {
     const std::int64_t bytes = row_bytes < 1 ? 1 : row_bytes < 8 * kCacheLine ? row_bytes : 8 * kCacheLine;
     const std::int64_t ahead = kPrefetchBytes / (streams * (bytes < kCacheLine ? kCacheLine : bytes));
-    return {ahead < 2 ? 2 : ahead > kFarthestRow ? kFarthestRow : ahead, bytes,
-            straddles_lines<I>(base, stride_bytes, row_bytes)};
+    return {ahead < 2              ? 2
+            : ahead > kFarthestRow ? kFarthestRow
+                                   : ahead,
+            bytes, straddles_lines<I>(base, stride_bytes, row_bytes)};
   }
   DRUPE_INLINE void operator()(const void* row) const {
     const auto* from = static_cast<const char*>(row);

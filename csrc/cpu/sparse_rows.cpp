@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::int64_t kTaskElements = 16384;  // of contributions, summed by one task
 constexpr std::int64_t kFewestEntries = 32;
-constexpr std::int64_t kIndexGrain = 32768;
+constexpr std::int64_t kIndexGrain = 8192;
 
 enum class Factor { none, bag, contribution, argmax };
 
@@ -278,18 +278,17 @@ void sum_entries(SumRowsArgs& args) {
   const Entry* sorted = radix_sort<I>(entries.data(), spare.data(), args.size, bits);
   const auto row_bytes = args.width * static_cast<std::int64_t>(sizeof(S));
   const auto run = [&]<Factor F>() {
-    const EntrySource<I, S, Entry, F> source{
-        .entries = sorted,
-        .size = args.size - skipped,
-        .width = args.width,
-        .source = static_cast<const S*>(args.source),
-        .bag_of = bag_of.data(),
-        .scale = static_cast<const S*>(args.scale),
-        .bag_scale = static_cast<const T*>(args.bag_scale),
-        .argmax = static_cast<const T*>(args.argmax),
-        .offsets = args.offsets,
-        .length = args.length,
-        .straddles = straddles_lines<I>(args.source, row_bytes, row_bytes)};
+    const EntrySource<I, S, Entry, F> source{.entries = sorted,
+                                             .size = args.size - skipped,
+                                             .width = args.width,
+                                             .source = static_cast<const S*>(args.source),
+                                             .bag_of = bag_of.data(),
+                                             .scale = static_cast<const S*>(args.scale),
+                                             .bag_scale = static_cast<const T*>(args.bag_scale),
+                                             .argmax = static_cast<const T*>(args.argmax),
+                                             .offsets = args.offsets,
+                                             .length = args.length,
+                                             .straddles = straddles_lines<I>(args.source, row_bytes, row_bytes)};
     SegmentSum<I, S, Entry, F>(args, source, step).run();
   };
   if (args.scale) {
