@@ -14,6 +14,7 @@ namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kTaskElements = 32768;  // of the rows, read by one task
+constexpr std::int64_t kOffsetsGrain = 8192;
 
 // The rows that the indices name, in order (row_sum.h).
 template <Isa I, class S, class Index, bool Scaled>
@@ -172,12 +173,13 @@ template <Isa I>
 bool all_bags_fit(const InspectBagsArgs& args) {
   const auto longest = static_cast<std::uint64_t>(args.longest);
   std::atomic<bool> fit = true;
-  parallel_ranges(args.bags, kTaskElements, [&](std::int64_t first, std::int64_t last) {
-    bool any = false;
+  parallel_ranges(args.bags, kOffsetsGrain, [&](std::int64_t first, std::int64_t last) {
+    std::uint64_t most = 0;  // a maximum fills whole registers, a bool would not
     for (std::int64_t b = first; b < last; ++b) {
-      any |= static_cast<std::uint64_t>(args.offsets[b + 1]) - static_cast<std::uint64_t>(args.offsets[b]) > longest;
+      const auto here = static_cast<std::uint64_t>(args.offsets[b + 1]) - static_cast<std::uint64_t>(args.offsets[b]);
+      most = here > most ? here : most;
     }
-    if (any) fit.store(false, std::memory_order_relaxed);
+    if (most > longest) fit.store(false, std::memory_order_relaxed);
   });
   return fit.load(std::memory_order_relaxed);
 }
