@@ -14,7 +14,7 @@ namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kTaskElements = 32768;  // of the rows, read by one task
-constexpr std::int64_t kOffsetsGrain = 8192;
+constexpr std::int64_t kOffsetsGrain = 32768;
 
 // The rows that the indices name, in order (row_sum.h).
 template <Isa I, class S, class Index, bool Scaled>

@@ -30,7 +30,7 @@ class RowStep {
         sgd_(args.sgd()),
         adam_(args.options),
         plan_(PrefetchPlan::make<I>(args.weight, args.row_stride * kItem, width * kItem,
-                                    args.rule == RowRule::adam ? 3 : 1)) {}
+                                    kPrefetchBytes / (args.rule == RowRule::adam ? 3 : 1))) {}
 
   DRUPE_INLINE void prefetch(std::int64_t row) const {
     plan_(static_cast<const S*>(args_.weight) + row * args_.row_stride);

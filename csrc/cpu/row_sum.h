@@ -26,20 +26,29 @@ DRUPE_INLINE bool straddles_lines(const void* base, std::int64_t stride_bytes, s
   return ((reinterpret_cast<std::uintptr_t>(base) | static_cast<std::uintptr_t>(stride_bytes)) & (size - 1)) != 0;
 }
 
-// How many rows ahead to ask for, and which bytes of each; beyond those the hardware follows by itself. `streams` walks
-// go on at once.
+// Asks for so many bytes.
+template <std::int64_t Bytes>
+DRUPE_INLINE void prefetch_row(const void* row, bool straddles) {
+  const auto* from = static_cast<const char*>(row);
+#pragma GCC unroll 8
+  for (std::int64_t byte = 0; byte < Bytes; byte += kCacheLine) __builtin_prefetch(from + byte);
+  if (straddles) __builtin_prefetch(from + Bytes - 1);
+}
+
+// How many rows of so many bytes are in flight.
+constexpr std::int64_t rows_ahead(std::int64_t row_bytes, std::int64_t in_flight = kPrefetchBytes) {
+  return std::clamp<std::int64_t>(in_flight / std::max(kCacheLine, row_bytes), 2, kFarthestRow);
+}
+
+// The same where the size is only known at run time; of long rows the hardware follows the rest by itself.
 struct PrefetchPlan {
   std::int64_t ahead, bytes;
   bool straddles;
   template <Isa I>
   DRUPE_INLINE static PrefetchPlan make(const void* base, std::int64_t stride_bytes, std::int64_t row_bytes,
-                                        std::int64_t streams = 1) {
-    const std::int64_t bytes = row_bytes < 1 ? 1 : row_bytes < 8 * kCacheLine ? row_bytes : 8 * kCacheLine;
-    const std::int64_t ahead = kPrefetchBytes / (streams * (bytes < kCacheLine ? kCacheLine : bytes));
-    return {ahead < 2              ? 2
-            : ahead > kFarthestRow ? kFarthestRow
-                                   : ahead,
-            bytes, straddles_lines<I>(base, stride_bytes, row_bytes)};
+                                        std::int64_t in_flight = kPrefetchBytes) {
+    const std::int64_t bytes = std::clamp<std::int64_t>(row_bytes, 1, 8 * kCacheLine);
+    return {rows_ahead(bytes, in_flight), bytes, straddles_lines<I>(base, stride_bytes, row_bytes)};
   }
   DRUPE_INLINE void operator()(const void* row) const {
     const auto* from = static_cast<const char*>(row);
@@ -54,16 +63,13 @@ template <int N, class V, class Source, class Lanes, class Finish>
 DRUPE_INLINE void sum_columns(const Source& source, std::int64_t begin, std::int64_t end, std::int64_t column,
                               Lanes lanes, const Finish& finish) {
   constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(*source.at(0)));
-  constexpr std::int64_t kAhead = std::clamp<std::int64_t>(kPrefetchBytes / kBytes, 4, kFarthestRow);
+  constexpr std::int64_t kAhead = rows_ahead(kBytes);
   V sum[N];
 #pragma GCC unroll 8
   for (int k = 0; k < N; ++k) sum[k] = V::zero();
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t next = i + kAhead < source.size ? i + kAhead : source.size - 1;
-    const auto* ahead = reinterpret_cast<const char*>(source.at(next) + column);
-#pragma GCC unroll 8
-    for (std::int64_t byte = 0; byte < kBytes; byte += kCacheLine) __builtin_prefetch(ahead + byte);
-    if (source.straddles) __builtin_prefetch(ahead + kBytes - 1);
+    prefetch_row<kBytes>(source.at(next) + column, source.straddles);
     const auto row = source.row(i);
     if (!row.data) continue;
 #pragma GCC unroll 8

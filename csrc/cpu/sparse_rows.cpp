@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::int64_t kTaskElements = 16384;  // of contributions, summed by one task
 constexpr std::int64_t kFewestEntries = 32;
-constexpr std::int64_t kIndexGrain = 8192;
+constexpr std::int64_t kIndexGrain = 32768;
 
 enum class Factor { none, bag, contribution, argmax };
 
