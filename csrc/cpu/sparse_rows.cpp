@@ -345,13 +345,10 @@ void inspect_rows(InspectRowsArgs& args) {
              static_cast<std::uint64_t>(args.limit);
     };
     parallel_ranges(args.size, kIndexGrain, [&](std::int64_t begin, std::int64_t end) {
-      std::uint64_t most = 0;  // negative ones are the largest; a maximum fills whole registers, a bool would not
-      for (std::int64_t i = begin; i < end; ++i) {
-        const auto here = static_cast<std::uint64_t>(static_cast<std::int64_t>(indices[i]));
-        most = here > most ? here : most;
-      }
+      bool any = false;
+      for (std::int64_t i = begin; i < end; ++i) any |= outside(i);
       std::int64_t first = -1;
-      for (std::int64_t i = begin; most >= static_cast<std::uint64_t>(args.limit) && first < 0; ++i) {
+      for (std::int64_t i = begin; any && first < 0; ++i) {
         if (outside(i)) first = i;
       }
       found[static_cast<std::size_t>(begin / kIndexGrain)] = first;
