@@ -68,8 +68,9 @@ def forward(table: int, width: int, bags: int, length: int, rng: np.random.Gener
     def torch_bag(torch: Any, weight: Any, indices: Any, offsets: Any) -> Any:
         return torch.nn.functional.embedding_bag(indices, weight, offsets, mode="sum")
 
+    held = drupe.tensor(weight)  # as nn.EmbeddingBag holds it
     return Setup(
-        drupe=peers.drupe_call(ops.embedding_bag, weight, indices, offsets),
+        drupe=peers.drupe_call(partial(ops.embedding_bag, held), indices, offsets),
         reference=lambda: weight[indices].astype(float).reshape(bags, length, width).sum(1),
         tolerance=1e-5,
         peers={

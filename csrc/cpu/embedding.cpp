@@ -20,13 +20,19 @@ void gather(const EmbeddingArgs& args, std::int64_t begin, std::int64_t end) {
   const auto* indices = static_cast<const Index*>(args.indices);
   const auto* weight = static_cast<const char*>(args.weight);
   auto* y = static_cast<char*>(args.y);
-  const auto prefetch = PrefetchPlan::make<I>(args.row_bytes);
-  const auto row = [&](std::int64_t i) {
-    return weight + static_cast<std::int64_t>(indices[i]) * args.row_stride_bytes;
+  const auto prefetch = PrefetchPlan::make<I>(weight, args.row_stride_bytes, args.row_bytes);
+  const auto row = [indices, weight, stride = args.row_stride_bytes](std::int64_t i) {
+    return weight + static_cast<std::int64_t>(indices[i]) * stride;
   };
+  const std::int64_t ahead = Bytes ? rows_ahead(Bytes) : prefetch.ahead, size = args.size;
+  const auto bytes = static_cast<std::size_t>(Bytes ? Bytes : args.row_bytes);
   for (std::int64_t i = begin; i < end; ++i) {
-    if (i + prefetch.ahead < args.size) prefetch(row(i + prefetch.ahead));
-    const auto bytes = static_cast<std::size_t>(Bytes ? Bytes : args.row_bytes);
+    const char* next = row(i + ahead < size ? i + ahead : size - 1);
+    if constexpr (Bytes > 0) {
+      prefetch_row<Bytes>(next, prefetch.straddles);
+    } else {
+      prefetch(next);
+    }
     std::memcpy(y + i * static_cast<std::int64_t>(bytes), row(i), bytes);
   }
 }

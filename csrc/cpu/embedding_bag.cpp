@@ -4,6 +4,7 @@
 #include "ops/embedding_bag.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -13,18 +14,21 @@ namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kTaskElements = 32768;  // of the rows, read by one task
+constexpr std::int64_t kOffsetsGrain = 32768;
 
 // The rows that the indices name, in order (row_sum.h).
 template <Isa I, class S, class Index, bool Scaled>
 struct TableSource {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  static constexpr auto kItem = static_cast<std::int64_t>(sizeof(S));
   const S* weight;
   std::int64_t row_stride;
   const Index* indices;
   const S* scale;
   std::int64_t size, skip;
   PrefetchPlan plan;
+  bool straddles;
 
   struct Row {
     const S* data;
@@ -38,17 +42,16 @@ struct TableSource {
         scale(static_cast<const S*>(args.scale)),
         size(args.size),
         skip(args.skip),
-        plan(PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))) {}
+        plan(PrefetchPlan::make<I>(args.weight, row_stride * kItem, args.width * kItem)),
+        straddles(plan.straddles) {}
 
-  DRUPE_INLINE const S* data(std::int64_t i) const {
-    return weight + static_cast<std::int64_t>(indices[i]) * row_stride;
-  }
+  DRUPE_INLINE const S* at(std::int64_t i) const { return weight + static_cast<std::int64_t>(indices[i]) * row_stride; }
   DRUPE_INLINE Row row(std::int64_t i) const {
-    const S* at = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : data(i);
+    const S* data = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : at(i);
     if constexpr (Scaled) {
-      return {at, V::set(static_cast<T>(scale[i]))};
+      return {data, V::set(static_cast<T>(scale[i]))};
     } else {
-      return {at, V::zero()};
+      return {data, V::zero()};
     }
   }
   DRUPE_INLINE V load(const Row& row, std::int64_t column, auto lanes) const {
@@ -57,7 +60,7 @@ struct TableSource {
     return x;
   }
   DRUPE_INLINE void prefetch(std::int64_t i) const {
-    if (i + plan.ahead < size) plan(data(i + plan.ahead));
+    if (i + plan.ahead < size) plan(at(i + plan.ahead));
   }
 };
 
@@ -74,24 +77,49 @@ std::int64_t count_rows(const EmbeddingBagArgs& args, std::int64_t begin, std::i
   return count;
 }
 
-template <Isa I, class S, class Index, bool Scaled>
+// N is the number of whole registers in a row, 0 where that is only known at run time.
+template <int N, Isa I, class S, class Index, bool Scaled>
 void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   const TableSource<I, S, Index, Scaled> source(args);
   const bool mean = args.mode == BagMode::mean;
-  for (std::int64_t bag = first; bag < last; ++bag) {
-    const std::int64_t begin = bag_begin(args, bag), end = bag_begin(args, bag + 1);
-    S* y = static_cast<S*>(args.y) + bag * args.width;
-    if (!mean) {
-      sum_rows_in_order<V>(source, begin, end, args.width,
-                           [&](std::int64_t column, V sum, auto lanes) { store(sum, y + column, lanes); });
-      continue;
+  const std::int64_t* offsets = args.offsets;
+  const std::int64_t length = args.length, width = args.width;
+  S* y = static_cast<S*>(args.y) + first * width;
+  std::int64_t begin = bag_begin(args, first);
+  for (std::int64_t bag = first; bag < last; ++bag, y += width) {
+    const std::int64_t end = offsets ? offsets[bag + 1] : begin + length;
+    V divisor = V::zero();
+    if (mean) {
+      divisor = V::set(static_cast<T>(std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end))));
     }
-    const std::int64_t count = std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end));
-    const V divisor = V::set(static_cast<T>(count));
-    sum_rows_in_order<V>(source, begin, end, args.width,
-                         [&](std::int64_t column, V sum, auto lanes) { store(sum / divisor, y + column, lanes); });
+    const auto finish = [=](std::int64_t column, V sum, auto lanes) {
+      store(mean ? sum / divisor : sum, y + column, lanes);
+    };
+    if constexpr (N > 0) {
+      sum_columns<N, V>(source, begin, end, 0, AllLanes{}, finish);
+    } else {
+      sum_rows_in_order<V>(source, begin, end, width, finish);
+    }
+    begin = end;
+  }
+}
+
+template <Isa I, class S, class Index, bool Scaled>
+void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  constexpr int kLanes = Vec<Accumulator<S>, I>::kLanes;
+  switch (args.width) {
+    case kLanes:
+      return sum_bags<1, I, S, Index, Scaled>(args, first, last);
+    case 2 * kLanes:
+      return sum_bags<2, I, S, Index, Scaled>(args, first, last);
+    case 4 * kLanes:
+      return sum_bags<4, I, S, Index, Scaled>(args, first, last);
+    case 8 * kLanes:
+      return sum_bags<8, I, S, Index, Scaled>(args, first, last);
+    default:
+      return sum_bags<0, I, S, Index, Scaled>(args, first, last);
   }
 }
 
@@ -138,6 +166,22 @@ void max_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
 std::int64_t bags_per_task(const EmbeddingBagArgs& args) {
   const std::int64_t rows = std::max<std::int64_t>(1, args.size / std::max<std::int64_t>(1, args.bags));
   return std::max<std::int64_t>(1, kTaskElements / (rows * std::max<std::int64_t>(16, args.width)));
+}
+
+// Whether no offset decreases and no bag is too long. Without sign, what decreases is too long as well.
+template <Isa I>
+bool all_bags_fit(const InspectBagsArgs& args) {
+  const auto longest = static_cast<std::uint64_t>(args.longest);
+  std::atomic<bool> fit = true;
+  parallel_ranges(args.bags, kOffsetsGrain, [&](std::int64_t first, std::int64_t last) {
+    std::uint64_t most = 0;  // a maximum fills whole registers, a bool would not
+    for (std::int64_t b = first; b < last; ++b) {
+      const auto here = static_cast<std::uint64_t>(args.offsets[b + 1]) - static_cast<std::uint64_t>(args.offsets[b]);
+      most = here > most ? here : most;
+    }
+    if (most > longest) fit.store(false, std::memory_order_relaxed);
+  });
+  return fit.load(std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -202,10 +246,11 @@ void embedding_bag_backward_scale(const BagScaleArgs& args) {
   });
 }
 
-template <Isa>
+template <Isa I>
 void inspect_bags(InspectBagsArgs& args) {
   args.first = args.offsets[0];
   args.decrease = args.too_long = -1;
+  if (all_bags_fit<I>(args)) return;
   for (std::int64_t b = 1; b <= args.bags; ++b) {
     const std::int64_t before = args.offsets[b - 1], here = args.offsets[b];
     if (args.decrease < 0 && here < before) args.decrease = b;

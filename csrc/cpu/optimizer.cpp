@@ -15,7 +15,8 @@
 namespace drupe::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = 32768;  // elements a task
+constexpr std::int64_t kChunk = 32768;      // elements a task
+constexpr std::int64_t kAheadBytes = 2048;  // of the parameter and of each state, asked for before they are needed
 
 // The rows that a sparse gradient names lie scattered: those a while ahead are asked for early.
 template <Isa I, class S, class Rule>
@@ -24,7 +25,7 @@ class RowPrefetch {
   explicit RowPrefetch(const StepTensor& tensor)
       : tensor_(tensor),
         last_(tensor.size / std::max<std::int64_t>(1, tensor.width) - 1),
-        plan_(PrefetchPlan::make<I>(tensor.width * static_cast<std::int64_t>(sizeof(S)))) {}
+        plan_(PrefetchPlan::make<I>(tensor.param, row_bytes(), row_bytes(), kAheadBytes)) {}
 
   DRUPE_INLINE void operator()(std::int64_t row) const {
     const std::int64_t place = tensor_.rows[std::min(row + plan_.ahead, last_)] * tensor_.width;
@@ -33,6 +34,8 @@ class RowPrefetch {
   }
 
  private:
+  std::int64_t row_bytes() const { return tensor_.width * static_cast<std::int64_t>(sizeof(S)); }
+
   const StepTensor& tensor_;
   std::int64_t last_;
   PrefetchPlan plan_;

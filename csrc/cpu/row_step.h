@@ -21,6 +21,7 @@ template <Isa I, class S>
 class RowStep {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  static constexpr auto kItem = static_cast<std::int64_t>(sizeof(S));
 
  public:
   RowStep(const RowStepArgs& args, std::int64_t width)
@@ -28,7 +29,8 @@ class RowStep {
         width_(width),
         sgd_(args.sgd()),
         adam_(args.options),
-        plan_(PrefetchPlan::make<I>(width * static_cast<std::int64_t>(sizeof(S)))) {}
+        plan_(PrefetchPlan::make<I>(args.weight, args.row_stride * kItem, width * kItem,
+                                    kPrefetchBytes / (args.rule == RowRule::adam ? 3 : 1))) {}
 
   DRUPE_INLINE void prefetch(std::int64_t row) const {
     plan_(static_cast<const S*>(args_.weight) + row * args_.row_stride);

@@ -1,48 +1,81 @@
 // Sums of rows, column block by column block in registers. A source says what its i-th row is:
-//   Row row(i)                       where it lies, and with what factor; row.data is null for one that is left out
-//   V load(row, column, lanes)       these of its elements, times the factor
-//   void prefetch(i)                 asks for what is read a while later
+//   const S* at(i)               where it lies
+//   Row row(i)                   the same, and with what factor; row.data is null for one that is left out
+//   V load(row, column, lanes)   these of its elements, times the factor
+//   size, straddles              how many rows it has, and whether they may cross lines (straddles_lines)
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "cpu/lanes.h"
 
 namespace drupe::cpu {
 
-// Bytes that a walk over scattered rows keeps in flight: enough to cover the memory's latency.
-inline constexpr std::int64_t kPrefetchBytes = 2048;
+// Bytes that a walk over scattered rows keeps in flight: enough to cover the memory's latency, a quarter of the first
+// cache.
+inline constexpr std::int64_t kPrefetchBytes = 12288;
+inline constexpr std::int64_t kFarthestRow = 64;
 inline constexpr std::int64_t kCacheLine = 64;
 
-// How many rows ahead to ask for, and how many lines of each; beyond those the hardware follows by itself.
+// Whether some of the rows from `base` on, `stride_bytes` apart, have bytes in one line more than they need.
+template <Isa I>
+DRUPE_INLINE bool straddles_lines(const void* base, std::int64_t stride_bytes, std::int64_t row_bytes) {
+  const auto size = std::bit_ceil(static_cast<std::uint64_t>(std::clamp<std::int64_t>(row_bytes, 1, kCacheLine)));
+  return ((reinterpret_cast<std::uintptr_t>(base) | static_cast<std::uintptr_t>(stride_bytes)) & (size - 1)) != 0;
+}
+
+// Asks for so many bytes.
+template <std::int64_t Bytes>
+DRUPE_INLINE void prefetch_row(const void* row, bool straddles) {
+  const auto* from = static_cast<const char*>(row);
+#pragma GCC unroll 8
+  for (std::int64_t byte = 0; byte < Bytes; byte += kCacheLine) __builtin_prefetch(from + byte);
+  if (straddles) __builtin_prefetch(from + Bytes - 1);
+}
+
+// How many rows of so many bytes are in flight.
+constexpr std::int64_t rows_ahead(std::int64_t row_bytes, std::int64_t in_flight = kPrefetchBytes) {
+  return std::clamp<std::int64_t>(in_flight / std::max(kCacheLine, row_bytes), 2, kFarthestRow);
+}
+
+// The same where the size is only known at run time; of long rows the hardware follows the rest by itself.
 struct PrefetchPlan {
-  std::int64_t ahead, lines;
+  std::int64_t ahead, bytes;
+  bool straddles;
   template <Isa I>
-  DRUPE_INLINE static PrefetchPlan make(std::int64_t row_bytes) {
-    const std::int64_t bytes = row_bytes < 1 ? 1 : row_bytes;
-    const std::int64_t ahead = kPrefetchBytes / bytes;
-    const std::int64_t lines = (bytes + kCacheLine - 1) / kCacheLine;
-    return {ahead < 2 ? 2 : ahead > 32 ? 32 : ahead, lines > 8 ? 8 : lines};
+  DRUPE_INLINE static PrefetchPlan make(const void* base, std::int64_t stride_bytes, std::int64_t row_bytes,
+                                        std::int64_t in_flight = kPrefetchBytes) {
+    const std::int64_t bytes = std::clamp<std::int64_t>(row_bytes, 1, 8 * kCacheLine);
+    return {rows_ahead(bytes, in_flight), bytes, straddles_lines<I>(base, stride_bytes, row_bytes)};
   }
   DRUPE_INLINE void operator()(const void* row) const {
-    for (std::int64_t line = 0; line < lines; ++line) {
-      __builtin_prefetch(static_cast<const char*>(row) + line * kCacheLine);
-    }
+    const auto* from = static_cast<const char*>(row);
+    for (std::int64_t byte = 0; byte < bytes; byte += kCacheLine) __builtin_prefetch(from + byte);
+    if (straddles) __builtin_prefetch(from + bytes - 1);
   }
 };
 
-// finish(column, sum, lanes) takes each of N registers of the sum of rows [begin, end).
+// finish(column, sum, lanes) takes each of N registers of the sum of rows [begin, end). What comes after `end` is asked
+// for as well: it is the next sum's.
 template <int N, class V, class Source, class Lanes, class Finish>
 DRUPE_INLINE void sum_columns(const Source& source, std::int64_t begin, std::int64_t end, std::int64_t column,
                               Lanes lanes, const Finish& finish) {
+  constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(*source.at(0)));
+  constexpr std::int64_t kAhead = rows_ahead(kBytes);
   V sum[N];
+#pragma GCC unroll 8
   for (int k = 0; k < N; ++k) sum[k] = V::zero();
   for (std::int64_t i = begin; i < end; ++i) {
-    if (column == 0) source.prefetch(i);
+    const std::int64_t next = i + kAhead < source.size ? i + kAhead : source.size - 1;
+    prefetch_row<kBytes>(source.at(next) + column, source.straddles);
     const auto row = source.row(i);
     if (!row.data) continue;
+#pragma GCC unroll 8
     for (int k = 0; k < N; ++k) sum[k] = sum[k] + source.load(row, column + k * V::kLanes, lanes);
   }
+#pragma GCC unroll 8
   for (int k = 0; k < N; ++k) finish(column + k * V::kLanes, sum[k], lanes);
 }
 

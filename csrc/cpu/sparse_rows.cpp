@@ -67,7 +67,7 @@ struct EntrySource {
   const T* argmax;
   const std::int64_t* offsets;
   std::int64_t length;
-  PrefetchPlan plan;
+  bool straddles;
 
   static constexpr bool kByPosition = F == Factor::contribution || F == Factor::argmax;
 
@@ -99,10 +99,9 @@ struct EntrySource {
     }
     return x * row.factor;
   }
-  DRUPE_INLINE void prefetch(std::int64_t e) const {
-    if (e + plan.ahead >= size) return;
-    const std::int64_t payload = entries[e + plan.ahead].payload();
-    plan(source + (kByPosition ? bag_of[payload] : payload) * width);
+  DRUPE_INLINE const S* at(std::int64_t e) const {
+    const std::int64_t payload = entries[e].payload();
+    return source + (kByPosition ? bag_of[payload] : payload) * width;
   }
 };
 
@@ -277,19 +276,19 @@ void sum_entries(SumRowsArgs& args) {
   const int bits = bits_for(skipped ? args.limit : args.limit - 1);
   const RowStep<I, S> step(args.step ? *args.step : RowStepArgs{}, args.width);
   const Entry* sorted = radix_sort<I>(entries.data(), spare.data(), args.size, bits);
+  const auto row_bytes = args.width * static_cast<std::int64_t>(sizeof(S));
   const auto run = [&]<Factor F>() {
-    const EntrySource<I, S, Entry, F> source{
-        .entries = sorted,
-        .size = args.size - skipped,
-        .width = args.width,
-        .source = static_cast<const S*>(args.source),
-        .bag_of = bag_of.data(),
-        .scale = static_cast<const S*>(args.scale),
-        .bag_scale = static_cast<const T*>(args.bag_scale),
-        .argmax = static_cast<const T*>(args.argmax),
-        .offsets = args.offsets,
-        .length = args.length,
-        .plan = PrefetchPlan::make<I>(args.width * static_cast<std::int64_t>(sizeof(S)))};
+    const EntrySource<I, S, Entry, F> source{.entries = sorted,
+                                             .size = args.size - skipped,
+                                             .width = args.width,
+                                             .source = static_cast<const S*>(args.source),
+                                             .bag_of = bag_of.data(),
+                                             .scale = static_cast<const S*>(args.scale),
+                                             .bag_scale = static_cast<const T*>(args.bag_scale),
+                                             .argmax = static_cast<const T*>(args.argmax),
+                                             .offsets = args.offsets,
+                                             .length = args.length,
+                                             .straddles = straddles_lines<I>(args.source, row_bytes, row_bytes)};
     SegmentSum<I, S, Entry, F>(args, source, step).run();
   };
   if (args.scale) {

@@ -71,7 +71,8 @@ struct Bags {
     count = starts.numel();
     const std::int64_t size = indices.numel();
     check(count > 0 || size == 0, op, "offsets is empty, but there are ", size, " indices");
-    offsets = full({count + 1}, size, Dtype::i64, indices.device());
+    offsets = empty({count + 1}, Dtype::i64, indices.device());
+    copy_into(offsets.slice(0, count, count + 1, 1), full({1}, size, Dtype::i64, indices.device()));
     if (count == 0) return;
     copy_into(offsets.slice(0, 0, count, 1), starts);
     InspectBagsArgs args{.offsets = offsets.data<std::int64_t>(), .bags = count, .longest = kLongestMaxBag};
