@@ -48,6 +48,7 @@ __all__: list[str] = [
     "cuda_status",
     "current_stream",
     "dropout",
+    "dropout_backward",
     "embedding",
     "embedding_backward",
     "embedding_backward_sparse",
@@ -431,7 +432,16 @@ def dropout(
     p: typing.SupportsFloat | typing.SupportsIndex,
     seed: typing.SupportsInt | typing.SupportsIndex,
     offset: typing.SupportsInt | typing.SupportsIndex,
-    state: Tensor | None = None,
+    state: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]: ...
+def dropout_backward(
+    dy: Tensor,
+    mask: Tensor | None,
+    p: typing.SupportsFloat | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+    state: Tensor | None,
 ) -> Tensor: ...
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
