@@ -53,11 +53,10 @@ struct Place {
   S* kept_gate(int index) const { return gate(args.direction[d].gates, index); }
 };
 
-template <Isa I, class S>
+template <Isa I, class S, class Walk>
 struct Forward {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  using Walk = Recurrence<I, S, Pass::forward>;
   const RecurrentArgs& args;
   const Walk& walk;
   T* cells;  // (D, B, H), of lstm
@@ -96,7 +95,7 @@ struct Forward {
 
  private:
   DRUPE_INLINE V recurrent_share(const Place<S>& place, const auto& lanes, const T* sums, int gate) const {
-    const V sum = lanes.get(sums + gate * Walk::kWidth);
+    const V sum = lanes.get(sums + gate * walk.gate_stride());
     const auto* bias = static_cast<const S*>(args.direction[place.d].bias);
     return bias ? sum + lanes.get(bias + gate * args.H + place.unit) : sum;
   }
@@ -224,26 +223,32 @@ struct Backward {
   }
 };
 
+template <Isa I, class S, class Walk>
+void walk_forward(const RecurrentArgs& args) {
+  using T = Accumulator<S>;
+  const std::int64_t states = args.directions * args.B * args.H;
+  const Scratch<T> cells(static_cast<std::size_t>(args.c0 ? states : 0));
+  if (args.c0) convert<I, T>(static_cast<const S*>(args.c0), cells.data(), states);
+  const Walk walk(args);
+  walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+    const auto* h0 = static_cast<const S*>(args.h0) + (d * args.B + b) * args.H + unit;
+    convert<I, T>(h0, walk.state(0, d, 0, b, unit), width);
+  });
+  walk.run(args.T, Forward<I, S, Walk>{args, walk, cells.data()});
+  walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+    auto* h = static_cast<S*>(args.h) + (d * args.B + b) * args.H + unit;
+    convert<I, T>(walk.state(args.T, d, 0, b, unit), h, width);
+  });
+  if (args.c0) convert<I, T>(cells.data(), static_cast<S*>(args.c), states);
+}
+
 }  // namespace
 
 template <Isa I>
 void recurrent(const RecurrentArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
-    using T = Accumulator<S>;
-    const std::int64_t states = args.directions * args.B * args.H;
-    const Scratch<T> cells(static_cast<std::size_t>(args.c0 ? states : 0));
-    if (args.c0) convert<I, T>(static_cast<const S*>(args.c0), cells.data(), states);
-    const Recurrence<I, S, Pass::forward> walk(args);
-    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
-      const auto* h0 = static_cast<const S*>(args.h0) + (d * args.B + b) * args.H + unit;
-      convert<I, T>(h0, walk.state(0, d, 0, b, unit), width);
-    });
-    walk.run(args.T, Forward<I, S>{args, walk, cells.data()});
-    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
-      auto* h = static_cast<S*>(args.h) + (d * args.B + b) * args.H + unit;
-      convert<I, T>(walk.state(args.T, d, 0, b, unit), h, width);
-    });
-    if (args.c0) convert<I, T>(cells.data(), static_cast<S*>(args.c), states);
+    if (SingleStep<I, S>::suits(args)) return walk_forward<I, S, SingleStep<I, S>>(args);
+    walk_forward<I, S, Recurrence<I, S, Pass::forward>>(args);
   });
 }
 

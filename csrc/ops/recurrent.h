@@ -90,8 +90,17 @@ struct RecurrentResult {
   std::vector<Tensor> saved;  // for the way back: gates, hidden, memory of each direction
 };
 
+// Which gradients are wanted: of x, and of each direction's weights.
+struct RecurrentWants {
+  struct Weights {
+    bool weight_ih = true, weight_hh = true, bias_ih = true, bias_hh = true;
+  };
+  bool x = true;
+  Weights weights[2];
+};
+
 struct RecurrentGradients {
-  Tensor dx, dh0, dc0;  // dx is undefined where it is not wanted, dc0 for gru
+  Tensor dx, dh0, dc0;  // dc0 is undefined for gru, as is what is not wanted
   std::vector<RecurrentWeights> dweights;
 };
 
@@ -104,7 +113,7 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
 RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy, const RecurrentStates& dfinal,
                                       const Tensor& x, const std::vector<RecurrentWeights>& weights,
                                       const std::optional<Tensor>& lengths, const std::vector<Tensor>& saved,
-                                      bool wants_dx);
+                                      const RecurrentWants& wants);
 
 }  // namespace ops
 

@@ -607,7 +607,10 @@ def gru_backward(
     lengths: Tensor | None,
     saved: collections.abc.Sequence[Tensor],
     wants_dx: bool,
-) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
+    wants_dweights: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"]],
+) -> tuple[
+    Tensor | None, list[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]], Tensor, Tensor | None
+]: ...
 def is_capturing(device: str) -> bool: ...
 def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
@@ -648,7 +651,10 @@ def lstm_backward(
     lengths: Tensor | None,
     saved: collections.abc.Sequence[Tensor],
     wants_dx: bool,
-) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
+    wants_dweights: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"]],
+) -> tuple[
+    Tensor | None, list[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]], Tensor, Tensor | None
+]: ...
 def max_pool2d(
     x: Tensor,
     kernel: tuple[int, ...],
