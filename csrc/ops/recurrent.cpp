@@ -122,10 +122,12 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
     result.c = empty(problem.states(), dtype, problem.device);
     args.c = result.c.raw();
   }
+  const bool apart = problem.device.type == DeviceType::cpu;
   for (int d = 0; d < args.directions; ++d) {
     const RecurrentWeights& given = weights[static_cast<std::size_t>(d)];
-    const Tensor gates =
-        gemm(problem.x, given.weight_ih, given.bias_ih, {}, {.transpose_b = true, .activation = {}}).first;
+    const std::optional<Tensor> bias = apart ? std::nullopt : given.bias_ih;
+    if (apart && given.bias_ih) args.direction[d].input_bias = problem.keep(*given.bias_ih);
+    const Tensor gates = gemm(problem.x, given.weight_ih, bias, {}, {.transpose_b = true, .activation = {}}).first;
     Tensor hidden, memory;
     if (args.keep) {
       hidden = empty(problem.hidden(), dtype, problem.device);
