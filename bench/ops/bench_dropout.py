@@ -92,7 +92,7 @@ def forward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
 
 
 def backward(shape: tuple[int, int], rng: np.random.Generator) -> Setup:
-    """The same of dy, by the same mask: drupe draws it again, the peers have stored it."""
+    """The same of dy, by the mask that was stored on the way there."""
     x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
     leaf = drupe.tensor(x, requires_grad=True)
     y = ops.dropout(leaf, _P, seed=_SEED)

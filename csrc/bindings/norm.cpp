@@ -33,8 +33,10 @@ void bind_norm(py::module_& m) {
         py::arg("eps"), py::arg("layout"), Nogil());
   m.def("group_norm_backward", &ops::group_norm_backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("bias"), py::arg("mean"), py::arg("rstd"), py::arg("layout"), Nogil());
-  m.def("dropout", &ops::dropout, py::arg("x"), py::arg("p"), py::arg("seed"), py::arg("offset"),
-        py::arg("state") = py::none(), Nogil());
+  m.def("dropout", &ops::dropout, py::arg("x"), py::arg("p"), py::arg("seed"), py::arg("offset"), py::arg("state"),
+        py::arg("keep"), Nogil());
+  m.def("dropout_backward", &ops::dropout_backward, py::arg("dy"), py::arg("mask"), py::arg("p"), py::arg("seed"),
+        py::arg("offset"), py::arg("state"), Nogil());
 }
 
 }  // namespace drupe::bindings

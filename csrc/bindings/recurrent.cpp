@@ -3,6 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <array>
+
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
 
@@ -12,6 +15,7 @@ namespace {
 using Optional = std::optional<Tensor>;
 // weight_ih, weight_hh, bias_ih, bias_hh of each direction
 using Weights = std::vector<std::tuple<Tensor, Tensor, Optional, Optional>>;
+using WeightGradients = std::vector<std::tuple<Optional, Optional, Optional, Optional>>;
 
 std::vector<RecurrentWeights> weights_of(const Weights& given) {
   std::vector<RecurrentWeights> weights;
@@ -36,17 +40,23 @@ void bind_cell(py::module_& m, const std::string& name, Cell cell) {
       py::arg("x"), py::arg("weights"), py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("keep"), Nogil());
   m.def((name + "_backward").c_str(),
         [cell](const Optional& dy, const Optional& dh, const Optional& dc, const Tensor& x, const Weights& weights,
-               const Optional& lengths, const std::vector<Tensor>& saved, bool wants_dx) {
+               const Optional& lengths, const std::vector<Tensor>& saved, bool wants_dx,
+               const std::vector<std::array<bool, 4>>& wants_dweights) {
+          RecurrentWants wants{.x = wants_dx, .weights = {}};
+          for (std::size_t d = 0; d < std::min<std::size_t>(2, wants_dweights.size()); ++d) {
+            const auto& [weight_ih, weight_hh, bias_ih, bias_hh] = wants_dweights[d];
+            wants.weights[d] = {weight_ih, weight_hh, bias_ih, bias_hh};
+          }
           const RecurrentGradients g =
-              ops::recurrent_backward(cell, dy, {.h = dh, .c = dc}, x, weights_of(weights), lengths, saved, wants_dx);
-          Weights dweights;
+              ops::recurrent_backward(cell, dy, {.h = dh, .c = dc}, x, weights_of(weights), lengths, saved, wants);
+          WeightGradients dweights;
           for (const RecurrentWeights& w : g.dweights) {
-            dweights.emplace_back(w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh);
+            dweights.emplace_back(defined(w.weight_ih), defined(w.weight_hh), w.bias_ih, w.bias_hh);
           }
           return std::tuple(defined(g.dx), dweights, g.dh0, defined(g.dc0));
         },
         py::arg("dy"), py::arg("dh"), py::arg("dc"), py::arg("x"), py::arg("weights"), py::arg("lengths"),
-        py::arg("saved"), py::arg("wants_dx"), Nogil());
+        py::arg("saved"), py::arg("wants_dx"), py::arg("wants_dweights"), Nogil());
 }
 
 }  // namespace

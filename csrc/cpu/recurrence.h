@@ -12,6 +12,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/gemm_core.h"
+#include "cpu/gemm_few_rows.h"
 #include "ops/recurrent.h"
 
 namespace drupe::cpu {
@@ -51,6 +52,9 @@ class Recurrence {
     const std::int64_t used = args.directions * parts_ * state_size();
     std::memset(state_.data(), 0, static_cast<std::size_t>(used) * sizeof(T));
   }
+
+  // From one of a sequence's outputs to the next, among the sums of a block.
+  static constexpr std::int64_t gate_stride() { return kWidth; }
 
   // Where the state has the numbers of a sequence from a block's first unit on.
   T* state(std::int64_t step, int d, int part, std::int64_t b, std::int64_t unit) const {
@@ -146,6 +150,45 @@ class Recurrence {
   int gates_, parts_, outputs_;
   std::int64_t blocks_, slices_, rows_, panel_;
   Scratch<T> weight_, state_;
+};
+
+// The walk of a single step forward, as in decoding, of few sequences: the weight is read once, as it lies. A
+// sequence's units are one block.
+template <Isa I, class S>
+class SingleStep {
+ public:
+  using T = Accumulator<S>;
+
+  explicit SingleStep(const RecurrentArgs& args)
+      : args_(args), state_(static_cast<std::size_t>(2 * args.directions * args.B * args.H)) {}
+  static bool suits(const RecurrentArgs& args) { return args.T == 1 && args.B <= kFewRows; }
+
+  std::int64_t gate_stride() const { return args_.H; }
+  T* state(std::int64_t step, int d, int, std::int64_t b, std::int64_t unit) const {
+    return state_.data() + ((step % 2 * args_.directions + d) * args_.B + b) * args_.H + unit;
+  }
+  template <class Body>
+  void for_blocks(const Body& body) const {
+    for (int d = 0; d < args_.directions; ++d) {
+      for (std::int64_t b = 0; b < args_.B; ++b) body(d, b, 0, args_.H);
+    }
+  }
+
+  template <class Finish>
+  void run(std::int64_t, const Finish& finish) const {
+    const std::int64_t B = args_.B, H = args_.H, cols = gates_of(args_.cell) * H;
+    const Scratch<T> sums(static_cast<std::size_t>(B * cols));
+    for (int d = 0; d < args_.directions; ++d) {
+      gemm_few_rows<I, S>(
+          B, cols, H, static_cast<const S*>(args_.h0) + d * B * H, H, 1,
+          static_cast<const S*>(args_.direction[d].weight), 1, H, [](auto...) {}, sums.data(), cols);
+      parallel_for(B, [&](std::int64_t b) { finish(d, 0, b, 0, H, sums.data() + b * cols); });
+    }
+  }
+
+ private:
+  const RecurrentArgs& args_;
+  Scratch<T> state_;
 };
 
 }  // namespace drupe::cpu

@@ -53,13 +53,48 @@ struct Place {
   S* kept_gate(int index) const { return gate(args.direction[d].gates, index); }
 };
 
+// The biases of each direction, (D, 4, H): of each gate both together; of gru's n that of the input's share, and then
+// that of the recurrent one, by which r multiplies.
 template <Isa I, class S>
+struct Biases {
+  using T = Accumulator<S>;
+  static constexpr int kSlots = 4;
+  std::int64_t H;
+  Scratch<T> values;
+
+  explicit Biases(const RecurrentArgs& args) : H(args.H), values(static_cast<std::size_t>(2 * kSlots * H)) {
+    const bool gru = args.cell == Cell::gru;
+    for (int d = 0; d < args.directions; ++d) {
+      const auto* input = static_cast<const S*>(args.direction[d].input_bias);
+      const auto* recurrent = static_cast<const S*>(args.direction[d].bias);
+      for (int slot = 0; slot < kSlots; ++slot) {
+        const bool own = !gru || slot < 2;
+        const bool with_input = input && (own || slot == 2), with_recurrent = recurrent && (own || slot == 3);
+        sum(with_input ? input + slot * H : nullptr, with_recurrent ? recurrent + (own ? slot : 2) * H : nullptr,
+            at(d, slot));
+      }
+    }
+  }
+  T* at(int d, int slot) const { return values.data() + (d * kSlots + slot) * H; }
+
+ private:
+  void sum(const S* a, const S* b, T* to) const {
+    for_access<I, T>(H, [&](const auto& lanes) {
+      auto total = Vec<T, I>::zero();
+      if (a) total = total + lanes.get(a);
+      if (b) total = total + lanes.get(b);
+      lanes.put(to, total);
+    });
+  }
+};
+
+template <Isa I, class S, class Walk>
 struct Forward {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  using Walk = Recurrence<I, S, Pass::forward>;
   const RecurrentArgs& args;
   const Walk& walk;
+  const Biases<I, S>& biases;
   T* cells;  // (D, B, H), of lstm
 
   DRUPE_INLINE void fetch(int d, std::int64_t step, std::int64_t b, std::int64_t unit) const {
@@ -95,17 +130,17 @@ struct Forward {
   }
 
  private:
-  DRUPE_INLINE V recurrent_share(const Place<S>& place, const auto& lanes, const T* sums, int gate) const {
-    const V sum = lanes.get(sums + gate * Walk::kWidth);
-    const auto* bias = static_cast<const S*>(args.direction[place.d].bias);
-    return bias ? sum + lanes.get(bias + gate * args.H + place.unit) : sum;
+  // Shares of a gate: of the input, as it is, and of h, with a bias.
+  DRUPE_INLINE V recurrent_share(const Place<S>& place, const auto& lanes, const T* sums, int gate, int slot) const {
+    return lanes.get(sums + gate * walk.gate_stride()) + lanes.get(biases.at(place.d, slot) + place.unit);
+  }
+  DRUPE_INLINE V total(const Place<S>& place, const auto& lanes, const T* sums, int gate) const {
+    return lanes.get(place.kept_gate(gate)) + recurrent_share(place, lanes, sums, gate, gate);
   }
 
   // Reads and writes c, gives h.
   DRUPE_INLINE V lstm_cell(const Place<S>& place, const auto& lanes, const T* sums, T* cell) const {
-    const auto sum = [&](int gate) {
-      return lanes.get(place.kept_gate(gate)) + recurrent_share(place, lanes, sums, gate);
-    };
+    const auto sum = [&](int gate) { return total(place, lanes, sums, gate); };
     const V before = lanes.get(cell);
     const V a_i = sum(0), a_f = sum(1), a_g = sum(2), a_o = sum(3);
     const V i = sigmoid(a_i), f = sigmoid(a_f), g = tanh(a_g), o = sigmoid(a_o);
@@ -122,11 +157,10 @@ struct Forward {
   }
 
   DRUPE_INLINE V gru_cell(const Place<S>& place, const auto& lanes, const T* sums, V h) const {
-    const auto input = [&](int gate) { return lanes.get(place.kept_gate(gate)); };
-    const V r = sigmoid(input(0) + recurrent_share(place, lanes, sums, 0));
-    const V z = sigmoid(input(1) + recurrent_share(place, lanes, sums, 1));
-    const V u = recurrent_share(place, lanes, sums, 2);
-    const V n = tanh(fma(r, u, input(2)));
+    const V r = sigmoid(total(place, lanes, sums, 0));
+    const V z = sigmoid(total(place, lanes, sums, 1));
+    const V u = recurrent_share(place, lanes, sums, 2, 3);
+    const V n = tanh(fma(r, u, lanes.get(place.kept_gate(2)) + lanes.get(biases.at(place.d, 2) + place.unit)));
     if (args.keep) {
       lanes.put(place.memory(), u);
       lanes.put(place.kept_gate(0), r);
@@ -224,26 +258,33 @@ struct Backward {
   }
 };
 
+template <Isa I, class S, class Walk>
+void walk_forward(const RecurrentArgs& args) {
+  using T = Accumulator<S>;
+  const std::int64_t states = args.directions * args.B * args.H;
+  const Scratch<T> cells(static_cast<std::size_t>(args.c0 ? states : 0));
+  if (args.c0) convert<I, T>(static_cast<const S*>(args.c0), cells.data(), states);
+  const Walk walk(args);
+  walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+    const auto* h0 = static_cast<const S*>(args.h0) + (d * args.B + b) * args.H + unit;
+    convert<I, T>(h0, walk.state(0, d, 0, b, unit), width);
+  });
+  const Biases<I, S> biases(args);
+  walk.run(args.T, Forward<I, S, Walk>{args, walk, biases, cells.data()});
+  walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
+    auto* h = static_cast<S*>(args.h) + (d * args.B + b) * args.H + unit;
+    convert<I, T>(walk.state(args.T, d, 0, b, unit), h, width);
+  });
+  if (args.c0) convert<I, T>(cells.data(), static_cast<S*>(args.c), states);
+}
+
 }  // namespace
 
 template <Isa I>
 void recurrent(const RecurrentArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
-    using T = Accumulator<S>;
-    const std::int64_t states = args.directions * args.B * args.H;
-    const Scratch<T> cells(static_cast<std::size_t>(args.c0 ? states : 0));
-    if (args.c0) convert<I, T>(static_cast<const S*>(args.c0), cells.data(), states);
-    const Recurrence<I, S, Pass::forward> walk(args);
-    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
-      const auto* h0 = static_cast<const S*>(args.h0) + (d * args.B + b) * args.H + unit;
-      convert<I, T>(h0, walk.state(0, d, 0, b, unit), width);
-    });
-    walk.run(args.T, Forward<I, S>{args, walk, cells.data()});
-    walk.for_blocks([&](int d, std::int64_t b, std::int64_t unit, std::int64_t width) {
-      auto* h = static_cast<S*>(args.h) + (d * args.B + b) * args.H + unit;
-      convert<I, T>(walk.state(args.T, d, 0, b, unit), h, width);
-    });
-    if (args.c0) convert<I, T>(cells.data(), static_cast<S*>(args.c), states);
+    if (SingleStep<I, S>::suits(args)) return walk_forward<I, S, SingleStep<I, S>>(args);
+    walk_forward<I, S, Recurrence<I, S, Pass::forward>>(args);
   });
 }
 

@@ -122,10 +122,12 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
     result.c = empty(problem.states(), dtype, problem.device);
     args.c = result.c.raw();
   }
+  const bool apart = problem.device.type == DeviceType::cpu;
   for (int d = 0; d < args.directions; ++d) {
     const RecurrentWeights& given = weights[static_cast<std::size_t>(d)];
-    const Tensor gates =
-        gemm(problem.x, given.weight_ih, given.bias_ih, {}, {.transpose_b = true, .activation = {}}).first;
+    const std::optional<Tensor> bias = apart ? std::nullopt : given.bias_ih;
+    if (apart && given.bias_ih) args.direction[d].input_bias = problem.keep(*given.bias_ih);
+    const Tensor gates = gemm(problem.x, given.weight_ih, bias, {}, {.transpose_b = true, .activation = {}}).first;
     Tensor hidden, memory;
     if (args.keep) {
       hidden = empty(problem.hidden(), dtype, problem.device);
@@ -147,7 +149,7 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
 RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy, const RecurrentStates& dfinal,
                                       const Tensor& x, const std::vector<RecurrentWeights>& weights,
                                       const std::optional<Tensor>& lengths, const std::vector<Tensor>& saved,
-                                      bool wants_dx) {
+                                      const RecurrentWants& wants) {
   Problem problem = plan(cell, x, weights, lengths, true);
   RecurrentArgs& forward = problem.args;
   check(saved.size() == 3 * weights.size(), problem.op, "saved has ", saved.size(), " tensors: expected ",
@@ -198,16 +200,16 @@ RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy
   }
   for (int d = 0; d < forward.directions; ++d) {
     const RecurrentWeights& given = weights[static_cast<std::size_t>(d)];
+    const RecurrentWants::Weights& wanted = wants.weights[d];
     const Tensor& hidden = saved[static_cast<std::size_t>(3 * d + 1)];
     const GemmOptions transposed{.transpose_a = true, .activation = {}};
-    RecurrentWeights dweights{.weight_ih = product(rows_of(dinput[d]), rows_of(problem.x), transposed),
-                              .weight_hh = product(rows_of(drecurrent[d]), rows_of(hidden), transposed),
-                              .bias_ih = {},
-                              .bias_hh = {}};
-    if (given.bias_ih) dweights.bias_ih = reduce("sum", dinput[d], {0, 1}, false);
-    if (given.bias_hh) dweights.bias_hh = reduce("sum", drecurrent[d], {0, 1}, false);
+    RecurrentWeights dweights;
+    if (wanted.weight_ih) dweights.weight_ih = product(rows_of(dinput[d]), rows_of(problem.x), transposed);
+    if (wanted.weight_hh) dweights.weight_hh = product(rows_of(drecurrent[d]), rows_of(hidden), transposed);
+    if (wanted.bias_ih && given.bias_ih) dweights.bias_ih = reduce("sum", dinput[d], {0, 1}, false);
+    if (wanted.bias_hh && given.bias_hh) dweights.bias_hh = reduce("sum", drecurrent[d], {0, 1}, false);
     gradients.dweights.push_back(dweights);
-    if (!wants_dx) continue;
+    if (!wants.x) continue;
     const std::optional<Tensor> other = d == 0 ? std::nullopt : std::optional(gradients.dx);
     gradients.dx = product(dinput[d], given.weight_ih, {}, other);
   }

@@ -17,7 +17,8 @@
 //
 // The input's share of all steps is one product, made before the walk; after the walk backwards, so are the gradients
 // of x and of the weights. For float16 and bfloat16 each share of a gate is summed in float32 and then rounded to the
-// dtype (W_hh h on the CPU is not), and so are h at each step and the kept gates; c is float32. The precision "high"
+// dtype (on the CPU W_hh h is not, nor are the biases), and so are h at each step and the kept gates; c is float32. The
+// precision "high"
 // (gemm.h) is for the products before and after the walk. Hochreiter & Schmidhuber 1997, "Long Short-Term Memory";
 // Gers, Schmidhuber & Cummins 2000, "Learning to Forget"; Cho et al. 2014, "Learning Phrase Representations using RNN
 // Encoder-Decoder". The GRU applies r after the product, as in version 1 of the latter's arXiv:1406.1078.
@@ -42,9 +43,11 @@ constexpr int gates_of(Cell cell) {
 struct RecurrentDirection {
   const void* weight;  // W_hh
   const void* bias;    // b_hh, or null
-  void* gates;         // (T, B, G H): before the walk W_ih x + b_ih, after it the gates, if they are kept
+  void* gates;         // (T, B, G H): before the walk W_ih x + b_ih, after it the gates, if they are kept. On the CPU
+                       // b_ih, or null, is apart: adding it costs the cells less than the product
   void* hidden;        // (T, B, H): h before each step; null where not kept, as is memory
   void* memory;        // (T, B, H) of the accumulator's dtype: c before each step, or u_n at each
+  const void* input_bias = nullptr;
 };
 
 struct RecurrentArgs {
@@ -90,8 +93,17 @@ struct RecurrentResult {
   std::vector<Tensor> saved;  // for the way back: gates, hidden, memory of each direction
 };
 
+// Which gradients are wanted: of x, and of each direction's weights.
+struct RecurrentWants {
+  struct Weights {
+    bool weight_ih = true, weight_hh = true, bias_ih = true, bias_hh = true;
+  };
+  bool x = true;
+  Weights weights[2];
+};
+
 struct RecurrentGradients {
-  Tensor dx, dh0, dc0;  // dx is undefined where it is not wanted, dc0 for gru
+  Tensor dx, dh0, dc0;  // dc0 is undefined for gru, as is what is not wanted
   std::vector<RecurrentWeights> dweights;
 };
 
@@ -104,7 +116,7 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
 RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy, const RecurrentStates& dfinal,
                                       const Tensor& x, const std::vector<RecurrentWeights>& weights,
                                       const std::optional<Tensor>& lengths, const std::vector<Tensor>& saved,
-                                      bool wants_dx);
+                                      const RecurrentWants& wants);
 
 }  // namespace ops
 

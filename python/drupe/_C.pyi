@@ -48,6 +48,7 @@ __all__: list[str] = [
     "cuda_status",
     "current_stream",
     "dropout",
+    "dropout_backward",
     "embedding",
     "embedding_backward",
     "embedding_backward_sparse",
@@ -431,7 +432,16 @@ def dropout(
     p: typing.SupportsFloat | typing.SupportsIndex,
     seed: typing.SupportsInt | typing.SupportsIndex,
     offset: typing.SupportsInt | typing.SupportsIndex,
-    state: Tensor | None = None,
+    state: Tensor | None,
+    keep: bool,
+) -> tuple[Tensor, Tensor | None]: ...
+def dropout_backward(
+    dy: Tensor,
+    mask: Tensor | None,
+    p: typing.SupportsFloat | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+    state: Tensor | None,
 ) -> Tensor: ...
 def embedding(
     weight: Tensor, indices: Tensor, padding_idx: typing.SupportsInt | typing.SupportsIndex | None = None
@@ -597,7 +607,10 @@ def gru_backward(
     lengths: Tensor | None,
     saved: collections.abc.Sequence[Tensor],
     wants_dx: bool,
-) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
+    wants_dweights: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"]],
+) -> tuple[
+    Tensor | None, list[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]], Tensor, Tensor | None
+]: ...
 def is_capturing(device: str) -> bool: ...
 def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
@@ -638,7 +651,10 @@ def lstm_backward(
     lengths: Tensor | None,
     saved: collections.abc.Sequence[Tensor],
     wants_dx: bool,
-) -> tuple[Tensor | None, list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]], Tensor, Tensor | None]: ...
+    wants_dweights: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"]],
+) -> tuple[
+    Tensor | None, list[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]], Tensor, Tensor | None
+]: ...
 def max_pool2d(
     x: Tensor,
     kernel: tuple[int, ...],

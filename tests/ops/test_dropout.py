@@ -120,6 +120,35 @@ def test_gradients(backend, rng):
     np.testing.assert_array_equal(x.grad.numpy(), np.where(y.detach().numpy() == 0, 0, 2 * dy))
 
 
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("size", [0, 1, 3, 7, 8, 9, 15, 16, 17, 63, 129, 16384, 16389, 40001])
+def test_backward_is_the_op_on_dy_to_the_bit(backend, rng, name, size):
+    x, dy = (rng.standard_normal(size).astype(dtype(name)) for _ in range(2))
+    leaf = drupe.tensor(x, requires_grad=True)
+    y = ops.dropout(leaf, 0.3, seed=11, offset=12)
+    y.backward(dy)
+    np.testing.assert_array_equal(y.detach().numpy(), ops.dropout(x, 0.3, seed=11, offset=12))
+    np.testing.assert_array_equal(leaf.grad.numpy(), ops.dropout(dy, 0.3, seed=11, offset=12))
+
+
+def test_backward_of_p_0_and_1_and_of_nan(backend):
+    dy = np.array([1, np.nan, np.inf, -2.0] * 50)
+    for p, expected in ((0, dy), (1, np.zeros(200))):
+        x = drupe.tensor(np.ones(200), requires_grad=True)
+        ops.dropout(x, p, seed=1).backward(dy)
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+def test_backward_of_a_large_array(isa):
+    if drupe.cpu_isa() == "scalar":
+        pytest.skip("has no stores past the caches")
+    x = drupe.tensor(np.ones(2**23 + 3, np.float32), requires_grad=True)
+    dy = np.arange(2**23 + 3, dtype=np.float32)
+    y = ops.dropout(x, 0.5, seed=1)
+    y.backward(dy)
+    np.testing.assert_array_equal(x.grad.numpy(), y.detach().numpy() * dy)
+
+
 def test_manual_seed_repeats_and_streams_differ(device):
     x = np.ones(1000)
     drupe.manual_seed(7)

@@ -12,8 +12,9 @@ from recurrent_reference import GATES, Problem, call, joined, leaves_of, referen
 from reference import FLOATS, assert_close, dtype, f64
 
 KINDS = ("lstm", "gru")
-# (T, B, I, H): below and above the blocks of units of every ISA, its panels of rows and its slices of the sum.
-SHAPES = [(1, 1, 1, 1), (4, 3, 5, 7), (3, 15, 4, 33), (6, 2, 3, 64), (2, 5, 3, 600)]
+# (T, B, I, H): below and above the blocks of units of every ISA, its panels of rows and its slices of the sum; single
+# steps of few sequences and of more.
+SHAPES = [(1, 1, 1, 1), (1, 9, 4, 37), (1, 17, 4, 9), (4, 3, 5, 7), (3, 15, 4, 33), (6, 2, 3, 64), (2, 5, 3, 600)]
 
 
 def check(results, expected, name, length):
@@ -38,6 +39,14 @@ def test_matches_numpy(backend, rng, kind, directions, shape):
 def test_every_dtype(backend, rng, kind, name):
     problem = Problem(kind, rng, 5, 6, 8, 20, 2, name)
     lengths = np.array([5, 1, 0, 3, 4, 5], np.int32)
+    check(problem.run(lengths=lengths), problem.expected(lengths=lengths), name, 20)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FLOATS)
+def test_single_step(backend, rng, kind, name):
+    problem = Problem(kind, rng, 1, 3, 8, 20, 2, name)
+    lengths = np.array([1, 0, 1])
     check(problem.run(lengths=lengths), problem.expected(lengths=lengths), name, 20)
 
 
@@ -157,7 +166,7 @@ def float64_gradients(problem, lengths, weights):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (3, 17, 8, 40), (2, 3, 4, 530)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (4, 3, 5, 7), (3, 17, 8, 40), (2, 3, 4, 530)], ids=str)
 def test_gradients_of_every_dtype(backend, rng, kind, name, shape):
     """Against those of float64 on the CPU, which differences have checked."""
     if backend == "cuda":
@@ -187,11 +196,22 @@ def test_gradients_where_they_are_wanted(device, rng, kind):
     np.testing.assert_array_equal(weight.grad.numpy(), leaves[1].grad.numpy())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_x_alone(device, rng, kind):
+    problem = Problem(kind, rng, 3, 2, 4, 5, 2)
+    x, other = (drupe.tensor(problem.x, requires_grad=True) for _ in range(2))
+    y = call(kind, x, problem.weights)[0]
+    y.backward(np.ones(y.shape))
+    z = call(kind, other, [[drupe.tensor(w, requires_grad=True) for w in d] for d in problem.weights])[0]
+    z.backward(np.ones(z.shape))
+    np.testing.assert_array_equal(x.grad.numpy(), other.grad.numpy())
+
+
 # ---- determinism
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(3, 4, 5, 40), (3, 17, 8, 200)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 4, 5, 40), (3, 4, 5, 40), (3, 17, 8, 200)], ids=str)
 @pytest.mark.parametrize("directions", [1, 2])
 def test_same_bits_on_any_number_of_threads(isa, rng, kind, shape, directions):
     problem = Problem(kind, rng, *shape, directions, "float32")
@@ -295,6 +315,6 @@ def test_backward_refuses_what_forward_did_not_save(rng):
     (rx, first), y = x, drupe.tensor(np.zeros((3, 2, 5))).raw
     directions = [(first, weights.raw, None, None)]
     with pytest.raises(ValueError, match=r"\[lstm_backward\] saved has 0 tensors: expected 3"):
-        _C.lstm_backward(y, None, None, rx, directions, None, [], True)
+        _C.lstm_backward(y, None, None, rx, directions, None, [], True, [])
     with pytest.raises(ValueError, match=r"\[lstm_backward\] saved gates is \(3, 2, 5\): expected \(3, 2, 20\)"):
-        _C.lstm_backward(y, None, None, rx, directions, None, [y, y, y], True)
+        _C.lstm_backward(y, None, None, rx, directions, None, [y, y, y], True, [])

@@ -42,8 +42,9 @@ def recurrent(
     def backward(
         dy: _C.Tensor | None, dh: _C.Tensor | None, dc: _C.Tensor | None = None
     ) -> tuple[_C.Tensor | None, ...]:
+        wanted = [[call.needs_grad(1 + 4 * d + i) for i in range(4)] for d in range(len(directions))]
         dx, dweights, dh0, dc0 = getattr(_C, f"{op}_backward")(
-            dy, dh, dc, rx, directions, rlengths, saved, call.needs_grad(0)
+            dy, dh, dc, rx, directions, rlengths, saved, call.needs_grad(0), wanted
         )
         return dx, *(gradient for direction in dweights for gradient in direction), dh0, dc0, None
 

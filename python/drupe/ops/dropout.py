@@ -11,7 +11,8 @@ def dropout(x: A, p: float = 0.5, *, seed: int | None = None, offset: int = 0, t
 
     Element i, counted in C order of the indices, takes ``u = (word >> 8) * 2^-24``, where word is word i mod 4 of
     Philox4x32-10 with the 128-bit counter (i div 4) + offset * 2^64 and the 64-bit key ``seed``, low words first. So
-    the mask does not depend on memory order, threads or device; backward draws it again instead of storing it.
+    the mask does not depend on memory order, threads or device. For backward the CPU keeps it, a bit for each element;
+    a GPU draws it again.
 
     Args:
         x: any shape, float; copied unless it is C-contiguous.
@@ -43,9 +44,9 @@ def dropout(x: A, p: float = 0.5, *, seed: int | None = None, offset: int = 0, t
     call = Call("dropout", x)
     raw: _C.Tensor = call.raw[0]
     key, stream, state = random.next_kernel_stream(raw.device) if seed is None else (seed, offset, None)
-    y = _C.dropout(raw, p, key, stream, state)
+    y, mask = _C.dropout(raw, p, key, stream, state, call.needs_grad())
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
-        return (_C.dropout(dy, p, key, stream, state),)
+        return (_C.dropout_backward(dy, mask, p, key, stream, state),)
 
     return call.output(y, backward)

@@ -22,8 +22,8 @@ def gru(
         r = sigmoid(a_r + u_r);  z = sigmoid(a_z + u_z);  n = tanh(a_n + r * u_n)
         h' = (1 - z) * n + z * h
 
-    For float16 and bfloat16 each share of a gate is summed in float32 and rounded to the dtype (that of h not on the
-    CPU), and h is rounded at each step.
+    For float16 and bfloat16 each share of a gate is summed in float32 and rounded to the dtype (on the CPU that of h
+    is not, nor are biases), and h is rounded at each step.
 
     Args:
         x: (T, B, I), time first; float. Copied unless it is C-contiguous.

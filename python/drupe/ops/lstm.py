@@ -23,8 +23,8 @@ def lstm(
         i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o);  g = tanh(a_g)
         c' = f * c + i * g;  h' = o * tanh(c')
 
-    For float16 and bfloat16 each share of a gate is summed in float32 and rounded to the dtype (that of h not on the
-    CPU), and h is rounded at each step; c is float32 within the call.
+    For float16 and bfloat16 each share of a gate is summed in float32 and rounded to the dtype (on the CPU that of h
+    is not, nor are biases), and h is rounded at each step; c is float32 within the call.
 
     Args:
         x: (T, B, I), time first; float. Copied unless it is C-contiguous.

@@ -1,0 +1,65 @@
+// Masks as they are stored: lane k is bit k, whatever the instruction set.
+#pragma once
+
+#include <cstring>
+
+#include "cpu/simd.h"
+
+namespace drupe::cpu {
+
+template <class T, Isa I>
+struct MaskBits {
+  DRUPE_INLINE static std::uint32_t from(Mask<T, I> mask) { return mask.bits; }
+  DRUPE_INLINE static Mask<T, I> to(std::uint32_t bits) { return {(bits & 1) != 0}; }
+};
+
+#if defined(__AVX2__)
+template <>
+struct MaskBits<float, Isa::avx2> {
+  DRUPE_INLINE static std::uint32_t from(Mask<float, Isa::avx2> mask) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(mask.bits));
+  }
+  DRUPE_INLINE static Mask<float, Isa::avx2> to(std::uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i own = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+    return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lane))};
+  }
+};
+
+template <>
+struct MaskBits<double, Isa::avx2> {
+  DRUPE_INLINE static std::uint32_t from(Mask<double, Isa::avx2> mask) {
+    return static_cast<std::uint32_t>(_mm256_movemask_pd(mask.bits));
+  }
+  DRUPE_INLINE static Mask<double, Isa::avx2> to(std::uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi64x(1, 2, 4, 8);
+    const __m256i own = _mm256_and_si256(_mm256_set1_epi64x(bits), lane);
+    return {_mm256_castsi256_pd(_mm256_cmpeq_epi64(own, lane))};
+  }
+};
+#endif
+
+#if defined(__AVX512F__)
+template <>
+struct MaskBits<float, Isa::avx512> {
+  DRUPE_INLINE static std::uint32_t from(Mask<float, Isa::avx512> mask) { return mask.bits; }
+  DRUPE_INLINE static Mask<float, Isa::avx512> to(std::uint32_t bits) { return {static_cast<__mmask16>(bits)}; }
+};
+
+template <>
+struct MaskBits<double, Isa::avx512> {
+  DRUPE_INLINE static std::uint32_t from(Mask<double, Isa::avx512> mask) { return mask.bits; }
+  DRUPE_INLINE static Mask<double, Isa::avx512> to(std::uint32_t bits) { return {static_cast<__mmask8>(bits)}; }
+};
+#endif
+
+// The mask of a vector of elements from i on, of which each has a bit; reads 4 bytes.
+template <class T, Isa I>
+DRUPE_INLINE Mask<T, I> load_mask(const std::uint8_t* bits, std::int64_t i) {
+  static_assert(Vec<T, I>::kLanes + 7 <= 32);
+  std::uint32_t word;
+  std::memcpy(&word, bits + i / 8, sizeof word);
+  return MaskBits<T, I>::to(word >> (i % 8));
+}
+
+}  // namespace drupe::cpu
