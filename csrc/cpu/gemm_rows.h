@@ -6,22 +6,9 @@
 
 namespace drupe::cpu {
 
-// B packed as a whole.
-template <Isa I, class T>
-struct PackedColumns : ColumnPanels<I, T> {
-  Scratch<T> data;
-
-  // pack as gemm_core's pack_b.
-  template <class Pack>
-  PackedColumns(std::int64_t N, std::int64_t K, const Pack& pack)
-      : ColumnPanels<I, T>(N, K), data(static_cast<std::size_t>(this->size())) {
-    this->fill(data.data(), pack);
-  }
-};
-
 // The product of an M x K matrix, packed by pack_a, and B, whose panels lie at b; pack_a, finish and c are as
 // gemm_core's.
-template <Isa I, class T, class PackA, class Finish>
+template <Isa I, class P = Product, class T, class PackA, class Finish>
 void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, const PackA& pack_a, const Finish& finish,
                T* c = nullptr, std::int64_t c_row = 0) {
   using Tile = GemmTile<I, T>;
@@ -45,7 +32,7 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
       for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
         pack_a(a.data() + m * Tile::kPanelStride, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
       }
-      gemm_block<I>(rows, cols, depth, a.data(), b + layout.offset(slice, n0 / Tile::kCols), layout.panel_size(), block,
+      gemm_block<I, false, P>(rows, cols, depth, a.data(), b + layout.offset(slice, n0 / Tile::kCols), layout.panel_size(), block,
                     block_row, slice > 0,
                     [&, row0 = m0, col0 = n0](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
                       if (slice + 1 == layout.slices.count) finish(row0 + m, col0 + n, height, width, tile, block_row);
