@@ -9,6 +9,7 @@
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
 #include "cpu/conv2d_winograd.h"
+#include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_rows.h"
 #include "cpu/lanes.h"
 
@@ -24,6 +25,12 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   const auto* residual = static_cast<const S*>(args.residual);
   auto* pre = static_cast<S*>(args.pre_activation);
   auto* y = static_cast<S*>(args.out);
+  if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
+    const std::int64_t at = row0 * args.K + col0;
+    const TileEnd<I, S> end{bias + col0, residual ? residual + at : nullptr, args.K, y + at, args.K};
+    end.template write<A>(rows, tile, tile_row);
+    return;
+  }
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = (row0 + i) * args.K + col0;
     for_vectors<I, Accumulator<S>>(cols, [&](std::int64_t j, auto lanes) {

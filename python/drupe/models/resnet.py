@@ -124,7 +124,8 @@ def _shortcut(x: Tensor, downsample: Sequential | None) -> Any:
     if downsample is None:
         return x
     conv, norm = downsample
-    assert isinstance(conv, Conv2d) and isinstance(norm, BatchNorm2d)
+    assert isinstance(conv, Conv2d)
+    assert isinstance(norm, BatchNorm2d)
     return conv_norm(x, conv, norm)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drupe import _C, ops
+from drupe import ops
 from drupe.autograd import is_grad_enabled
 from drupe.nn import init
 from drupe.nn.module import Module
@@ -16,7 +16,7 @@ from drupe.tensor import Tensor, empty
 
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
-Sources = list[tuple[_C.Tensor | None, int]]  # what a copy was made from, and their versions
+Sources = list[tuple[Any, int]]  # what a copy was made from, and their versions
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
