@@ -72,17 +72,18 @@ bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
          channels >= kLeastChannels && has_bf16_dot<I>();
 }
 
-// The gathered rows times the weight of one group, which `panels` has packed, if given; finish and c as gemm_core's.
+// The gathered rows times the weight of one group, which `panels` has which `panels` has packed, if given; the rest as
+// gemm_rows'.
 template <Isa I, class S, class Finish>
 void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
-              const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row) {
+              const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row, bool in_place) {
   using T = Accumulator<S>;
   const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b) {
     const ColumnPanels<I, T> layout(columns, depth);
     const Scratch<T> own(panels ? 0 : static_cast<std::size_t>(layout.size()));
     if (!panels) layout.fill(own.data(), pack_b);
     gemm_rows<I, P>(rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), pack_a, finish, c,
-                    c_row);
+                    c_row, in_place);
   };
   if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
     if (has_bf16_dot<I>()) {
@@ -151,7 +152,7 @@ void forward(const Conv2dArgs& args) {
         rows, columns, args.N, K, args.panels,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
-        partial ? partial + group * K : nullptr, args.K);
+        partial ? partial + group * K : nullptr, args.K, plain);
   });
 }
 
@@ -187,7 +188,11 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
   if constexpr (std::is_same_v<S, T>) {
     if (h.out_step == 1 && w.out_step == 1) direct = static_cast<T*>(args.out);
   }
-  Gather<I, S> gather{.h = h, .w = w, .source = static_cast<const S*>(args.dy), .pitch = args.K, .channels = K,
+  Gather<I, S> gather{.h = h,
+                      .w = w,
+                      .source = static_cast<const S*>(args.dy),
+                      .pitch = args.K,
+                      .channels = K,
                       .end = static_cast<const S*>(args.dy) + args.N * args.h.out * args.w.out * args.K};
   Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
                         .width = args.w.kernel,
@@ -223,7 +228,7 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
             std::int64_t tile_row) {
           if (!direct) writer(row0, group * C + col0, height, width, tile, tile_row);
         },
-        direct ? direct + group * C : nullptr, args.C);
+        direct ? direct + group * C : nullptr, args.C, direct != nullptr);
   });
 }
 
@@ -248,9 +253,8 @@ template <Isa I>
 bool conv2d_reads_panels(const Conv2dArgs& args) {
   const GatherAxis h = forward_axis(args.h), w = forward_axis(args.w);
   bool filtered = false;
-  dispatch_float(args.dtype, [&]<class S>() {
-    filtered = !by_dot<I, S>(args, args.C) && by_winograd<I, S>(args, h, w, args.C);
-  });
+  dispatch_float(args.dtype,
+                 [&]<class S>() { filtered = !by_dot<I, S>(args, args.C) && by_winograd<I, S>(args, h, w, args.C); });
   return args.groups == 1 && args.C * args.K > 1 && !filtered;
 }
 

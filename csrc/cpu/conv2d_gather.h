@@ -39,9 +39,9 @@ template <Isa I, class S>
 struct Gather {
   using T = Accumulator<S>;
   GatherAxis h, w;
-  const S* source;        // at the group's first channel
-  std::int64_t pitch;     // channels of a pixel in memory
-  std::int64_t channels;  // of them, those of the group
+  const S* source;         // at the group's first channel
+  std::int64_t pitch;      // channels of a pixel in memory
+  std::int64_t channels;   // of them, those of the group
   const S* end = nullptr;  // of the memory behind source: up to there more than a row's elements may be read
 
   std::int64_t rows(std::int64_t images) const { return images * h.rows * w.rows; }

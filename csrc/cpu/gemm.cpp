@@ -115,7 +115,7 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     const auto pack_a = [&](auto... panel) { a.pack_rows(panel...); };
     if (args.b_panels) {
       gemm_rows<I, P>(args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), pack_a, finish,
-                      partial, args.N);
+                      partial, args.N, plain);
       return;
     }
     gemm_core<I, T, P>(

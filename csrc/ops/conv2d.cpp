@@ -81,8 +81,8 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
     row = contiguous(*bias);
   }
   const std::optional<PackedFilters>& packed = options.packed;
-  check(!packed || (packed->weight.raw() == weight.raw() && packed->weight.shape() == weight.shape()), op,
-        "weight is ", weight.shape(), ", what was packed is another weight");
+  check(!packed || (packed->weight.raw() == weight.raw() && packed->weight.shape() == weight.shape()), op, "weight is ",
+        weight.shape(), ", what was packed is another weight");
   const Dims shape = output_shape(args);
   if (residual) {
     check_dtype(op, "residual", *residual, x.dtype());
@@ -92,13 +92,13 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   }
   if (is_pointwise(args)) {
     const Dims flat{checked_numel(shape, op) / std::max<std::int64_t>(1, args.K), args.K};
-    const auto [y, pre] = gemm(
-        reshape(image, {flat[0], args.C}), reshape(weight, {args.K, args.C}), bias,
-        residual ? std::optional(reshape(added, flat)) : std::nullopt,
-        {.transpose_b = true,
-         .activation = options.activation,
-         .keep_pre_activation = options.keep_pre_activation,
-         .packed = packed && packed->matrix.matrix.defined() ? std::optional(packed->matrix) : std::nullopt});
+    const auto [y, pre] =
+        gemm(reshape(image, {flat[0], args.C}), reshape(weight, {args.K, args.C}), bias,
+             residual ? std::optional(reshape(added, flat)) : std::nullopt,
+             {.transpose_b = true,
+              .activation = options.activation,
+              .keep_pre_activation = options.keep_pre_activation,
+              .packed = packed && packed->matrix.matrix.defined() ? std::optional(packed->matrix) : std::nullopt});
     return {from_nhwc(reshape(y, shape), layout), pre.defined() ? from_nhwc(reshape(pre, shape), layout) : Tensor()};
   }
   const Tensor filters = contiguous(weight);
