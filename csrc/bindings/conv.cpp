@@ -15,27 +15,38 @@ Conv2dOptions conv_options(const Dims& stride, const Padding& padding, const Dim
           .groups = groups,
           .algorithm = algorithm,
           .activation = "",
-          .layout = "NHWC"};
+          .layout = "NHWC",
+          .packed = {}};
 }
 
 }  // namespace
 
 void bind_conv(py::module_& m) {
+  py::class_<PackedFilters>(m, "PackedFilters").def_readonly("weight", &PackedFilters::weight);
   m.def(
       "conv2d",
       [](const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
          const std::optional<Tensor>& residual, const Dims& stride, const Padding& padding, const Dims& dilation,
          std::int64_t groups, const std::string& algorithm, const std::string& activation, bool keep_pre_activation,
-         const std::string& layout) {
+         const std::string& layout, const std::optional<PackedFilters>& packed) {
         Conv2dOptions options = conv_options(stride, padding, dilation, groups, algorithm);
         options.activation = activation;
         options.keep_pre_activation = keep_pre_activation;
         options.layout = layout;
+        options.packed = packed;
         return ops::conv2d(x, weight, bias, residual, options);
       },
       py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("stride"), py::arg("padding"),
       py::arg("dilation"), py::arg("groups"), py::arg("algorithm"), py::arg("activation"),
-      py::arg("keep_pre_activation"), py::arg("layout"), Nogil());
+      py::arg("keep_pre_activation"), py::arg("layout"), py::arg("packed") = py::none(), Nogil());
+  m.def(
+      "pack_filters",
+      [](const Tensor& weight, const Dims& stride, const Padding& padding, const Dims& dilation, std::int64_t groups,
+         const std::string& algorithm) {
+        return ops::pack_filters(weight, conv_options(stride, padding, dilation, groups, algorithm));
+      },
+      py::arg("weight"), py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+      py::arg("algorithm"), Nogil());
   m.def(
       "conv2d_backward_input",
       [](const Tensor& dy, const Tensor& weight, const Dims& x_shape, const Dims& stride, const Padding& padding,

@@ -9,6 +9,7 @@
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
 #include "cpu/conv2d_winograd.h"
+#include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_rows.h"
 #include "cpu/lanes.h"
 
@@ -24,6 +25,12 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   const auto* residual = static_cast<const S*>(args.residual);
   auto* pre = static_cast<S*>(args.pre_activation);
   auto* y = static_cast<S*>(args.out);
+  if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
+    const std::int64_t at = row0 * args.K + col0;
+    const TileEnd<I, S> end{bias + col0, residual ? residual + at : nullptr, args.K, y + at, args.K};
+    end.template write<A>(rows, tile, tile_row);
+    return;
+  }
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = (row0 + i) * args.K + col0;
     for_vectors<I, Accumulator<S>>(cols, [&](std::int64_t j, auto lanes) {
@@ -57,6 +64,40 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
   }
 }
 
+// Whether a bfloat16 product is at least as fast by dot instructions as by minimal filtering in float32.
+template <Isa I, class S>
+bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
+  constexpr std::int64_t kLeastChannels = 256;
+  return I == Isa::avx512 && std::is_same_v<S, BFloat16> && args.algorithm == Conv2dAlgorithm::automatic &&
+         channels >= kLeastChannels && has_bf16_dot<I>();
+}
+
+// The gathered rows times the weight of one group, which `panels` has which `panels` has packed, if given; the rest as
+// gemm_rows'.
+template <Isa I, class S, class Finish>
+void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
+              const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row, bool in_place) {
+  using T = Accumulator<S>;
+  const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b) {
+    const ColumnPanels<I, T> layout(columns, depth);
+    const Scratch<T> own(panels ? 0 : static_cast<std::size_t>(layout.size()));
+    if (!panels) layout.fill(own.data(), pack_b);
+    gemm_rows<I, P>(rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), pack_a, finish, c,
+                    c_row, in_place);
+  };
+  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+    if (has_bf16_dot<I>()) {
+      product(
+          PairProduct<I>(), (rows.depth() + 1) / 2, [&](auto... panel) { rows.pack_row_pairs(panel...); },
+          [&](auto... panel) { filters.pack_pairs(panel...); });
+      return;
+    }
+  }
+  product(
+      Product(), rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); },
+      [&](auto... panel) { filters.pack(panel...); });
+}
+
 template <Isa I, class S>
 void forward(const Conv2dArgs& args) {
   using T = Accumulator<S>;
@@ -79,7 +120,8 @@ void forward(const Conv2dArgs& args) {
                       .w = forward_axis(args.w),
                       .source = static_cast<const S*>(args.x),
                       .pitch = args.C,
-                      .channels = C};
+                      .channels = C,
+                      .end = static_cast<const S*>(args.x) + args.N * args.h.in * args.w.in * args.C};
   Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
                         .width = args.w.kernel,
                         .channel_stride = window,
@@ -97,7 +139,7 @@ void forward(const Conv2dArgs& args) {
         partial);
     return;
   }
-  if (by_winograd<I, S>(args, gather.h, gather.w, gather.channels)) {
+  if (!by_dot<I, S>(args, C) && by_winograd<I, S>(args, gather.h, gather.w, C)) {
     winograd(gather, filters, args.N, K, write);
     return;
   }
@@ -106,12 +148,11 @@ void forward(const Conv2dArgs& args) {
     rows.source += group * C;
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
-    const PackedColumns<I, T> b(K, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
-    gemm_rows<I>(
-        rows.rows(args.N), b, b.data.data(), [&](auto... panel) { rows.pack_rows(panel...); },
+    multiply(
+        rows, columns, args.N, K, args.panels,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
-        partial ? partial + group * K : nullptr, args.K);
+        partial ? partial + group * K : nullptr, args.K, plain);
   });
 }
 
@@ -147,7 +188,12 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
   if constexpr (std::is_same_v<S, T>) {
     if (h.out_step == 1 && w.out_step == 1) direct = static_cast<T*>(args.out);
   }
-  Gather<I, S> gather{.h = h, .w = w, .source = static_cast<const S*>(args.dy), .pitch = args.K, .channels = K};
+  Gather<I, S> gather{.h = h,
+                      .w = w,
+                      .source = static_cast<const S*>(args.dy),
+                      .pitch = args.K,
+                      .channels = K,
+                      .end = static_cast<const S*>(args.dy) + args.N * args.h.out * args.w.out * args.K};
   Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
                         .width = args.w.kernel,
                         .channel_stride = C * window,
@@ -167,7 +213,7 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
         direct);
     return;
   }
-  if (by_winograd<I, S>(args, gather.h, gather.w, gather.channels)) {
+  if (!by_dot<I, S>(args, K) && by_winograd<I, S>(args, gather.h, gather.w, K)) {
     winograd(gather, filters, args.N, C, writer);
     return;
   }
@@ -176,14 +222,13 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
     rows.source += group * K;
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
-    const PackedColumns<I, T> b(C, rows.depth(), [&](auto... panel) { columns.pack(panel...); });
-    gemm_rows<I>(
-        rows.rows(args.N), b, b.data.data(), [&](auto... panel) { rows.pack_rows(panel...); },
+    multiply(
+        rows, columns, args.N, C, nullptr,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) {
           if (!direct) writer(row0, group * C + col0, height, width, tile, tile_row);
         },
-        direct ? direct + group * C : nullptr, args.C);
+        direct ? direct + group * C : nullptr, args.C, direct != nullptr);
   });
 }
 
@@ -204,7 +249,17 @@ void conv2d_backward_input(const Conv2dArgs& args) {
   }
 }
 
+template <Isa I>
+bool conv2d_reads_panels(const Conv2dArgs& args) {
+  const GatherAxis h = forward_axis(args.h), w = forward_axis(args.w);
+  bool filtered = false;
+  dispatch_float(args.dtype,
+                 [&]<class S>() { filtered = !by_dot<I, S>(args, args.C) && by_winograd<I, S>(args, h, w, args.C); });
+  return args.groups == 1 && args.C * args.K > 1 && !filtered;
+}
+
 template void conv2d<Isa::DRUPE_ISA>(const Conv2dArgs&);
+template bool conv2d_reads_panels<Isa::DRUPE_ISA>(const Conv2dArgs&);
 template void conv2d_backward_input<Isa::DRUPE_ISA>(const Conv2dArgs&);
 
 }  // namespace drupe::cpu

@@ -4,17 +4,29 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/gemm_core.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/lanes.h"
 #include "ops/conv2d.h"
 #include "ops/conv2d_gather.h"
 
 namespace drupe::cpu {
 
-template <Isa I, class S>
-DRUPE_INLINE void copy_run(Accumulator<S>* to, const S* from, std::int64_t count) {
-  using T = Accumulator<S>;
-  for_vectors<I, T>(count, [&](std::int64_t i, auto lanes) { store(load<Vec<T, I>>(from + i, lanes), to + i, lanes); });
+// T is S or its accumulator. With kBeyond, up to kRunPadding bytes past the run are read and written.
+inline constexpr std::int64_t kRunPadding = 64;
+template <Isa I, bool kBeyond = false, class S, class T>
+DRUPE_INLINE void copy_run(T* to, const S* from, std::int64_t count) {
+  if constexpr (std::is_same_v<S, T> && kBeyond) {
+    constexpr std::int64_t kStep = kRunPadding / sizeof(S);
+    for (std::int64_t i = 0; i < count; i += kStep) std::memcpy(to + i, from + i, kRunPadding);
+  } else if constexpr (!std::is_same_v<T, Accumulator<S>>) {
+    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(S));
+  } else if constexpr (kBeyond) {
+    using V = Vec<T, I>;
+    for (std::int64_t i = 0; i < count; i += V::kLanes) V::load(from + i).store(to + i);
+  } else {
+    using V = Vec<T, I>;
+    for_vectors<I, T>(count, [&](std::int64_t i, auto lanes) { store(load<V>(from + i, lanes), to + i, lanes); });
+  }
 }
 
 template <class T>
@@ -27,9 +39,10 @@ template <Isa I, class S>
 struct Gather {
   using T = Accumulator<S>;
   GatherAxis h, w;
-  const S* source;        // at the group's first channel
-  std::int64_t pitch;     // channels of a pixel in memory
-  std::int64_t channels;  // of them, those of the group
+  const S* source;         // at the group's first channel
+  std::int64_t pitch;      // channels of a pixel in memory
+  std::int64_t channels;   // of them, those of the group
+  const S* end = nullptr;  // of the memory behind source: up to there more than a row's elements may be read
 
   std::int64_t rows(std::int64_t images) const { return images * h.rows * w.rows; }
   std::int64_t depth() const { return h.taps * w.taps * channels; }
@@ -51,8 +64,9 @@ struct Gather {
     }
   }
 
-  // to[row * to_row + k] = element (row, k0 + k) for k < depth; no element beyond is written.
-  void copy(T* to, std::int64_t to_row, const Position* positions, std::int64_t count, std::int64_t k0,
+  // to[row * to_row + k] = element (row, k0 + k) for k < depth. With kBeyond, kRunPadding bytes beyond may be written.
+  template <bool kBeyond = false, class Out>
+  void copy(Out* to, std::int64_t to_row, const Position* positions, std::int64_t count, std::int64_t k0,
             std::int64_t depth) const {
     // Taps that are neighbours in memory make one run.
     const std::int64_t fused = w.spread == 1 && channels == pitch ? w.taps : 1;
@@ -66,14 +80,18 @@ struct Gather {
       for (std::int64_t row = 0; row < count; ++row) {
         const std::int64_t at_h = positions[row].h + tap_h * h.spread;
         const std::int64_t at_w = positions[row].w + tap_w * w.spread;
-        T* dst = to + row * to_row + (k - k0);
+        Out* dst = to + row * to_row + (k - k0);
         if (at_h < 0 || at_h >= h.source) {
           zero_run(dst, length);
           continue;
         }
         const S* src = source + ((positions[row].image * h.source + at_h) * w.source + at_w) * pitch + from;
         if (at_w >= 0 && at_w + fused <= w.source) {
-          copy_run<I>(dst, src, length);
+          if (kBeyond && end - src >= length + kRunPadding / static_cast<std::int64_t>(sizeof(S))) {
+            copy_run<I, true>(dst, src, length);
+          } else {
+            copy_run<I>(dst, src, length);
+          }
         } else {
           const std::int64_t low = std::clamp(-at_w * channels - from, std::int64_t{0}, length);
           const std::int64_t high = std::clamp((w.source - at_w) * channels - from, low, length);
@@ -91,7 +109,20 @@ struct Gather {
     using Tile = GemmTile<I, T>;
     Position positions[Tile::kRows];
     locate(positions, row0, count);
-    copy(panel, Tile::kPanelStride, positions, count, k0, depth);
+    copy<true>(panel, Tile::kPanelStride, positions, count, k0, depth);
+  }
+
+  // The same in pairs along k, as the panels of gemm_bf16.h.
+  void pack_row_pairs(float* panel, std::int64_t row0, std::int64_t count, std::int64_t k0, std::int64_t depth) const {
+    using Tile = GemmTile<I, float>;
+    Position positions[Tile::kRows];
+    locate(positions, row0, count);
+    auto* to = reinterpret_cast<S*>(panel);
+    const std::int64_t elements = std::min(2 * depth, this->depth() - 2 * k0);
+    copy<true>(to, 2 * Tile::kPanelStride, positions, count, 2 * k0, elements);
+    for (std::int64_t row = 0; row < count && elements < 2 * depth; ++row) {
+      zero_run(to + row * 2 * Tile::kPanelStride + elements, 1);
+    }
   }
 };
 
@@ -129,6 +160,24 @@ struct Filters {
       T* to = panel + k * kCols;
       for (std::int64_t j = 0; j < cols; ++j) to[j] = static_cast<T>(from[j * column_stride]);
       for (std::int64_t j = cols; j < kCols; ++j) to[j] = T(0);
+    }
+  }
+  // The same in pairs along k, as the panels of gemm_bf16.h.
+  void pack_pairs(float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    constexpr std::int64_t kCols = GemmTile<I, float>::kCols;
+    const std::int64_t K = h.taps * w.taps * channels;
+    const auto row = [&](std::int64_t k) {
+      const std::int64_t tap = k / channels;
+      return data + col0 * column_stride + k % channels * channel_stride + offset(tap / w.taps, tap % w.taps);
+    };
+    for (std::int64_t k = 0; k < depth; ++k) {
+      const std::int64_t first = 2 * (k0 + k);
+      const S *low = row(first), *high = first + 1 < K ? row(first + 1) : nullptr;
+      float* to = panel + k * kCols;
+      for (std::int64_t j = 0; j < cols; ++j) {
+        to[j] = bf16_pair(low[j * column_stride], high ? high[j * column_stride] : S{});
+      }
+      for (std::int64_t j = cols; j < kCols; ++j) to[j] = 0;
     }
   }
 };

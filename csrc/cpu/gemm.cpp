@@ -5,8 +5,9 @@
 #include "core/dispatch.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
-#include "cpu/gemm_core.h"
+#include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_few_rows.h"
+#include "cpu/gemm_rows.h"
 #include "cpu/lanes.h"
 
 namespace drupe::cpu {
@@ -46,6 +47,14 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
               std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
+  if (cols == GemmTile<I, T>::kCols && args.bias && args.alpha == 1 && !problem.pre_activation &&
+      (!problem.residual || args.residual_col == 1)) {
+    const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
+    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row,
+                            problem.y + row0 * args.N + col0, args.N};
+    end.template write<A>(rows, tile, tile_row);
+    return;
+  }
   const V alpha = V::set(static_cast<T>(args.alpha));
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t at = (row0 + i) * args.N + col0;
@@ -103,9 +112,14 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     return;
   }
   with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+    const auto pack_a = [&](auto... panel) { a.pack_rows(panel...); };
+    if (args.b_panels) {
+      gemm_rows<I, P>(args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), pack_a, finish,
+                      partial, args.N, plain);
+      return;
+    }
     gemm_core<I, T, P>(
-        args.M, args.N, K, [&](auto... panel) { a.pack_rows(panel...); },
-        [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N, static_cast<const T*>(args.b_panels));
+        args.M, args.N, K, pack_a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N);
   });
 }
 

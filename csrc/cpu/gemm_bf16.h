@@ -19,6 +19,10 @@ bool has_bf16_dot() {
 #endif
 }
 
+DRUPE_INLINE float bf16_pair(BFloat16 low, BFloat16 high) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
+}
+
 template <Isa I>
 struct PairProduct {
   using V = Vec<float, I>;
@@ -38,7 +42,7 @@ void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64
     using V = Vec<float, I>;
     for (; i + V::kLanes <= n; i += V::kLanes) V::load_pairs(low + i, high + i).store(to + i);
   }
-  for (; i < n; ++i) to[i] = std::bit_cast<float>(static_cast<std::uint32_t>(high[i].bits) << 16 | low[i].bits);
+  for (; i < n; ++i) to[i] = bf16_pair(low[i], high[i]);
 }
 
 // A strided matrix of K columns as an operand: element (i, k) at data[i * row + k * col].
@@ -76,10 +80,6 @@ struct PairedMatrix {
   }
 
  private:
-  static float pair(BFloat16 low, BFloat16 high) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
-  }
-
   // Pairs k0 … k0 + n - 1 of row i.
   void along(float* to, std::int64_t i, std::int64_t k0, std::int64_t n) const {
     const BFloat16* from = data + i * row + 2 * k0 * col;
@@ -87,9 +87,9 @@ struct PairedMatrix {
     if (col == 1) {
       std::memcpy(to, from, static_cast<std::size_t>(whole) * sizeof(float));
     } else {
-      for (std::int64_t k = 0; k < whole; ++k) to[k] = pair(from[2 * k * col], from[(2 * k + 1) * col]);
+      for (std::int64_t k = 0; k < whole; ++k) to[k] = bf16_pair(from[2 * k * col], from[(2 * k + 1) * col]);
     }
-    if (whole < n) to[whole] = pair(from[2 * whole * col], {});
+    if (whole < n) to[whole] = bf16_pair(from[2 * whole * col], {});
   }
 
   // Pair k of rows i0 … i0 + n - 1.
@@ -97,11 +97,11 @@ struct PairedMatrix {
     const BFloat16* low = data + i0 * row + 2 * k * col;
     const BFloat16* high = low + col;
     if (2 * k + 1 == K) {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], {});
+      for (std::int64_t i = 0; i < n; ++i) to[i] = bf16_pair(low[i * row], {});
     } else if (row == 1) {
       interleave<I>(to, low, high, n);
     } else {
-      for (std::int64_t i = 0; i < n; ++i) to[i] = pair(low[i * row], high[i * row]);
+      for (std::int64_t i = 0; i < n; ++i) to[i] = bf16_pair(low[i * row], high[i * row]);
     }
   }
 };

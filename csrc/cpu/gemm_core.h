@@ -89,7 +89,8 @@ void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::
 }
 
 // C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
-// Calls done(row, col, height, width, tile) after each tile.
+// Calls done(row, col, height, width, tile) after each tile. Without c a tile lies, until done returns, in a place of
+// its own with rows of kCols.
 template <Isa I, bool kByDepth = false, class P = Product, class T, class Done>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
                 T* c, std::int64_t c_row, bool accumulate, const Done& done) {
@@ -103,9 +104,9 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
     for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
       const T* left = a + m * Tile::kPanelStride;
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
-      T* tile = c + m * c_row + n;
-      if (width == Tile::kCols) {
-        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c_row, accumulate);
+      T* tile = c ? c + m * c_row + n : edge;
+      if (width == Tile::kCols || !c) {
+        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c ? c_row : Tile::kCols, accumulate);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);

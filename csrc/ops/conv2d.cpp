@@ -3,7 +3,6 @@
 #include "core/check.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
-#include "ops/gemm.h"
 
 namespace drupe::ops {
 namespace {
@@ -81,6 +80,9 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
     check(bias->shape() == Dims{args.K}, op, "bias is ", bias->shape(), ": expected (", args.K, ",)");
     row = contiguous(*bias);
   }
+  const std::optional<PackedFilters>& packed = options.packed;
+  check(!packed || (packed->weight.raw() == weight.raw() && packed->weight.shape() == weight.shape()), op, "weight is ",
+        weight.shape(), ", what was packed is another weight");
   const Dims shape = output_shape(args);
   if (residual) {
     check_dtype(op, "residual", *residual, x.dtype());
@@ -90,10 +92,13 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   }
   if (is_pointwise(args)) {
     const Dims flat{checked_numel(shape, op) / std::max<std::int64_t>(1, args.K), args.K};
-    const auto [y, pre] = gemm(
-        reshape(image, {flat[0], args.C}), reshape(weight, {args.K, args.C}), bias,
-        residual ? std::optional(reshape(added, flat)) : std::nullopt,
-        {.transpose_b = true, .activation = options.activation, .keep_pre_activation = options.keep_pre_activation});
+    const auto [y, pre] =
+        gemm(reshape(image, {flat[0], args.C}), reshape(weight, {args.K, args.C}), bias,
+             residual ? std::optional(reshape(added, flat)) : std::nullopt,
+             {.transpose_b = true,
+              .activation = options.activation,
+              .keep_pre_activation = options.keep_pre_activation,
+              .packed = packed && packed->matrix.matrix.defined() ? std::optional(packed->matrix) : std::nullopt});
     return {from_nhwc(reshape(y, shape), layout), pre.defined() ? from_nhwc(reshape(pre, shape), layout) : Tensor()};
   }
   const Tensor filters = contiguous(weight);
@@ -105,10 +110,40 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   args.bias = row.raw();
   args.residual = added.raw();
   args.pre_activation = pre.raw();
+  if (packed && packed->matrix.panels.defined() && packed->matrix.isa == current_isa()) {
+    args.panels = packed->matrix.panels.raw();
+  }
   if (y.numel() > 0) {
     dispatch(device, [&]<Isa I>() { cpu::conv2d<I>(args); }, [&](auto stream) { cuda::conv2d(args, stream); });
   }
   return {from_nhwc(y, layout), from_nhwc(pre, layout)};
+}
+
+PackedFilters pack_filters(const Tensor& weight, const Conv2dOptions& options) {
+  const char* op = "pack_filters";
+  check_type(is_float(weight.dtype()), op, "weight is ", weight.dtype(),
+             ": expected float32, float64, float16 or bfloat16");
+  check(weight.ndim() == 4, op, "weight is ", weight.shape(), ": expected 4 dimensions, (K, C / groups, R, S)");
+  constexpr std::int64_t kSide = 64;  // of an image that is neither small nor large
+  const auto reach = [&](int axis, std::int64_t dilation) { return kSide + dilation * weight.size(axis); };
+  PackedFilters packed{.weight = contiguous(weight),
+                       .matrix = {.matrix = {}, .transpose = true, .isa = current_isa(), .panels = {}}};
+  if (weight.device().type != DeviceType::cpu || weight.numel() == 0) return packed;
+  const Dims& dilation = options.window.dilation;
+  const Dims image{1, reach(2, dilation[0]), reach(3, dilation.back()), weight.size(1) * options.groups};
+  Conv2dArgs args = plan(op, image, weight.shape(), weight.dtype(), options);
+  args.algorithm = parse_algorithm(op, options.algorithm, args, weight.device());
+  bool useful = false;
+  dispatch_isa([&]<Isa I>() { useful = cpu::conv2d_reads_panels<I>(args); });
+  if (!useful) return packed;
+  const Dims matrix{args.K, args.C * args.h.kernel * args.w.kernel};
+  packed.matrix = pack_weight(reshape(contiguous(packed.weight.permute({0, 2, 3, 1})), matrix), true);
+  if (is_pointwise(args)) {
+    packed.matrix.matrix = reshape(packed.weight, matrix);
+  } else {
+    packed.matrix.matrix = {};
+  }
+  return packed;
 }
 
 Tensor conv2d_backward_input(const Tensor& dy, const Tensor& weight, const Dims& x_shape,

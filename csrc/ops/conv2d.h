@@ -23,6 +23,7 @@
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/activation.h"
+#include "ops/gemm.h"
 #include "ops/window.h"
 
 namespace drupe {
@@ -45,6 +46,13 @@ struct Conv2dArgs {
   Activation activation = Activation::none;
   Conv2dAlgorithm algorithm = Conv2dAlgorithm::automatic;
   Dtype dtype;
+  const void* panels = nullptr;  // the weight as a K x (R S C) matrix, as pack_gemm wrote it, for one group
+};
+
+// A weight (K, C / groups, R, S), contiguous, and a copy in the order in which this processor's kernels read it.
+struct PackedFilters {
+  Tensor weight;
+  PackedMatrix matrix;  // without panels where there is nothing to gain; without a matrix where that is a copy too
 };
 
 struct Conv2dOptions {
@@ -54,6 +62,7 @@ struct Conv2dOptions {
   std::string activation;
   bool keep_pre_activation = false;  // give the activation's input as the second result
   std::string layout = "NCHW";
+  std::optional<PackedFilters> packed;  // the weight, packed before: the same result, without packing it again
 };
 
 namespace ops {
@@ -61,6 +70,9 @@ namespace ops {
 // (y, pre-activation); the second is undefined unless asked for.
 std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                                  const std::optional<Tensor>& residual, const Conv2dOptions& options);
+
+// For forward convolutions with these options, whatever the images' sizes. Changes of the weight do not reach the copy.
+PackedFilters pack_filters(const Tensor& weight, const Conv2dOptions& options);
 
 // The gradients, of a convolution without epilogue. Images are (N, H, W, C), whatever options.layout says.
 Tensor conv2d_backward_input(const Tensor& dy, const Tensor& weight, const Dims& x_shape, const Conv2dOptions& options);
@@ -74,6 +86,8 @@ Tensor conv2d_backward_bias(const Tensor& dy);
 namespace cpu {
 template <Isa>
 void conv2d(const Conv2dArgs& args);  // x, weight, epilogue -> y
+template <Isa>
+bool conv2d_reads_panels(const Conv2dArgs& args);  // whether conv2d would read args.panels; looks at sizes alone
 template <Isa>
 void conv2d_backward_input(const Conv2dArgs& args);  // dy, weight -> dx
 template <Isa>

@@ -7,6 +7,7 @@ __all__: list[str] = [
     "CsrPattern",
     "Event",
     "Graph",
+    "PackedFilters",
     "PackedMatrix",
     "Stream",
     "Tensor",
@@ -90,6 +91,7 @@ __all__: list[str] = [
     "mse",
     "mse_backward",
     "num_threads",
+    "pack_filters",
     "pack_weight",
     "pad",
     "pin",
@@ -212,6 +214,10 @@ class Graph:
 class PackedMatrix:
     @property
     def transpose(self) -> bool: ...
+
+class PackedFilters:
+    @property
+    def weight(self) -> Tensor: ...
 
 class CsrPattern:
     def __init__(
@@ -370,6 +376,7 @@ def conv2d(
     activation: str,
     keep_pre_activation: bool,
     layout: str,
+    packed: PackedFilters | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 def conv2d_backward_bias(dy: Tensor) -> Tensor: ...
 def conv2d_backward_input(
@@ -690,6 +697,14 @@ def mse_backward(
     dloss: Tensor, a: Tensor, b: Tensor, reduction: str, want_da: bool, want_db: bool
 ) -> tuple[Tensor, Tensor]: ...
 def num_threads() -> int: ...
+def pack_filters(
+    weight: Tensor,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: typing.SupportsInt | typing.SupportsIndex,
+    algorithm: str,
+) -> PackedFilters: ...
 def pack_weight(b: Tensor, transpose: bool) -> PackedMatrix: ...
 def pad(
     x: Tensor,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from drupe import nn, ops
-from drupe.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
+from drupe.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential, conv_norm
 from drupe.tensor import Tensor
 from drupe.train import Model
 
@@ -92,13 +92,12 @@ class BasicBlock(Module):
         self.bn1 = _norm(width)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = _norm(width)
-        self.downsample = _shortcut(in_channels, width, stride)
+        self.downsample = _downsample(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Any:
         """Return (B, H / stride, W / stride, width) for (B, H, W, C)."""
-        y = ops.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return ops.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y = conv_norm(x, self.conv1, self.bn1, activation="relu")
+        return conv_norm(y, self.conv2, self.bn2, residual=_shortcut(x, self.downsample), activation="relu")
 
 
 class Bottleneck(Module):
@@ -111,17 +110,26 @@ class Bottleneck(Module):
         self.bn2 = _norm(width)
         self.conv3 = _conv(width, 4 * width, 1)
         self.bn3 = _norm(4 * width)
-        self.downsample = _shortcut(in_channels, 4 * width, stride)
+        self.downsample = _downsample(in_channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Any:
         """Return (B, H / stride, W / stride, 4 width) for (B, H, W, C)."""
-        y = ops.relu(self.bn1(self.conv1(x)))
-        y = ops.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return ops.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y = conv_norm(x, self.conv1, self.bn1, activation="relu")
+        y = conv_norm(y, self.conv2, self.bn2, activation="relu")
+        return conv_norm(y, self.conv3, self.bn3, residual=_shortcut(x, self.downsample), activation="relu")
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> Sequential | None:
+def _shortcut(x: Tensor, downsample: Sequential | None) -> Any:
+    """Return what a block's branch is added to."""
+    if downsample is None:
+        return x
+    conv, norm = downsample
+    assert isinstance(conv, Conv2d)
+    assert isinstance(norm, BatchNorm2d)
+    return conv_norm(x, conv, norm)
+
+
+def _downsample(in_channels: int, out_channels: int, stride: int) -> Sequential | None:
     """Return a projection where the shortcut changes shape, None where it is the identity."""
     if stride == 1 and in_channels == out_channels:
         return None
@@ -164,7 +172,7 @@ class ResNet(Model):
             expected = f"(batch, {self.config.in_channels}, rows, columns)"
             raise ValueError(f"[ResNet] images have shape {tuple(x.shape)}: expected {expected}")
         x = ops.permute(x, (0, 2, 3, 1))  # (B, H, W, C)
-        x = ops.relu(self.bn1(self.conv1(x)))
+        x = conv_norm(x, self.conv1, self.bn1, activation="relu")
         if self.maxpool is not None:
             x = self.maxpool(x)
         for i in range(len(self.config.layers)):

@@ -4,7 +4,7 @@ from drupe.nn import init
 from drupe.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from drupe.nn.attention import MultiHeadAttention
 from drupe.nn.container import Flatten, Identity, ModuleList, Sequential
-from drupe.nn.conv import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d
+from drupe.nn.conv import AdaptiveAvgPool2d, AvgPool2d, Conv2d, MaxPool2d, conv_norm
 from drupe.nn.embedding import Embedding, EmbeddingBag
 from drupe.nn.kv_cache import KVCache
 from drupe.nn.linear import Linear
@@ -42,5 +42,6 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Tanh",
+    "conv_norm",
     "init",
 ]

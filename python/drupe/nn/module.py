@@ -232,6 +232,8 @@ class Module:
     def astype(self: Self, dtype: DtypeLike) -> Self:
         """Convert the float parameters and buffers, in place, dropping gradients, and return self.
 
+        Buffers, which are statistics, become float32 where the parameters become 16 bits wide: the ops want them so.
+
         Raises:
             TypeError: ``dtype`` is no float dtype.
         """
@@ -240,6 +242,8 @@ class Module:
                 converted = as_tensor(tensor.detach(), dtype).raw
                 if "float" not in converted.dtype:
                     raise TypeError(f"[astype] expected a float dtype, got {converted.dtype}")
+                if isinstance(tensor, Buffer) and converted.dtype in ("float16", "bfloat16"):
+                    converted = as_tensor(tensor.detach(), "float32").raw
                 tensor.raw, tensor.grad = converted, None
         return self
 

@@ -61,6 +61,7 @@ from drupe.ops.lstm import lstm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
 from drupe.ops.optimizer import adam, adamw, clip_factor, global_norm, rmsprop, sgd
+from drupe.ops.pack_filters import PackedFilters, pack_filters
 from drupe.ops.pack_weight import PackedWeight, pack_weight
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.quantize_int8 import quantize_int8
@@ -87,6 +88,7 @@ from drupe.ops.softmax import log_softmax, softmax
 from drupe.ops.spmm import propagate, spmm
 
 __all__ = [
+    "PackedFilters",
     "PackedWeight",
     "abs",
     "adam",
@@ -160,6 +162,7 @@ __all__ = [
     "mul",
     "ne",
     "neg",
+    "pack_filters",
     "pack_weight",
     "pad",
     "permute",

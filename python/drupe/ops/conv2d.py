@@ -5,13 +5,14 @@ from __future__ import annotations
 from drupe import _C
 from drupe.ops._call import A, Array, Call
 from drupe.ops._window import Padding, Pair, from_nhwc, ints, paddings, to_nhwc
+from drupe.ops.pack_filters import PackedFilters
 
 _FROM_INPUT = ("gelu", "gelu_tanh", "silu")
 
 
 def conv2d(
     x: A,
-    weight: Array,
+    weight: Array | PackedFilters,
     *,
     bias: Array | None = None,
     residual: Array | None = None,
@@ -35,7 +36,8 @@ def conv2d(
 
     Args:
         x: (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``; any strides. H and W at least 1.
-        weight: (K, C / groups, R, S) in both layouts.
+        weight: (K, C / groups, R, S) in both layouts. Or one that :func:`pack_filters` packed: the same bits, sooner;
+            no gradient flows to it.
         bias: (K,).
         residual: (N, K, P, Q), or (N, P, Q, K) with ``layout="NHWC"``: the shape of the result.
         stride: rows and columns from one window to the next; one number for both.
@@ -69,14 +71,18 @@ def conv2d(
         V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285, chapters 2, 4;
         A. Lavin, S. Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, section 4.
     """
-    call = Call("conv2d", x, weight, bias, residual)
+    packed = weight if isinstance(weight, PackedFilters) else None
+    call = Call("conv2d", x, weight if packed is None else packed.weight, bias, residual)
     rx, rweight, rbias, rresidual = call.raw
+    if packed is not None:
+        rweight = packed.raw
     pads = paddings("conv2d", padding)
     window = ints("conv2d", "stride", stride), pads, ints("conv2d", "dilation", dilation), groups
     name = activation or ""
     keep = name in _FROM_INPUT and call.needs_grad()
     image = rx if len(rx.shape) != 4 or layout not in ("NCHW", "NHWC") else from_nhwc(to_nhwc(rx, layout), layout)
-    y, pre = _C.conv2d(image, rweight, rbias, rresidual, *window, algorithm, name, keep, layout)
+    panels = None if packed is None else packed.packed
+    y, pre = _C.conv2d(image, rweight, rbias, rresidual, *window, algorithm, name, keep, layout, panels)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
         dz = to_nhwc(dy, layout)
