@@ -170,10 +170,10 @@ struct ColumnPanels {
 //   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's
 //   elements
 // `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
-// otherwise. `packed_b`, if given, is B as ColumnPanels lays it out, and pack_b is not called.
+// otherwise.
 template <Isa I, class T, class P = Product, class PackA, class PackB, class Finish>
 void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
-               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0, const T* packed_b = nullptr) {
+               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {
   using Tile = GemmTile<I, T>;
   const ColumnPanels<I, T> whole(N, K);
   const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
@@ -184,7 +184,7 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
   const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
   const std::int64_t b_panel = whole.panel_size();
   const Scratch<T> a(static_cast<std::size_t>(row_panels * a_panel));
-  const Scratch<T> b(packed_b ? 0 : static_cast<std::size_t>(col_panels * b_panel));
+  const Scratch<T> b(static_cast<std::size_t>(col_panels * b_panel));
   const bool own_c = c != nullptr;
   const Scratch<T> sums(own_c ? 0 : static_cast<std::size_t>(outer_rows * outer_cols));
 
@@ -198,9 +198,8 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const std::int64_t depth = std::min(slice, K - k0);
         const bool last = k0 + depth >= K;
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
-        const bool fresh = !packed_b && (m0 == 0 || slices > 1);
+        const bool fresh = m0 == 0 || slices > 1;
         const std::int64_t pack_cols = fresh ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
-        const T* right = packed_b ? packed_b + whole.offset(k0 / slice, n0 / Tile::kCols) : b.data();
         const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
         // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
         const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
@@ -220,7 +219,7 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
           const auto [m_begin, m_end] = share_of(rows, Tile::kRows, task / tasks_across, tasks_down);
           const auto [n_begin, n_end] = share_of(cols, Tile::kCols, task % tasks_across, tasks_across);
           gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
-                                  right + n_begin / Tile::kCols * b_panel, b_panel,
+                                  b.data() + n_begin / Tile::kCols * b_panel, b_panel,
                                   block + m_begin * block_row + n_begin, block_row, k0 > 0,
                                   [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
                                     if (last)
