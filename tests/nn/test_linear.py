@@ -97,9 +97,10 @@ def zeroed(layer):
         lambda layer: (layer.train(), zeroed(layer), layer.eval()),
         lambda layer: (layer(np.ones((1, 40), np.float32)), zeroed(layer)),  # a step of training
         lambda layer: (zeroed(layer), layer.pack_weights()),
+        lambda layer: [p.copy_from(np.zeros(p.shape)) for p in layer.parameters()],
         lambda layer: (layer.astype("float64"), zeroed(layer), layer.astype("float32")),
     ],
-    ids=["loaded", "train()", "a recorded pass", "packed again", "converted"],
+    ids=["loaded", "train()", "a recorded pass", "packed again", "copied into", "converted"],
 )
 def test_changed_weights_are_not_taken_from_the_copy(rng, change):
     layer = nn.Linear(40, 30).eval().pack_weights()

@@ -125,19 +125,12 @@ class Conv1D(Linear):
         bias: (N,), zeros at first.
     """
 
+    _transposed = False
+
     def __init__(self, in_features: int, out_features: int, *, activation: str | None = None) -> None:
         self.activation = activation
-        self._packed = None
         self.weight = nn.init.normal(Parameter(empty((in_features, out_features))), std=0.02)
         self.bias = Parameter(zeros((out_features,)))
-
-    def forward(self, x: Any, *, residual: Any = None) -> Any:
-        """Return (..., N) for ``x`` (..., K) and an optional ``residual`` that broadcasts to the result."""
-        weight = self._packed if self._may_use_packed() else self.weight
-        return ops.gemm(x, weight, bias=self.bias, residual=residual, activation=self.activation)
-
-    def _pack(self) -> None:
-        self._packed = ops.pack_weight(self.weight)
 
     def extra_repr(self) -> str:
         """Name the sizes."""

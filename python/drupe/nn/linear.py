@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from drupe import ops
 from drupe.autograd import is_grad_enabled
@@ -26,11 +26,14 @@ class Linear(Module):
         bias: (N,), the same, or None.
     """
 
+    _transposed: ClassVar[bool] = True  # whether the weight is (N, K)
+    _packed: ops.PackedWeight | None = None
+    _packed_version = 0
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None
     ) -> None:
         self.activation = activation
-        self._packed: ops.PackedWeight | None = None
         self.weight = init.kaiming_uniform(Parameter(empty((out_features, in_features))))
         bound = init.fan_in_bound(self.weight)
         self.bias = init.uniform(Parameter(empty((out_features,))), -bound, bound) if bias else None
@@ -42,12 +45,13 @@ class Linear(Module):
             self._packed if self._may_use_packed() else self.weight,
             bias=self.bias,
             residual=residual,
-            transpose_b=True,
+            transpose_b=self._transposed,
             activation=self.activation,
         )
 
     def _pack(self) -> None:
-        self._packed = ops.pack_weight(self.weight, transpose_b=True)
+        self._packed = ops.pack_weight(self.weight, transpose_b=self._transposed)
+        self._packed_version = self.weight.version
 
     def _unpack(self) -> None:
         self._packed = None
@@ -56,7 +60,8 @@ class Linear(Module):
         """Whether there is a packed weight that is still this layer's; one that may have changed is dropped."""
         if self._packed is None:
             return False
-        if self._packed.raw is not self.weight.raw or (is_grad_enabled() and self.weight.requires_grad):
+        replaced = self._packed.raw is not self.weight.raw or self._packed_version != self.weight.version
+        if replaced or (is_grad_enabled() and self.weight.requires_grad):
             self._packed = None
         return self._packed is not None
 
