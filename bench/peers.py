@@ -192,6 +192,34 @@ def torch_training(
     return Prepared(lambda: torch.autograd.grad(function(torch, *tensors), leaves, dy))
 
 
+def drupe_step(loss_of: Callable[[], drupe.Tensor], optimizer: drupe.optim.Optimizer) -> Callable[[], drupe.Tensor]:
+    """Time a step of training, from the loss to the update; the loss comes out."""
+
+    def call() -> drupe.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return call
+
+
+def torch_step(loss_of: Callable[[], Any], *optimizers: Any) -> Prepared:
+    """Time the same in torch."""
+
+    def call() -> Any:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss
+
+    return Prepared(call)
+
+
 def jax_module() -> Any:
     """Return jax, on the CPU, with float64 where it is asked for."""
     jax = importlib.import_module("jax")

@@ -15,7 +15,7 @@ import numpy as np
 import drupe
 from drupe import ops, optim
 from drupe.bench import peers
-from drupe.bench.harness import Case, Prepared, Setup, as_arrays
+from drupe.bench.harness import Case, Prepared, Setup
 from drupe.models.bert import BertConfig, BertForSequenceClassification, BertModel
 from drupe.nn import Module
 
@@ -182,13 +182,6 @@ def training(config: BertConfig, B: int, S: int, dtype: str, rng: np.random.Gene
     model.astype(dtype).to(drupe.get_default_device())
     optimizer = optim.AdamW(model.parameters(), **_OPTIONS)
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = ops.cross_entropy(model(tokens), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.astype("float32")
-
     def torch(*, compiled: bool) -> Prepared:
         torch = peers.torch_module()
         network = _torch_model("BertForSequenceClassification", config, state)
@@ -199,19 +192,10 @@ def training(config: BertConfig, B: int, S: int, dtype: str, rng: np.random.Gene
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
                 return network(ids, labels=targets).loss
 
-        run = torch.compile(loss_of) if compiled else loss_of
-
-        def call() -> Any:
-            adamw.zero_grad()
-            loss = run()
-            loss.backward()
-            adamw.step()
-            return loss
-
-        return Prepared(call, lambda loss: as_arrays(loss.float()))
+        return peers.torch_step(torch.compile(loss_of) if compiled else loss_of, adamw)
 
     return Setup(
-        drupe=step,
+        drupe=peers.drupe_step(lambda: ops.cross_entropy(model(tokens), labels), optimizer),
         peers={"torch": lambda: torch(compiled=False), "torch:compile": lambda: torch(compiled=True)},
         tolerance=_TOLERANCE[dtype],
     )

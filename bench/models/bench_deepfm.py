@@ -182,13 +182,6 @@ def training(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Setup:
     optimizer = optim.Adam(model.parameters(), lr=_LR)
     targets = peers.here(clicks)
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = ops.bce_with_logits(model(codes), targets)
-        loss.backward()
-        optimizer.step()
-        return loss
-
     def torch(*, compiled: bool, sparse: bool = True) -> Prepared:
         torch = peers.torch_module()
         network = _Torch(config, state, sparse=sparse)
@@ -200,21 +193,10 @@ def training(config: DeepFMConfig, B: int, rng: np.random.Generator) -> Setup:
         def loss_of() -> Any:
             return torch.nn.functional.binary_cross_entropy_with_logits(network(inputs), wanted)
 
-        run = torch.compile(loss_of) if compiled and not sparse else loss_of
-
-        def call() -> Any:
-            for one in optimizers:
-                one.zero_grad()
-            loss = run()
-            loss.backward()
-            for one in optimizers:
-                one.step()
-            return loss
-
-        return Prepared(call)
+        return peers.torch_step(torch.compile(loss_of) if compiled and not sparse else loss_of, *optimizers)
 
     return Setup(
-        drupe=step,
+        drupe=peers.drupe_step(lambda: ops.bce_with_logits(model(codes), targets), optimizer),
         peers={
             "torch": lambda: torch(compiled=False),
             "torch:compile": lambda: torch(compiled=True),

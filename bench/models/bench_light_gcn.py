@@ -51,13 +51,6 @@ def training(scale: int, D: int, K: int, B: int, rng: np.random.Generator) -> Se
     optimizer = optim.Adam(model.parameters(), lr=_LR)
     loss_of = LOSSES["bpr"].function
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = loss_of(model(*batch), targets)
-        loss.backward()
-        optimizer.step()
-        return loss
-
     def torch(*, symmetric: bool) -> Prepared:
         torch = peers.torch_module()
         adjacency = torch_csr(model.graph)
@@ -66,8 +59,7 @@ def training(scale: int, D: int, K: int, B: int, rng: np.random.Generator) -> Se
         adam = torch.optim.Adam(tables, lr=_LR, fused=True)
         ids = [peers.torch_tensor(x) for x in batch]
 
-        def call() -> Any:
-            adam.zero_grad()
+        def torch_loss() -> Any:
             layers = [torch.cat(tables)]
             for _ in range(K):
                 layers.append(multiply(layers[-1]))
@@ -75,15 +67,12 @@ def training(scale: int, D: int, K: int, B: int, rng: np.random.Generator) -> Se
             u, i, j = user[ids[0]], item[ids[1]], item[ids[2]]
             own = tables[0][ids[0]], tables[1][ids[1]], tables[1][ids[2]]
             penalty = sum(part.pow(2).sum() for part in own) * (l2 / 2 / B)
-            loss = torch.nn.functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean() + penalty
-            loss.backward()
-            adam.step()
-            return loss
+            return torch.nn.functional.softplus((u * j).sum(1) - (u * i).sum(1)).mean() + penalty
 
-        return Prepared(call)
+        return peers.torch_step(torch_loss, adam)
 
     return Setup(
-        drupe=step,
+        drupe=peers.drupe_step(lambda: loss_of(model(*batch), targets), optimizer),
         peers={"torch": lambda: torch(symmetric=False), "torch:symmetric": lambda: torch(symmetric=True)},
         tolerance=1e-5,
     )

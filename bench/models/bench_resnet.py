@@ -14,7 +14,7 @@ import numpy as np
 import drupe
 from drupe import ops, optim
 from drupe.bench import peers
-from drupe.bench.harness import Case, Prepared, Setup, as_arrays
+from drupe.bench.harness import Case, Prepared, Setup
 from drupe.models.resnet import ResNet, ResNetConfig
 
 _OPTIONS: dict[str, Any] = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -220,13 +220,6 @@ def training(config: ResNetConfig, B: int, S: int, rng: np.random.Generator) -> 
     optimizer = optim.SGD(model.parameters(), **_OPTIONS)
     x = drupe.tensor(images)
 
-    def step() -> Any:
-        optimizer.zero_grad()
-        loss = ops.cross_entropy(model(x), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
     def torch(*, compiled: bool) -> Prepared:
         torch = peers.torch_module()
         network, parameters = _torch_network(config, state, "float32", training=True)
@@ -234,17 +227,10 @@ def training(config: ResNetConfig, B: int, S: int, rng: np.random.Generator) -> 
         sgd = torch.optim.SGD(parameters, fused=True, **_OPTIONS)
         inputs, targets = _torch_images(images, "float32"), peers.torch_tensor(labels)
 
-        def call() -> Any:
-            sgd.zero_grad()
-            loss = torch.nn.functional.cross_entropy(compute(inputs), targets)
-            loss.backward()
-            sgd.step()
-            return loss
-
-        return Prepared(call, lambda loss: as_arrays(loss.float()))
+        return peers.torch_step(lambda: torch.nn.functional.cross_entropy(compute(inputs), targets), sgd)
 
     return Setup(
-        drupe=step,
+        drupe=peers.drupe_step(lambda: ops.cross_entropy(model(x), labels), optimizer),
         peers={"torch": lambda: torch(compiled=False), "torch:compile": lambda: torch(compiled=True)},
         tolerance=_TOLERANCE["float32"],
     )

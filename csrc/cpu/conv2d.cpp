@@ -68,12 +68,11 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
 template <Isa I, class S>
 bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
   constexpr std::int64_t kLeastChannels = 256;
-  return I == Isa::avx512 && std::is_same_v<S, BFloat16> && args.algorithm == Conv2dAlgorithm::automatic &&
-         channels >= kLeastChannels && has_bf16_dot<I>();
+  return kPairs<I, S> && args.algorithm == Conv2dAlgorithm::automatic && channels >= kLeastChannels &&
+         has_bf16_dot<I>();
 }
 
-// The gathered rows times the weight of one group, which `panels` has which `panels` has packed, if given; the rest as
-// gemm_rows'.
+// The gathered rows times the weight of one group, which lies packed in `panels`, if given; the rest as gemm_rows'.
 template <Isa I, class S, class Finish>
 void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
               const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row, bool in_place) {
@@ -85,7 +84,7 @@ void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64
     gemm_rows<I, P>(rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), pack_a, finish, c,
                     c_row, in_place);
   };
-  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+  if constexpr (kPairs<I, S>) {
     if (has_bf16_dot<I>()) {
       product(
           PairProduct<I>(), (rows.depth() + 1) / 2, [&](auto... panel) { rows.pack_row_pairs(panel...); },

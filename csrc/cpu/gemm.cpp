@@ -82,7 +82,7 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
 // their elements.
 template <Isa I, class S, class F>
 auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
-  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+  if constexpr (kPairs<I, S>) {
     if (has_bf16_dot<I>()) {
       return f(PairProduct<I>(), (args.K + 1) / 2, PairedMatrix<I>{a, args.a_row, args.a_col, args.K},
                PairedMatrix<I>{b, args.b_col, args.b_row, args.K});

@@ -23,6 +23,10 @@ DRUPE_INLINE float bf16_pair(BFloat16 low, BFloat16 high) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(high.bits) << 16 | low.bits);
 }
 
+// Whether an ISA's kernels are made for products of S by it.
+template <Isa I, class S>
+inline constexpr bool kPairs = I == Isa::avx512 && std::is_same_v<S, BFloat16>;
+
 template <Isa I>
 struct PairProduct {
   using V = Vec<float, I>;

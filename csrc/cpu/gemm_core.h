@@ -198,8 +198,7 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const std::int64_t depth = std::min(slice, K - k0);
         const bool last = k0 + depth >= K;
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
-        const bool fresh = m0 == 0 || slices > 1;
-        const std::int64_t pack_cols = fresh ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
+        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
         const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
         // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
         const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;

@@ -291,7 +291,7 @@ void gemm_few_rows(std::int64_t M, std::int64_t N, std::int64_t K, const S* a, s
         finish, y, y_row);
     return;
   }
-  if constexpr (I == Isa::avx512 && std::is_same_v<S, BFloat16>) {
+  if constexpr (kPairs<I, S>) {
     if (K % 2 == 0 && has_bf16_dot<I>()) return by_lines(PairedLines<I>());
   }
   by_lines(WideLines<I, S>());

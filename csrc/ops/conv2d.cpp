@@ -110,9 +110,7 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   args.bias = row.raw();
   args.residual = added.raw();
   args.pre_activation = pre.raw();
-  if (packed && packed->matrix.panels.defined() && packed->matrix.isa == current_isa()) {
-    args.panels = packed->matrix.panels.raw();
-  }
+  if (packed) args.panels = packed->matrix.readable_panels();
   if (y.numel() > 0) {
     dispatch(device, [&]<Isa I>() { cpu::conv2d<I>(args); }, [&](auto stream) { cuda::conv2d(args, stream); });
   }

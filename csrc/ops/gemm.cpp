@@ -7,7 +7,13 @@
 #include "ops/backend.h"
 #include "ops/copy.h"
 
-namespace drupe::ops {
+namespace drupe {
+
+const void* PackedMatrix::readable_panels() const {
+  return panels.defined() && isa == current_isa() ? panels.raw() : nullptr;
+}
+
+namespace ops {
 namespace {
 
 std::atomic<bool> allow_tf32 = false;
@@ -36,7 +42,7 @@ void take_panels(GemmArgs& args, const PackedMatrix& packed, const Tensor& b, bo
   check(packed.matrix.raw() == b.raw() && packed.matrix.shape() == b.shape() && packed.transpose == transpose, "gemm",
         "b is ", b.shape(), transpose ? " transposed" : "", ", what was packed is another matrix, ",
         packed.matrix.shape(), packed.transpose ? " transposed" : "");
-  if (packed.panels.defined() && packed.isa == current_isa()) args.b_panels = packed.panels.raw();
+  args.b_panels = packed.readable_panels();
 }
 
 }  // namespace
@@ -157,4 +163,5 @@ PackedMatrix pack_weight(const Tensor& b, bool transpose) {
   return packed;
 }
 
-}  // namespace drupe::ops
+}  // namespace ops
+}  // namespace drupe

@@ -52,6 +52,8 @@ struct PackedMatrix {
   bool transpose;
   Isa isa;        // whose kernels
   Tensor panels;  // bytes; undefined where there is nothing to gain: on a GPU
+
+  const void* readable_panels() const;  // null where the kernels in use would not read them
 };
 
 struct GemmOptions {

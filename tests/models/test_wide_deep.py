@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import drupe
+from column_cases import COLUMN_ERRORS
 from drupe import ops
 from drupe.models import WideDeep, WideDeepConfig
 
@@ -114,17 +115,7 @@ def test_categories_alone_suffice(batch):
     assert make(numeric=0).predict(batch["categorical"]).shape == (20,)
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"numeric": None}, ValueError, r"numeric is missing: expected \(20, 2\)"),
-        ({"numeric": np.zeros((20, 3), np.float32)}, ValueError, r"numeric is \(20, 3\)"),
-        ({"categorical": np.zeros((20, 2), np.int64)}, ValueError, r"categorical is int64 \(20, 2\)"),
-        ({"categorical": np.zeros((20, 3))}, ValueError, "categorical is float64"),
-        ({"categorical": np.full((20, 3), 4)}, IndexError, r"column 0 holds 4: expected \[0, 3\)"),
-        ({"categorical": np.full((20, 3), -1)}, IndexError, "column 0 holds -1"),
-    ],
-)
+@pytest.mark.parametrize(("change", "error", "message"), COLUMN_ERRORS)
 def test_errors(batch, change, error, message):
     with pytest.raises(error, match=message):
         make()(**{**batch, **change})

@@ -10,7 +10,6 @@ Reference:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,19 +17,13 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from drupe import io, nn, ops
+from drupe import nn, ops
+from drupe.models._pretrained import ACTIVATIONS, read_config, read_state, write
 from drupe.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, Parameter
 from drupe.tensor import Tensor, zeros
 from drupe.train import Model
 
 Bert = TypeVar("Bert", bound="_Pretrained")
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-}
 
 
 @dataclass(frozen=True)
@@ -59,9 +52,9 @@ class BertConfig:
             raise ValueError(
                 f"[BertConfig] {self.num_attention_heads} attention heads do not divide hidden size {self.hidden_size}"
             )
-        if self.hidden_act not in _ACTIVATIONS:
+        if self.hidden_act not in ACTIVATIONS:
             raise ValueError(
-                f'[BertConfig] hidden_act is "{self.hidden_act}": expected one of {", ".join(_ACTIVATIONS)}'
+                f'[BertConfig] hidden_act is "{self.hidden_act}": expected one of {", ".join(ACTIVATIONS)}'
             )
 
     @classmethod
@@ -134,13 +127,11 @@ class BertSelfAttention(Module):
 
     def forward(self, x: Tensor, mask: Mapping[str, Any]) -> Any:
         """Return (B, S, D)."""
-        B, S, D = x.shape
         q, k, v = (
-            layer(x).reshape((B, S, self.heads, D // self.heads)).permute((0, 2, 1, 3))  # (B, H, S, D / H)
+            ops.split_heads(layer(x), self.heads)[0]  # (B, H, S, D / H)
             for layer in (self.query, self.key, self.value)
         )
-        y = ops.attention(q, k, v, **mask)  # (B, H, S, D / H)
-        return y.permute((0, 2, 1, 3)).reshape((B, S, D))
+        return ops.merge_heads(ops.attention(q, k, v, **mask))
 
 
 class BertOutput(Module):
@@ -174,7 +165,7 @@ class BertIntermediate(Module):
     """The wide layer of the second half."""
 
     def __init__(self, config: BertConfig) -> None:
-        activation = _ACTIVATIONS[config.hidden_act]
+        activation = ACTIVATIONS[config.hidden_act]
         self.dense = Linear(config.hidden_size, config.intermediate_size, activation=activation)
 
     def forward(self, x: Tensor) -> Any:
@@ -273,8 +264,6 @@ class _Pretrained(Model):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as Hugging Face does: tied parameters once."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         config = asdict(self.config)
         labels = config.pop("num_labels")
         config |= {
@@ -284,9 +273,8 @@ class _Pretrained(Model):
             "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
             "label2id": {f"LABEL_{i}": i for i in range(labels)},
         }
-        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         state = {name: value for name, value in self.state_dict().items() if name not in self.aliases}
-        io.save(directory / "model.safetensors", state, {"format": "pt"})
+        write(directory, config, state)
 
     @classmethod
     def from_pretrained(cls: type[Bert], directory: str | Path, **changes: Any) -> Bert:
@@ -302,10 +290,9 @@ class _Pretrained(Model):
             FileNotFoundError: one of the files is missing.
             ValueError: the encoder is incomplete, or a shape differs from the configuration's.
         """
-        directory = Path(directory)
-        config = BertConfig.from_dict(json.loads((directory / "config.json").read_text()))
+        config = BertConfig.from_dict(read_config(directory))
         model = cls(replace(config, **changes))
-        model.load_pretrained(io.load(directory / "model.safetensors"))
+        model.load_pretrained(read_state(directory))
         return model
 
     def load_pretrained(self, state: Mapping[str, Any]) -> list[str]:
@@ -338,7 +325,7 @@ class BertPredictionHeadTransform(Module):
 
     def __init__(self, config: BertConfig) -> None:
         D = config.hidden_size
-        self.dense = Linear(D, D, activation=_ACTIVATIONS[config.hidden_act])
+        self.dense = Linear(D, D, activation=ACTIVATIONS[config.hidden_act])
         self.LayerNorm = LayerNorm(D, config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drupe import nn, ops
+from drupe.models._columns import check_columns
 from drupe.nn import Dropout, Embedding, EmbeddingBag, Linear, ModuleList, Parameter
 from drupe.tensor import as_tensor, empty
 from drupe.train import Model
@@ -118,17 +119,6 @@ class DeepFM(Model):
 
     def rows(self, codes: npt.NDArray[Any], numeric: Any = None) -> npt.NDArray[np.int64]:
         """Return the rows of the tables that each example uses, (B, C), and check what ``forward`` takes."""
-        C, N = len(self.config.cardinalities), self.config.numeric
-        if codes.ndim != 2 or codes.shape[1] != C or codes.dtype.kind not in "iu":
-            raise ValueError(f"[DeepFM] categorical is {codes.dtype} {codes.shape}: expected integers (batch, {C})")
-        expected = (codes.shape[0], N)
-        if (numeric is not None or N) and (numeric is None or tuple(numeric.shape) != expected):
-            got = "missing" if numeric is None else tuple(numeric.shape)
-            raise ValueError(f"[DeepFM] numeric is {got}: expected {expected}")
-        low, high = codes.min(axis=0, initial=0), codes.max(axis=0, initial=0)
-        for i, size in enumerate(self.config.cardinalities):
-            if low[i] < 0 or high[i] >= size:
-                value = int(low[i]) if low[i] < 0 else int(high[i])
-                raise IndexError(f"[DeepFM] categorical column {i} holds {value}: expected [0, {size})")
+        check_columns("DeepFM", codes, numeric, self.config.cardinalities, self.config.numeric)
         starts = np.cumsum((0, *self.config.cardinalities[:-1]), dtype=np.int64)
         return np.asarray(codes.astype(np.int64, copy=False) + starts, np.int64)

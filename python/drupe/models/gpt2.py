@@ -9,7 +9,6 @@ Reference:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,22 +18,15 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from drupe import io, nn, ops
+from drupe import nn, ops
 from drupe.models._generate import generate
+from drupe.models._pretrained import ACTIVATIONS, read_config, read_state, write
 from drupe.models._sight import Sight, look
 from drupe.nn import Dropout, Embedding, KVCache, LayerNorm, Linear, Module, ModuleList, Parameter
 from drupe.tensor import Tensor, empty, zeros
 from drupe.train import Model
 from drupe.train.losses import Loss
 
-_ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-    "tanh": "tanh",
-}
 _IGNORED = -100  # a label that does not count
 
 
@@ -65,10 +57,10 @@ class GPT2Config:
     def __post_init__(self) -> None:
         if self.n_embd % self.n_head:
             raise ValueError(f"[GPT2Config] {self.n_head} attention heads do not divide n_embd {self.n_embd}")
-        if self.activation_function not in _ACTIVATIONS:
+        if self.activation_function not in ACTIVATIONS:
             raise ValueError(
                 f'[GPT2Config] activation_function is "{self.activation_function}": expected one of '
-                f"{', '.join(_ACTIVATIONS)}"
+                f"{', '.join(ACTIVATIONS)}"
             )
 
     @classmethod
@@ -170,7 +162,7 @@ class GPT2MLP(Module):
     def __init__(self, config: GPT2Config) -> None:
         D = config.n_embd
         inner = 4 * D if config.n_inner is None else config.n_inner
-        self.c_fc = Conv1D(D, inner, activation=_ACTIVATIONS[config.activation_function])
+        self.c_fc = Conv1D(D, inner, activation=ACTIVATIONS[config.activation_function])
         self.c_proj = Conv1D(inner, D)
         self.dropout = Dropout(config.resid_pdrop)
 
@@ -397,19 +389,16 @@ class GPT2LMHeadModel(Model):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` as Hugging Face does: tied parameters once."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         config = asdict(self.config) | {
             "architectures": [type(self).__name__],
             "model_type": "gpt2",
             "attn_pdrop": 0.0,
             "torch_dtype": str(self.transformer.wte.weight.dtype),
         }
-        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         state = self.state_dict()
         if self.config.tie_word_embeddings:
             del state["lm_head.weight"]
-        io.save(directory / "model.safetensors", state, {"format": "pt"})
+        write(directory, config, state)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **changes: Any) -> GPT2LMHeadModel:
@@ -423,10 +412,9 @@ class GPT2LMHeadModel(Model):
             FileNotFoundError: one of the files is missing.
             ValueError: parameters are missing, or a shape differs from the configuration's.
         """
-        directory = Path(directory)
-        config = GPT2Config.from_dict(json.loads((directory / "config.json").read_text()))
+        config = GPT2Config.from_dict(read_config(directory))
         model = cls(replace(config, **changes))
-        model.load_pretrained(io.load(directory / "model.safetensors"))
+        model.load_pretrained(read_state(directory))
         return model
 
     def load_pretrained(self, state: Mapping[str, Any]) -> None:

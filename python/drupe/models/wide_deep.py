@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drupe import nn, ops
+from drupe.models._columns import check_columns
 from drupe.nn import Dropout, Embedding, EmbeddingBag, Linear, ModuleList, Parameter
 from drupe.tensor import zeros
 from drupe.train import Model
@@ -108,7 +109,7 @@ class WideDeep(Model):
             IndexError: a category outside its column's range.
         """
         codes = np.asarray(categorical)
-        self._check(codes, numeric)
+        check_columns("WideDeep", codes, numeric, self.config.cardinalities, self.config.numeric)
         wide = self.wide(self.wide_features(codes))  # (B, 1)
         deep = [table(codes[:, i]) for i, table in enumerate(self.embeddings)]  # C x (B, E)
         if self.wide_numeric is not None:
@@ -129,17 +130,3 @@ class WideDeep(Model):
             columns.append(combined % self.config.cross_buckets)
         starts = np.cumsum((0, *self.config.wide_sizes))[:-1]
         return np.asarray(np.stack(columns, axis=1) + starts, np.int64)
-
-    def _check(self, codes: npt.NDArray[Any], numeric: Any) -> None:
-        C, F = len(self.config.cardinalities), self.config.numeric
-        if codes.ndim != 2 or codes.shape[1] != C or codes.dtype.kind not in "iu":
-            raise ValueError(f"[WideDeep] categorical is {codes.dtype} {codes.shape}: expected integers (batch, {C})")
-        expected = (codes.shape[0], F)
-        if (numeric is not None or F) and (numeric is None or tuple(numeric.shape) != expected):
-            got = "missing" if numeric is None else tuple(numeric.shape)
-            raise ValueError(f"[WideDeep] numeric is {got}: expected {expected}")
-        low, high = codes.min(axis=0, initial=0), codes.max(axis=0, initial=0)
-        for i, size in enumerate(self.config.cardinalities):
-            if low[i] < 0 or high[i] >= size:
-                value = int(low[i]) if low[i] < 0 else int(high[i])
-                raise IndexError(f"[WideDeep] categorical column {i} holds {value}: expected [0, {size})")

@@ -69,19 +69,13 @@ class MultiHeadAttention(Module):
         """
         key = query if key is None else key
         value = key if value is None else value
-        q = _split(self.q_proj(query), self.heads)
-        k = _split(self.k_proj(key), self.kv_heads)
-        v = _split(self.v_proj(value), self.kv_heads)
+        (q,) = ops.split_heads(self.q_proj(query), self.heads)
+        (k,) = ops.split_heads(self.k_proj(key), self.kv_heads)
+        (v,) = ops.split_heads(self.v_proj(value), self.kv_heads)
         y = ops.attention(q, k, v, bias=bias, causal=self.causal, window=self.window, lengths=lengths)
-        y = y.permute((0, 2, 1, 3))  # (B, Sq, H, D / H)
-        return self.out_proj(y.reshape(query.shape))
+        return self.out_proj(ops.merge_heads(y))
 
     def extra_repr(self) -> str:
         """Name the heads."""
         grouped = f", kv_heads={self.kv_heads}" if self.kv_heads != self.heads else ""
         return f"heads={self.heads}{grouped}{', causal' if self.causal else ''}"
-
-
-def _split(x: Any, heads: int) -> Any:
-    B, S, D = x.shape
-    return x.reshape((B, S, heads, D // heads)).permute((0, 2, 1, 3))  # (B, H, S, D / H)

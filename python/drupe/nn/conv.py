@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from drupe import ops
-from drupe.autograd import is_grad_enabled
 from drupe.nn import init
 from drupe.nn.module import Module
 from drupe.nn.norm import BatchNorm2d
@@ -16,7 +14,6 @@ from drupe.tensor import Tensor, empty
 
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
-Sources = list[tuple[Any, int]]  # what a copy was made from, and their versions
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -69,16 +66,14 @@ class Conv2d(Module):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.activation, self.layout, self.algorithm = activation, layout, algorithm
         shape = (out_channels, in_channels // groups, *_pair(kernel_size))
-        self._constant = False  # whether pack_weights() was called
-        self._packed: _Packed | None = None
         self.weight = init.kaiming_uniform(Parameter(empty(shape)))
         bound = init.fan_in_bound(self.weight)
         self.bias = init.uniform(Parameter(empty((out_channels,))), -bound, bound) if bias else None
 
     def forward(self, x: Any, *, residual: Any = None) -> Any:
         """Return (B, K, H', W') for ``x`` (B, C, H, W); channels last with ``layout="NHWC"``."""
-        packed = self._constants(None)
-        weight, bias = (self.weight, self.bias) if packed is None else (packed.filters, packed.bias)
+        packed = self._packed(lambda: self._filters(self.weight), self.weight)
+        weight, bias = self.weight if packed is None else packed, self.bias
         return self._convolve(x, weight, bias, residual, self.activation)
 
     def _convolve(self, x: Any, weight: Any, bias: Any, residual: Any, activation: str | None) -> Any:
@@ -96,31 +91,26 @@ class Conv2d(Module):
         names = ("stride", "padding", "dilation", "groups", "algorithm")
         return {name: getattr(self, name) for name in names}
 
-    def _pack(self) -> None:
-        self._constant, self._packed = True, None
+    def _filters(self, weight: Tensor) -> ops.PackedFilters:
+        return ops.pack_filters(weight, **self._window())
 
-    def _unpack(self) -> None:
-        self._constant, self._packed = False, None
+    def _folded(self, norm: BatchNorm2d) -> tuple[ops.PackedFilters, Tensor] | None:
+        """Return the weight and the bias of one convolution that does what both do after ``eval()``, if packed."""
 
-    def _constants(self, norm: BatchNorm2d | None) -> _Packed | None:
-        """Return the packed weight and the bias, a norm folded into them; None, for good, if they may have changed."""
-        if not self._constant:
-            return None
-        tensors: list[Tensor | None] = [self.weight, self.bias]
-        if norm is not None:
-            tensors += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        sources: Sources = [(None, 0) if t is None else (t.raw, t.version) for t in tensors]
-        if is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            self._unpack()
-        elif self._packed is None:
-            weight, bias = (self.weight, self.bias) if norm is None else _fold(self, norm)
-            self._packed = _Packed(sources, ops.pack_filters(weight.detach(), **self._window()), bias)
-        elif len(sources) != len(self._packed.sources) or any(
-            raw is not other or version != before
-            for (raw, version), (other, before) in zip(sources, self._packed.sources, strict=True)
-        ):
-            self._unpack()
-        return self._packed
+        def fold() -> tuple[ops.PackedFilters, Tensor]:
+            dtype = self.weight.raw.dtype
+            wide = "float64" if dtype == "float64" else "float32"
+            weight, gain, shift, mean, var = (
+                t.detach().astype(wide)
+                for t in (self.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+            )
+            scale = gain / ops.sqrt(var + norm.eps)
+            center = mean if self.bias is None else mean - self.bias.detach().astype(wide)
+            scaled = weight * scale.reshape((scale.size, 1, 1, 1))
+            return self._filters(scaled.astype(dtype)), (shift - center * scale).astype(dtype)
+
+        sources = self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        return self._packed(fold, *sources)
 
     def extra_repr(self) -> str:
         """Name the sizes."""
@@ -131,26 +121,6 @@ class Conv2d(Module):
         text += f", groups={self.groups}" if self.groups != 1 else ""
         text += ", bias=False" if self.bias is None else ""
         return text + (f", {self.activation}" if self.activation else "")
-
-
-@dataclass(frozen=True)
-class _Packed:
-    sources: Sources
-    filters: ops.PackedFilters
-    bias: Tensor | None
-
-
-def _fold(conv: Conv2d, norm: BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the weight and the bias of one convolution that does what both do after ``eval()``."""
-    dtype = conv.weight.raw.dtype
-    wide = "float64" if dtype == "float64" else "float32"
-    weight, gain, shift, mean, var = (
-        t.detach().astype(wide) for t in (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    )
-    scale = gain / ops.sqrt(var + norm.eps)
-    center = mean if conv.bias is None else mean - conv.bias.detach().astype(wide)
-    folded = weight * scale.reshape((scale.size, 1, 1, 1))
-    return folded.astype(dtype), (shift - center * scale).astype(dtype)
 
 
 def conv_norm(x: Any, conv: Conv2d, norm: BatchNorm2d, *, residual: Any = None, activation: str | None = None) -> Any:
@@ -167,8 +137,8 @@ def conv_norm(x: Any, conv: Conv2d, norm: BatchNorm2d, *, residual: Any = None, 
         residual: the shape of the result.
         activation: the name of an op of one argument: ``"relu"``, ``"gelu"``, …
     """
-    if not norm.training and conv.activation is None and (packed := conv._constants(norm)) is not None:
-        return conv._convolve(x, packed.filters, packed.bias, residual, activation)
+    if not norm.training and conv.activation is None and (folded := conv._folded(norm)) is not None:
+        return conv._convolve(x, *folded, residual, activation)
     y = norm(conv(x))
     y = y if residual is None else y + residual
     return y if activation is None else getattr(ops, activation)(y)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 from drupe import ops
-from drupe.autograd import is_grad_enabled
 from drupe.nn import init
 from drupe.nn.module import Module
 from drupe.nn.parameter import Parameter
@@ -27,8 +27,6 @@ class Linear(Module):
     """
 
     _transposed: ClassVar[bool] = True  # whether the weight is (N, K)
-    _packed: ops.PackedWeight | None = None
-    _packed_version = 0
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, activation: str | None = None
@@ -40,30 +38,15 @@ class Linear(Module):
 
     def forward(self, x: Any, *, residual: Any = None) -> Any:
         """Return (..., N) for ``x`` (..., K) and an optional ``residual`` that broadcasts to the result."""
+        packed = self._packed(partial(ops.pack_weight, self.weight, transpose_b=self._transposed), self.weight)
         return ops.gemm(
             x,
-            self._packed if self._may_use_packed() else self.weight,
+            self.weight if packed is None else packed,
             bias=self.bias,
             residual=residual,
             transpose_b=self._transposed,
             activation=self.activation,
         )
-
-    def _pack(self) -> None:
-        self._packed = ops.pack_weight(self.weight, transpose_b=self._transposed)
-        self._packed_version = self.weight.version
-
-    def _unpack(self) -> None:
-        self._packed = None
-
-    def _may_use_packed(self) -> bool:
-        """Whether there is a packed weight that is still this layer's; one that may have changed is dropped."""
-        if self._packed is None:
-            return False
-        replaced = self._packed.raw is not self.weight.raw or self._packed_version != self.weight.version
-        if replaced or (is_grad_enabled() and self.weight.requires_grad):
-            self._packed = None
-        return self._packed is not None
 
     def extra_repr(self) -> str:
         """Name the sizes."""

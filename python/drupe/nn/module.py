@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from drupe.autograd import is_grad_enabled
 from drupe.nn.parameter import Buffer, Parameter
 from drupe.tensor import DtypeLike, Tensor, as_tensor
 
 T = TypeVar("T", Parameter, Buffer)
+V = TypeVar("V")
 Self = TypeVar("Self", bound="Module")
 
 
@@ -17,6 +19,13 @@ class Incompatible(NamedTuple):
 
     missing: list[str]
     unexpected: list[str]
+
+
+class _Copy(NamedTuple):
+    """What a layer made from some of its tensors, and which these were: the raw tensor and its version of each."""
+
+    value: Any
+    sources: list[tuple[Any, int]]
 
 
 class Module:
@@ -33,6 +42,8 @@ class Module:
 
     training: bool = True
     forward: Callable[..., Any]
+    _keeps_copy: bool = False
+    _copy: _Copy | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return ``forward`` of the same arguments."""
@@ -180,24 +191,40 @@ class Module:
     def pack_weights(self: Self) -> Self:
         """Prepare the layers below for inference on the CPU, and return self: the same results, sooner.
 
-        Each layer that can keeps a copy of its weights in the order in which the kernels read them
-        (:func:`drupe.ops.pack_weight`), outside of ``state_dict``. The copy is dropped by ``train()``,
-        ``load_state_dict``, a move, a conversion, and a forward pass that records gradients of the weight; call this
-        again afterwards, and after any change of a weight in place.
+        From its first pass on each layer that can keeps a copy of its weights in the order in which the kernels read
+        them (:func:`drupe.ops.pack_weight`), outside of ``state_dict``. The copy is dropped by ``train()``,
+        ``load_state_dict``, ``copy_from``, a move, a conversion, and a forward pass that records gradients of the
+        weight; call this again afterwards, and after any change of a weight through memory that it shares.
         """
         for module in self.modules():
-            module._pack()
+            module._keeps_copy, module._copy = True, None
         return self
 
     def _unpack_weights(self) -> None:
         for module in self.modules():
-            module._unpack()
+            module._drop_copy()
 
-    def _pack(self) -> None:
-        """Make the copy of this layer's own weights; nothing by default."""
+    def _drop_copy(self) -> None:
+        self._keeps_copy, self._copy = False, None
 
-    def _unpack(self) -> None:
-        """Drop it."""
+    def _packed(self, make: Callable[[], V], *tensors: Tensor | None) -> V | None:
+        """Return ``make()``, kept from the first call on, while :meth:`pack_weights` holds; else None.
+
+        The copy is dropped once one of the tensors that it is made from has changed, or is to get a gradient.
+        """
+        if not self._keeps_copy:
+            return None
+        sources = [(None, 0) if t is None else (t.raw, t.version) for t in tensors]
+        if is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            self._drop_copy()
+        elif self._copy is None:
+            self._copy = _Copy(make(), sources)
+        elif len(sources) != len(self._copy.sources) or any(
+            raw is not other or version != before
+            for (raw, version), (other, before) in zip(sources, self._copy.sources, strict=True)
+        ):
+            self._drop_copy()
+        return None if self._copy is None else self._copy.value
 
     def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
         """Freeze (False) or train (True) all parameters, and return self."""
