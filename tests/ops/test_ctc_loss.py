@@ -362,6 +362,7 @@ def test_matches_torch(device, rng, reduction, name):
     ],
 )
 def test_errors_name_what_is_wrong(device, changes, error, message):
+    changes = dict(changes)
     logits = np.ones(changes.pop("logits", (3, 2, 4)), changes.pop("dtype", np.float64))
     targets = np.array(changes.pop("targets", [[1, 2], [3, 1]]))
     lengths = {k: np.array(changes.pop(k)) for k in ("input_lengths", "target_lengths") if k in changes}
