@@ -115,7 +115,8 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     const auto pack_a = [&](auto... panel) { a.pack_rows(panel...); };
     if (args.b_panels) {
       gemm_rows<I, P>(args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), pack_a, finish,
-                      partial, args.N, plain);
+                      partial, args.N, plain,
+                      {reinterpret_cast<char*>(problem.y), args.N * std::int64_t{sizeof(S)}, sizeof(S)});
       return;
     }
     gemm_core<I, T, P>(

@@ -25,7 +25,7 @@ struct GemmTile {
   static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::avx2 ? 6 : 4;
   static constexpr int kVectors = I == Isa::scalar ? 4 : 2;
   static constexpr int kCols = kVectors * V::kLanes;
-  static constexpr std::int64_t kDepth = 2048 / sizeof(T);  // of a K slice: an A panel stays in L1, a B panel in L2
+  static constexpr std::int64_t kDepth = 3072 / sizeof(T);  // of a K slice: an A panel stays about L1, B panels in L2
   static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
   static constexpr std::int64_t kPanelStride = kDepth + kPadding;
   static constexpr std::int64_t kOuterRows = 96 * kRows;  // of an outer block
@@ -43,11 +43,18 @@ struct Product {
   }
 };
 
+// Where a microkernel's reader of the next panel finds it: at each k, the line at from + k * step is fetched into L2.
+template <class T>
+struct NextPanel {
+  const T* from;
+  std::int64_t step;
+};
+
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
 // a[i][k] lies at i * kRowStep + k * kDepthStep of A's panel.
 template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
-                                        bool accumulate) {
+                                        bool accumulate, NextPanel<T> next) {
   using Tile = GemmTile<I, T>;
   using V = Vec<T, I>;
   V sum[kRows][Tile::kVectors];
@@ -55,11 +62,14 @@ template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) {
-      sum[i][j] = accumulate ? V::load(c + i * c_row + j * V::kLanes) : V::zero();
+      sum[i][j] = V::zero();
+      __builtin_prefetch(c + i * c_row + j * V::kLanes, 1);
     }
   }
   for (std::int64_t k = 0; k < depth; ++k) {
     V row[Tile::kVectors];
+    __builtin_prefetch(next.from, 0, 2);
+    next.from += next.step;
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) __builtin_prefetch(b + (k + 16) * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 4
@@ -74,29 +84,40 @@ template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) sum[i][j].store(c + i * c_row + j * V::kLanes);
+    for (int j = 0; j < Tile::kVectors; ++j) {
+      T* to = c + i * c_row + j * V::kLanes;
+      (accumulate ? V::load(to) + sum[i][j] : sum[i][j]).store(to);
+    }
   }
 }
 
-// Picks the microkernel for 1 <= rows <= kRows.
+// Picks the microkernel for 1 <= rows <= kRows. Without `next` nothing is fetched.
 template <Isa I, class T, int kRowStep, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
-void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate) {
+void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate,
+               const NextPanel<T>* next = nullptr) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kRowStep, kDepthStep, P>(depth, a, b, c, c_row, accumulate);
+    gemm_microkernel<I, T, kRows, kRowStep, kDepthStep, P>(depth, a, b, c, c_row, accumulate,
+                                                           next ? *next : NextPanel<T>{b, 0});
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kRowStep, kDepthStep, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate);
+    gemm_tile<I, T, kRowStep, kDepthStep, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate, next);
   }
 }
+
+struct Ignore {
+  void operator()(auto...) const {}
+};
 
 // C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
-// Calls done(row, col, height, width, tile) after each tile. Without c a tile lies, until done returns, in a place of
-// its own with rows of kCols.
-template <Isa I, bool kByDepth = false, class P = Product, class T, class Done>
+// Calls start(row, col, height, width) before each tile, where something may be fetched, and done(row, col, height,
+// width, tile) after it. Without c a tile lies, until done returns, in a place of its own with rows of kCols.
+template <Isa I, bool kByDepth = false, class P = Product, class T, class Done, class Start = Ignore>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
-                T* c, std::int64_t c_row, bool accumulate, const Done& done) {
+                T* c, std::int64_t c_row, bool accumulate, const Done& done, const Start& start = {}) {
   using Tile = GemmTile<I, T>;
   constexpr int kRowStep = kByDepth ? 1 : Tile::kPanelStride, kDepthStep = kByDepth ? Tile::kRows : 1;
   T edge[Tile::kRows * Tile::kCols];
+  const std::int64_t panels_down = (rows + Tile::kRows - 1) / Tile::kRows;
+  const std::int64_t next_step = (Tile::kCols + panels_down - 1) / panels_down;  // each tile fetches its share
   for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
     const T* right = b + n / Tile::kCols * b_panel;
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
@@ -105,13 +126,16 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       const T* left = a + m * Tile::kPanelStride;
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c ? c + m * c_row + n : edge;
+      const NextPanel<T> next{right + b_panel + m / Tile::kRows * depth * next_step, next_step};
+      start(m, n, height, width);
       if (width == Tile::kCols || !c) {
-        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c ? c_row : Tile::kCols, accumulate);
+        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c ? c_row : Tile::kCols, accumulate,
+                                                 &next);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, edge, Tile::kCols, accumulate);
+        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, edge, Tile::kCols, accumulate, &next);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);
@@ -318,10 +342,14 @@ struct StridedMatrix {
   static void copy_rows(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t from_col,
                         std::int64_t rows, std::int64_t cols) {
     using V = Vec<T, I>;
+    constexpr std::int64_t kAhead = 4;  // rows, whose starts are not foreseen by the processor
     for (std::int64_t i = 0; i < rows; ++i, to += to_row, from += from_row) {
       std::int64_t j = 0;
       if (from_col == 1) {
-        for (; j + V::kLanes <= cols; j += V::kLanes) V::load(from + j).store(to + j);
+        for (; j + V::kLanes <= cols; j += V::kLanes) {
+          __builtin_prefetch(from + kAhead * from_row + j);
+          V::load(from + j).store(to + j);
+        }
       }
       for (; j < cols; ++j) to[j] = static_cast<T>(from[j * from_col]);
     }

@@ -6,16 +6,32 @@
 
 namespace drupe::cpu {
 
+// Where finish writes, if given: rows of it are asked for while their sums are made.
+struct ResultRows {
+  char* data = nullptr;
+  std::int64_t row_bytes = 0, col_bytes = 0;
+
+  void fetch(std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols) const {
+    if (!data) return;
+    for (std::int64_t i = row; i < row + rows; ++i) {
+      char* line = data + i * row_bytes + col * col_bytes;
+      for (std::int64_t at = 0; at < cols * col_bytes; at += 64) __builtin_prefetch(line + at, 1);
+    }
+  }
+};
+
 // The product of an M x K matrix, packed by pack_a, and B, whose panels lie at b; pack_a, finish and c are as
 // gemm_core's. With `in_place`, finish does nothing, and the result is to lie in c. Otherwise, where K is one slice, a
 // tile lies apart until it is finished: c's rows may all compete for one cache set.
 template <Isa I, class P = Product, class T, class PackA, class Finish>
 void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, const PackA& pack_a, const Finish& finish,
-               T* c = nullptr, std::int64_t c_row = 0, bool in_place = false) {
+               T* c = nullptr, std::int64_t c_row = 0, bool in_place = false, const ResultRows& result = {}) {
   using Tile = GemmTile<I, T>;
   constexpr std::int64_t kLeastTasks = 16;  // enough for a few threads to share
+  constexpr std::int64_t kLeastRows = Tile::kTaskRows / 2;
   constexpr std::int64_t kPanel = Tile::kRows * Tile::kPanelStride;
-  const std::int64_t tasks_down = (M + Tile::kTaskRows - 1) / Tile::kTaskRows;
+  std::int64_t tasks_down = (M + Tile::kTaskRows - 1) / Tile::kTaskRows;
+  tasks_down = std::max(tasks_down, std::min(kLeastTasks, (M + kLeastRows - 1) / kLeastRows));
   std::int64_t panels = std::min<std::int64_t>(layout.panels, 2048 / Tile::kCols);
   while (panels > 2 && tasks_down * ((layout.panels + panels - 1) / panels) < kLeastTasks) panels = (panels + 1) / 2;
   const std::int64_t tasks_across = (layout.panels + panels - 1) / panels;
@@ -32,6 +48,7 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
     for (std::int64_t slice = 0; slice < layout.slices.count; ++slice) {
       const std::int64_t k0 = slice * layout.slices.depth;
       const std::int64_t depth = std::min(layout.slices.depth, layout.K - k0);
+      const bool last = slice + 1 == layout.slices.count;
       for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
         pack_a(a.data() + m * Tile::kPanelStride, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
       }
@@ -39,7 +56,10 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
           rows, cols, depth, a.data(), b + layout.offset(slice, n0 / Tile::kCols), layout.panel_size(), block,
           block_row, slice > 0,
           [&, row0 = m0, col0 = n0](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
-            if (slice + 1 == layout.slices.count) finish(row0 + m, col0 + n, height, width, tile, block_row);
+            if (last) finish(row0 + m, col0 + n, height, width, tile, block_row);
+          },
+          [&, row0 = m0, col0 = n0](std::int64_t m, std::int64_t n, int height, std::int64_t width) {
+            if (last) result.fetch(row0 + m, col0 + n, height, width);
           });
     }
   });

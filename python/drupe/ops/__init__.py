@@ -57,6 +57,7 @@ from drupe.ops.group_norm import group_norm
 from drupe.ops.gru import gru
 from drupe.ops.heads import append_rows, merge_heads, split_heads
 from drupe.ops.layer_norm import layer_norm
+from drupe.ops.linear_cross_entropy import linear_cross_entropy
 from drupe.ops.lstm import lstm
 from drupe.ops.matmul import matmul
 from drupe.ops.mse import mse
@@ -141,6 +142,7 @@ __all__ = [
     "isnan",
     "layer_norm",
     "le",
+    "linear_cross_entropy",
     "log",
     "log1p",
     "log_softmax",
