@@ -76,8 +76,8 @@ void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const S* dy, std::
       if (width < Tile::kCols) zero_run(panel, depth * Tile::kCols);
       image.copy(panel, Tile::kCols, positions, depth, col0 + n, width);
     }
-    gemm_block<I, true>(rows, cols, depth, a.data(), b.data(), Tile::kCols * Blocks::kDepth, to, blocks.padded_cols,
-                        k0 > begin, [](auto...) {});
+    gemm_block<I, true>(rows, cols, depth, a.data(), Tile::kPanelStride, b.data(), Tile::kCols * Blocks::kDepth, to,
+                        blocks.padded_cols, k0 > begin, [](auto...) {});
   }
 }
 

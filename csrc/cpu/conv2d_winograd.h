@@ -118,10 +118,10 @@ struct WinogradProduct {
         const int rows = static_cast<int>(std::min(height, count - row));
         for (std::int64_t slice = 0; slice < slices; ++slice) {
           const std::int64_t c = slice * kSlice;
-          gemm_tile<I, T, kSlice, 1, Product>(rows, std::min(kSlice, gather.channels - c),
-                                              packed + point * point_size(count) + (slice * count + row) * kSlice,
-                                              panel + point * weight.pitch + c * Tile::kCols,
-                                              sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0);
+          gemm_tile<I, T, 1, Product>(rows, std::min(kSlice, gather.channels - c),
+                                      packed + point * point_size(count) + (slice * count + row) * kSlice, kSlice,
+                                      panel + point * weight.pitch + c * Tile::kCols,
+                                      sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0);
         }
       }
     }

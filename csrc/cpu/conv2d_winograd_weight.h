@@ -101,10 +101,10 @@ class WinogradWeightGradient {
         const int rows = static_cast<int>(std::min(height, channels - c));
         T* to = sums + c * padded_columns() + panel * Tile::kCols;
         if (!accumulate) {
-          gemm_tile<I, T, 1, kSlice, Product>(rows, count, left + c, right, to, padded_columns(), false);
+          gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, to, padded_columns(), false);
           continue;
         }
-        gemm_tile<I, T, 1, kSlice, Product>(rows, count, left + c, right, tile[0], Tile::kCols, false);
+        gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, tile[0], Tile::kCols, false);
         for (int i = 0; i < rows; ++i, to += padded_columns()) {
           for (int j = 0; j < Tile::kCols; j += V::kLanes) (V::load(to + j) + V::load(tile[i] + j)).store(to + j);
         }

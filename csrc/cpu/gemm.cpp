@@ -116,11 +116,12 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     if (args.b_panels) {
       gemm_rows<I, P>(args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), pack_a, finish,
                       partial, args.N, plain,
-                      {reinterpret_cast<char*>(problem.y), args.N * std::int64_t{sizeof(S)}, sizeof(S)});
+                      {reinterpret_cast<char*>(problem.y), args.N * std::int64_t{sizeof(S)}, sizeof(S)}, a.in_place());
       return;
     }
     gemm_core<I, T, P>(
-        args.M, args.N, K, pack_a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N);
+        args.M, args.N, K, pack_a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N,
+        a.in_place());
   });
 }
 

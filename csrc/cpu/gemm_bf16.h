@@ -56,6 +56,13 @@ struct PairedMatrix {
   const BFloat16* data;
   std::int64_t row, col, K;
 
+  // Pairs of neighbours are elements where they lie on such boundaries.
+  RowsInPlace<float> in_place() const {
+    const bool paired = col == 1 && row % 2 == 0 && K % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
+    if (!paired || !RowsInPlace<float>::fit(row / 2, Tile::kRows)) return {};
+    return {reinterpret_cast<const float*>(data), row / 2};
+  }
+
   // As gemm_core's pack_a, k0 and depth in pairs.
   void pack_rows(float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
     if (row == 1 && col != 1) {

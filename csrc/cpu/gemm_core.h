@@ -50,11 +50,34 @@ struct NextPanel {
   std::int64_t step;
 };
 
+// The elements of A at one k for kRows rows: `row` apart where kDepthStep is 1, else neighbours.
+template <class T, int kRows, int kDepthStep>
+class LeftColumn {
+ public:
+  DRUPE_INLINE LeftColumn(const T* a, std::int64_t row) : row_(row) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPointers; ++i) at_[i] = a + i * kReach * row;
+  }
+  DRUPE_INLINE T operator[](int i) const { return kDepthStep == 1 ? at_[i / kReach][i % kReach * row_] : at_[0][i]; }
+  DRUPE_INLINE void advance() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kPointers; ++i) {
+      at_[i] += kDepthStep;
+      asm("" : "+r"(at_[i]));  // else the compiler derives one from another, in the loop
+    }
+  }
+
+ private:
+  static constexpr int kReach = 3;  // rows that a pointer and one stride address: 0, 1 and 2 times
+  static constexpr int kPointers = kDepthStep == 1 ? (kRows + kReach - 1) / kReach : 1;
+  const T* at_[kPointers];
+  std::int64_t row_;
+};
+
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
-// a[i][k] lies at i * kRowStep + k * kDepthStep of A's panel.
-template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
-[[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row,
-                                        bool accumulate, NextPanel<T> next) {
+template <Isa I, class T, int kRows, int kDepthStep, class P>
+[[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, std::int64_t a_row, const T* b, T* c,
+                                        std::int64_t c_row, bool accumulate, NextPanel<T> next) {
   using Tile = GemmTile<I, T>;
   using V = Vec<T, I>;
   V sum[kRows][Tile::kVectors];
@@ -66,6 +89,7 @@ template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
       __builtin_prefetch(c + i * c_row + j * V::kLanes, 1);
     }
   }
+  LeftColumn<T, kRows, kDepthStep> column(a, a_row);
   for (std::int64_t k = 0; k < depth; ++k) {
     V row[Tile::kVectors];
     __builtin_prefetch(next.from, 0, 2);
@@ -76,10 +100,11 @@ template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(a[i * kRowStep + k * kDepthStep]);
+      const V left = V::set(column[i]);
 #pragma GCC unroll 4
       for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
     }
+    column.advance();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -91,15 +116,16 @@ template <Isa I, class T, int kRows, int kRowStep, int kDepthStep, class P>
   }
 }
 
-// Picks the microkernel for 1 <= rows <= kRows. Without `next` nothing is fetched.
-template <Isa I, class T, int kRowStep, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
-void gemm_tile(int rows, std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_row, bool accumulate,
-               const NextPanel<T>* next = nullptr) {
+// Picks the microkernel for 1 <= rows <= kRows. a[i][k] lies at i * a_row + k, or with another kDepthStep at
+// i + k * kDepthStep. Without `next` nothing is fetched.
+template <Isa I, class T, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
+void gemm_tile(int rows, std::int64_t depth, const T* a, std::int64_t a_row, const T* b, T* c, std::int64_t c_row,
+               bool accumulate, const NextPanel<T>* next = nullptr) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kRowStep, kDepthStep, P>(depth, a, b, c, c_row, accumulate,
-                                                           next ? *next : NextPanel<T>{b, 0});
+    gemm_microkernel<I, T, kRows, kDepthStep, P>(depth, a, a_row, b, c, c_row, accumulate,
+                                                 next ? *next : NextPanel<T>{b, 0});
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kRowStep, kDepthStep, P, kRows - 1>(rows, depth, a, b, c, c_row, accumulate, next);
+    gemm_tile<I, T, kDepthStep, P, kRows - 1>(rows, depth, a, a_row, b, c, c_row, accumulate, next);
   }
 }
 
@@ -107,15 +133,17 @@ struct Ignore {
   void operator()(auto...) const {}
 };
 
-// C (+)= A B for rows x cols of C from packed panels: A's follow one another at kRows * kPanelStride, B's at b_panel.
-// Calls start(row, col, height, width) before each tile, where something may be fetched, and done(row, col, height,
-// width, tile) after it. Without c a tile lies, until done returns, in a place of its own with rows of kCols.
+// C (+)= A B for rows x cols of C. B's panels follow one another at b_panel; A's rows lie a_row apart, packed or not,
+// or with kByDepth in panels by depth, kRows * a_row apart. Calls start(row, col, height, width) before each tile,
+// where something may be fetched, and done(row, col, height, width, tile) after it. Without c a tile lies, until done
+// returns, in a place of its own with rows of kCols.
 template <Isa I, bool kByDepth = false, class P = Product, class T, class Done, class Start = Ignore>
-void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, const T* b, std::int64_t b_panel,
-                T* c, std::int64_t c_row, bool accumulate, const Done& done, const Start& start = {}) {
+void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, std::int64_t a_row, const T* b,
+                std::int64_t b_panel, T* c, std::int64_t c_row, bool accumulate, const Done& done,
+                const Start& start = {}) {
   using Tile = GemmTile<I, T>;
-  constexpr int kRowStep = kByDepth ? 1 : Tile::kPanelStride, kDepthStep = kByDepth ? Tile::kRows : 1;
-  T edge[Tile::kRows * Tile::kCols];
+  constexpr int kDepthStep = kByDepth ? Tile::kRows : 1;
+  alignas(64) T edge[Tile::kRows * Tile::kCols];
   const std::int64_t panels_down = (rows + Tile::kRows - 1) / Tile::kRows;
   const std::int64_t next_step = (Tile::kCols + panels_down - 1) / panels_down;  // each tile fetches its share
   for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
@@ -123,19 +151,19 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
     const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
     for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
-      const T* left = a + m * Tile::kPanelStride;
+      const T* left = a + m * a_row;
       const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
       T* tile = c ? c + m * c_row + n : edge;
       const NextPanel<T> next{right + b_panel + m / Tile::kRows * depth * next_step, next_step};
       start(m, n, height, width);
       if (width == Tile::kCols || !c) {
-        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, tile, c ? c_row : Tile::kCols, accumulate,
-                                                 &next);
+        gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
+                                       &next);
       } else {
         for (int i = 0; i < height && accumulate; ++i) {
           std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
         }
-        gemm_tile<I, T, kRowStep, kDepthStep, P>(height, depth, left, right, edge, Tile::kCols, accumulate, &next);
+        gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, edge, Tile::kCols, accumulate, &next);
         for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
       }
       done(m, n, height, width, tile);
@@ -149,6 +177,19 @@ inline std::pair<std::int64_t, std::int64_t> share_of(std::int64_t size, std::in
   const std::int64_t panels = (size + panel - 1) / panel;
   return {panels * i / n * panel, std::min(size, panels * (i + 1) / n * panel)};
 }
+
+// A as it lies, for tiles to read it there: element (i, k) at data[i * row + k]. Null where it has to be packed.
+template <class T>
+struct RowsInPlace {
+  const T* data = nullptr;
+  std::int64_t row = 0;
+
+  // Whether the rows of a tile leave each other in L1: at most four of them share a set, which 4 KiB apart they do.
+  static bool fit(std::int64_t row, std::int64_t tile_rows) {
+    const std::int64_t bytes = row * static_cast<std::int64_t>(sizeof(T));
+    return tile_rows * std::min<std::int64_t>(bytes & -bytes, 4096) <= 4 * 4096;
+  }
+};
 
 // Slices of K, all but the last of one depth.
 template <Isa I, class T>
@@ -194,16 +235,16 @@ struct ColumnPanels {
 //   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's
 //   elements
 // `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
-// otherwise.
+// otherwise. Where `left` has A, it is not packed.
 template <Isa I, class T, class P = Product, class PackA, class PackB, class Finish>
 void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
-               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0) {
+               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0, const RowsInPlace<T>& left = {}) {
   using Tile = GemmTile<I, T>;
   const ColumnPanels<I, T> whole(N, K);
   const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
   const std::int64_t outer_cols = std::min(N, Tile::kOuterCols);
   const std::int64_t slices = whole.slices.count, slice = whole.slices.depth;
-  const std::int64_t row_panels = (outer_rows + Tile::kRows - 1) / Tile::kRows;
+  const std::int64_t row_panels = left.data ? 0 : (outer_rows + Tile::kRows - 1) / Tile::kRows;
   const std::int64_t col_panels = (outer_cols + Tile::kCols - 1) / Tile::kCols;
   const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
   const std::int64_t b_panel = whole.panel_size();
@@ -223,7 +264,7 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const bool last = k0 + depth >= K;
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
         const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
-        const std::int64_t pack_rows = (rows + Tile::kRows - 1) / Tile::kRows;
+        const std::int64_t pack_rows = left.data ? 0 : (rows + Tile::kRows - 1) / Tile::kRows;
         // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
         const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
         parallel_for(shares, [&](std::int64_t share) {
@@ -241,9 +282,11 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
           const auto [m_begin, m_end] = share_of(rows, Tile::kRows, task / tasks_across, tasks_down);
           const auto [n_begin, n_end] = share_of(cols, Tile::kCols, task % tasks_across, tasks_across);
-          gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, a.data() + m_begin / Tile::kRows * a_panel,
-                                  b.data() + n_begin / Tile::kCols * b_panel, b_panel,
-                                  block + m_begin * block_row + n_begin, block_row, k0 > 0,
+          const T* own =
+              left.data ? left.data + (m0 + m_begin) * left.row + k0 : a.data() + m_begin / Tile::kRows * a_panel;
+          gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, own,
+                                  left.data ? left.row : Tile::kPanelStride, b.data() + n_begin / Tile::kCols * b_panel,
+                                  b_panel, block + m_begin * block_row + n_begin, block_row, k0 > 0,
                                   [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
                                     if (last)
                                       finish(m0 + m_begin + m, n0 + n_begin + n, height, width, tile, block_row);
@@ -282,6 +325,13 @@ struct StridedMatrix {
   using Tile = GemmTile<I, T>;
   const S* data;
   std::int64_t row, col;
+
+  RowsInPlace<T> in_place() const {
+    if constexpr (std::is_same_v<S, T>) {
+      if (col == 1 && RowsInPlace<T>::fit(row, Tile::kRows)) return {data, row};
+    }
+    return {};
+  }
 
   // As gemm_core's pack_a.
   void pack_rows(T* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {

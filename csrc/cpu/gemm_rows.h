@@ -1,5 +1,5 @@
 // A matrix product whose B is packed once as a whole and whose A is gathered by each task for itself, block of rows by
-// block of rows, right before it is used: one parallel loop, A's panels never leave L2. For a narrow B, as conv2d's.
+// block of rows, right before it is used, or read as it lies: one parallel loop, A's panels never leave L2.
 #pragma once
 
 #include "cpu/gemm_core.h"
@@ -22,10 +22,12 @@ struct ResultRows {
 
 // The product of an M x K matrix, packed by pack_a, and B, whose panels lie at b; pack_a, finish and c are as
 // gemm_core's. With `in_place`, finish does nothing, and the result is to lie in c. Otherwise, where K is one slice, a
-// tile lies apart until it is finished: c's rows may all compete for one cache set.
+// tile lies apart until it is finished: c's rows may all compete for one cache set. Where `left` has A, it is not
+// packed.
 template <Isa I, class P = Product, class T, class PackA, class Finish>
 void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, const PackA& pack_a, const Finish& finish,
-               T* c = nullptr, std::int64_t c_row = 0, bool in_place = false, const ResultRows& result = {}) {
+               T* c = nullptr, std::int64_t c_row = 0, bool in_place = false, const ResultRows& result = {},
+               const RowsInPlace<T>& left = {}) {
   using Tile = GemmTile<I, T>;
   constexpr std::int64_t kLeastTasks = 16;  // enough for a few threads to share
   constexpr std::int64_t kLeastRows = Tile::kTaskRows / 2;
@@ -39,7 +41,8 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
     const auto [m0, m_end] = share_of(M, Tile::kRows, task / tasks_across, tasks_down);
     const auto [n0, n_end] = share_of(layout.N, Tile::kCols, task % tasks_across, tasks_across);
     const std::int64_t rows = m_end - m0, cols = n_end - n0;
-    const Scratch<T> a(static_cast<std::size_t>((rows + Tile::kRows - 1) / Tile::kRows * kPanel));
+    const std::int64_t packed_rows = left.data ? 0 : rows;
+    const Scratch<T> a(static_cast<std::size_t>((packed_rows + Tile::kRows - 1) / Tile::kRows * kPanel));
     const bool apart = layout.slices.count == 1 && !in_place;
     const std::int64_t own_row = cols + Tile::kPadding;
     const Scratch<T> sums(c || apart ? 0 : static_cast<std::size_t>(rows * own_row));
@@ -49,12 +52,13 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
       const std::int64_t k0 = slice * layout.slices.depth;
       const std::int64_t depth = std::min(layout.slices.depth, layout.K - k0);
       const bool last = slice + 1 == layout.slices.count;
-      for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
+      for (std::int64_t m = 0; m < packed_rows; m += Tile::kRows) {
         pack_a(a.data() + m * Tile::kPanelStride, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
       }
       gemm_block<I, false, P>(
-          rows, cols, depth, a.data(), b + layout.offset(slice, n0 / Tile::kCols), layout.panel_size(), block,
-          block_row, slice > 0,
+          rows, cols, depth, left.data ? left.data + m0 * left.row + k0 : a.data(),
+          left.data ? left.row : Tile::kPanelStride, b + layout.offset(slice, n0 / Tile::kCols), layout.panel_size(),
+          block, block_row, slice > 0,
           [&, row0 = m0, col0 = n0](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
             if (last) finish(row0 + m, col0 + n, height, width, tile, block_row);
           },

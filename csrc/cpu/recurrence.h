@@ -137,7 +137,8 @@ class Recurrence {
         for (std::int64_t slice = 0; slice < slices_; ++slice) {
           const std::int64_t first = slice * Tile::kDepth;
           gemm_block<I>(rows, cols, std::min(Tile::kDepth, args_.H - first), state(step, d, part, b0, first),
-                        panel(d, block, part, slice, 0), panel_, sums, cols, part + slice > 0, [](auto...) {});
+                        Tile::kPanelStride, panel(d, block, part, slice, 0), panel_, sums, cols, part + slice > 0,
+                        [](auto...) {});
         }
       }
       for (std::int64_t i = 0; i < rows; ++i) {
