@@ -6,6 +6,7 @@
 
 #include "cpu/gemm_core.h"
 #include "cpu/lanes.h"
+#include "cpu/simd_mask.h"
 #include "cpu/simd_math.h"
 #include "ops/attention.h"
 
@@ -32,11 +33,59 @@ struct AttentionTile {
   static constexpr std::int64_t kStride = kDepth + 64 / sizeof(T);
 };
 
-// c[i][j] (+)= sum over k of a[i][k] b[k][j] for one register tile. a's element (i, k) is at a[i * kStride + k], or
-// at a[k * kStride + i] with kTransposed; b and c have rows of any stride.
+// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
+template <Isa, class S>
+DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
+  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
+}
+
+// Memory that will be needed soon, in pieces of kLines cache lines. A product asks for a piece every kDepth steps, so
+// that the misses lie under arithmetic and there are never more of them than the processor can track.
+template <Isa>
+class Ahead {
+ public:
+  static constexpr std::int64_t kDepth = 8;
+
+  template <class S>
+  DRUPE_INLINE void add_rows(const S* first, std::int64_t stride, std::int64_t rows, std::int64_t width) {
+    const std::int64_t pieces = ceil_div(width * static_cast<std::int64_t>(sizeof(S)), kLines * 64);
+    const std::int64_t fitting = std::min(rows, (kPieces - count_) / std::max<std::int64_t>(1, pieces));
+    const char** to = pieces_ + count_;
+    for (std::int64_t r = 0; r < fitting; ++r, first += stride) {
+      for (std::int64_t i = 0; i < pieces; ++i) *to++ = reinterpret_cast<const char*>(first) + i * kLines * 64;
+    }
+    count_ = to - pieces_;
+  }
+
+  DRUPE_INLINE void step() {
+    if (next_ == count_) return;
+    const char* piece = pieces_[next_++];
+    #pragma GCC unroll 4
+    for (int i = 0; i < kLines; ++i) __builtin_prefetch(piece + i * 64, 0, 2);
+  }
+
+ private:
+  static constexpr std::int64_t kLines = 4, kPieces = 1024;
+  const char* pieces_[kPieces];
+  std::int64_t next_ = 0, count_ = 0;
+};
+
+// Where a product goes: c[i][j] = factors[i] * (the product + c[i][j] where `accumulate`), without factors as it is.
+template <class T>
+struct Sums {
+  T* c = nullptr;
+  std::int64_t row = 0;
+  bool accumulate = false;
+  const T* factors = nullptr;
+};
+
+// The sum over k of a[i][k] b[k][j] for one register tile. a's element (i, k) is at a[i * kStride + k], or at
+// a[k * kStride + i] with kTransposed; b has rows of any stride.
 template <Isa I, class T, bool kTransposed, int kRows>
-[[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row, T* c,
-                                             std::int64_t c_row, bool accumulate) {
+[[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
+                                             const Sums<T>& to, Ahead<I>& ahead) {
   using Tile = AttentionTile<I, T>;
   using V = Vec<T, I>;
   V sum[kRows][Tile::kVectors];
@@ -44,46 +93,50 @@ template <Isa I, class T, bool kTransposed, int kRows>
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) {
-      sum[i][j] = accumulate ? V::load(c + i * c_row + j * V::kLanes) : V::zero();
+      sum[i][j] = to.accumulate ? V::load(to.c + i * to.row + j * V::kLanes) : V::zero();
     }
   }
-  for (std::int64_t k = 0; k < depth; ++k, b += b_row) {
-    V row[Tile::kVectors];
+  for (std::int64_t k = 0; k < depth;) {
+    ahead.step();
+    for (const std::int64_t pause = std::min(depth, k + Ahead<I>::kDepth); k < pause; ++k, b += b_row) {
+      V row[Tile::kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + j * V::kLanes);
+      for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + j * V::kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(kTransposed ? a[k * Tile::kStride + i] : a[i * Tile::kStride + k]);
+      for (int i = 0; i < kRows; ++i) {
+        const V left = V::set(kTransposed ? a[k * Tile::kStride + i] : a[i * Tile::kStride + k]);
 #pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+        for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+      }
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
+    const V factor = V::set(to.factors ? to.factors[i] : T(1));
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) sum[i][j].store(c + i * c_row + j * V::kLanes);
+    for (int j = 0; j < Tile::kVectors; ++j) (factor * sum[i][j]).store(to.c + i * to.row + j * V::kLanes);
   }
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
 template <Isa I, class T, bool kTransposed = false, int kRows = AttentionTile<I, T>::kRows>
-DRUPE_INLINE void multiply_tile(int rows, std::int64_t depth, const T* a, const T* b, std::int64_t b_row, T* c,
-                                std::int64_t c_row, bool accumulate) {
+DRUPE_INLINE void multiply_tile(int rows, std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
+                                const Sums<T>& to, Ahead<I>& ahead) {
   if (rows == kRows) {
-    attention_microkernel<I, T, kTransposed, kRows>(depth, a, b, b_row, c, c_row, accumulate);
+    attention_microkernel<I, T, kTransposed, kRows>(depth, a, b, b_row, to, ahead);
   } else if constexpr (kRows > 1) {
-    multiply_tile<I, T, kTransposed, kRows - 1>(rows, depth, a, b, b_row, c, c_row, accumulate);
+    multiply_tile<I, T, kTransposed, kRows - 1>(rows, depth, a, b, b_row, to, ahead);
   }
 }
 
 // The same where the depth spans several slices of the left operand, `slice` elements apart.
 template <Isa I, class T>
 DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* b,
-                                  std::int64_t b_row, T* c, std::int64_t c_row) {
+                                  std::int64_t b_row, T* c, std::int64_t c_row, Ahead<I>& ahead) {
   constexpr std::int64_t kDepth = AttentionTile<I, T>::kDepth;
   for (std::int64_t k = 0; k == 0 || k < depth; k += kDepth) {  // depth 0 gives zeros
-    multiply_tile<I, T>(rows, std::min(kDepth, depth - k), a + k / kDepth * slice, b + k * b_row, b_row, c, c_row,
-                        k > 0);
+    multiply_tile<I, T>(rows, std::min(kDepth, depth - k), a + k / kDepth * slice, b + k * b_row, b_row,
+                        Sums<T>{c, c_row, k > 0}, ahead);
   }
 }
 
@@ -94,13 +147,11 @@ DRUPE_INLINE Vec<T, I> exp2(Vec<T, I> x) {
   if constexpr (std::is_same_v<T, double>) {
     return map_lanes(x, [](double a) { return std::exp2(a); });
   } else {
-    const V least = V::set(-126.f);
-    const V clamped = max(least, x);
-    const V n = round(clamped);
+    const V n = round(x);
     // Minimax on [-1/2, 1/2]: relative error 2e-9.
-    const V p = polynomial(clamped - n, 1.f, 0.693147203f, 0.24022648f, 0.0555033237f, 0.00961842321f, 0.00133989058f,
+    const V p = polynomial(x - n, 1.f, 0.693147203f, 0.24022648f, 0.0555033237f, 0.00961842321f, 0.00133989058f,
                            0.000153574969f);
-    return select(x < least, V::zero(), ldexp(p, n));
+    return ldexp_where(~(x < V::set(-126.f)), p, n);
   }
 }
 
@@ -154,14 +205,6 @@ DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) 
   using V = Vec<T, I>;
   const V f = V::set(factor);
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
-}
-
-// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
-template <Isa, class S>
-DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
-  const char* bytes = reinterpret_cast<const char*>(row);
-  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
-  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
 }
 
 template <Isa I, class T>
@@ -291,22 +334,37 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
   }
 }
 
-// What the sums of probabilities and of weighted values come to: y and lse (of `count` neighbouring rows).
-template <Isa I, class S, class T>
-void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T* sums, std::int64_t width,
-            std::int64_t Dv, T* lse) {
+// The reciprocals of what soften summed up; 0 for rows that see nothing.
+template <Isa I, class T>
+DRUPE_INLINE void invert(const T* sums, std::int64_t count, T* inverse) {
   using V = Vec<T, I>;
-  for (std::int64_t r = 0; r < count; ++r) {
-    if (running.sum[r] == 0) {
-      for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
-    } else {
-      store_row<I>(sums + r * width, Dv, 1 / running.sum[r], rows[r].y);
-    }
-  }
+  for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
+    const V sum = load<V>(sums + r, lanes);
+    store(select(sum == V::zero(), V::zero(), V::set(1) / sum), inverse + r, lanes);
+  });
+}
+
+// lse of `count` neighbouring rows.
+template <Isa I, class T>
+void store_lse(Running<T> running, std::int64_t count, T* lse) {
+  using V = Vec<T, I>;
   for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
     const V maximum = load<V>(running.maximum + r, lanes);
     store(fma(V::set(static_cast<T>(kLn2)), maximum, log(load<V>(running.sum + r, lanes))), lse + r, lanes);
   });
+}
+
+// y from the sums of weighted values; without those y is there already, but for rows that see nothing.
+template <Isa I, class S, class T>
+void finish(const Row<S>* rows, std::int64_t count, const T* total, const T* sums, std::int64_t width,
+            std::int64_t Dv) {
+  for (std::int64_t r = 0; r < count; ++r) {
+    if (total[r] == 0) {
+      for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
+    } else if (sums) {
+      store_row<I>(sums + r * width, Dv, 1 / total[r], rows[r].y);
+    }
+  }
 }
 
 }  // namespace drupe::cpu

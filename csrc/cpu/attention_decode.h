@@ -59,7 +59,8 @@ class Decode {
   std::int64_t width() const { return round_up(args_.Dv, V::kLanes); }
 
   void finish_head(const Row<S>* rows, std::int64_t head, const Partial& partial) const {
-    finish<I>(rows, rows_, partial.running, partial.sums, width(), args_.Dv, static_cast<T*>(args_.lse) + head * rows_);
+    finish<I>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
+    store_lse<I>(partial.running, rows_, static_cast<T*>(args_.lse) + head * rows_);
   }
 
   void attend(const Row<S>* rows, std::int64_t head, std::int64_t chunk, const Partial& partial) const {
