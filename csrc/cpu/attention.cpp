@@ -119,14 +119,9 @@ class Forward {
     const Range seen = keys_seen(b);
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
-    const StridedMatrix<I, S> keys{locate<S>(args_.k, b, h, 0), args_.k.row, 1};
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      const std::int64_t next = std::min<std::int64_t>(j + Tile::kCols, end);
-      for (std::int64_t i = next; i < std::min<std::int64_t>(next + Tile::kCols, end); ++i) {
-        prefetch_row<I>(locate<const S>(args_.k, b, h, i), args_.D);
-      }
-      for (std::int64_t i = j; i < next; ++i) prefetch_row<I>(locate<const S>(args_.v, b, h, i), args_.Dv);
-      keys.pack_cols(memory + j * args_.D, j, std::min<std::int64_t>(Tile::kCols, end - j), 0, args_.D);
+      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j), args_.D,
+                    memory + j * args_.D);
     }
     if (values_in_place()) return;
     T* values = memory + keys_size();

@@ -8,6 +8,7 @@
 #include "cpu/lanes.h"
 #include "cpu/simd_mask.h"
 #include "cpu/simd_math.h"
+#include "cpu/simd_transpose.h"
 #include "ops/attention.h"
 
 namespace drupe::cpu {
@@ -41,8 +42,8 @@ DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
   for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
 }
 
-// Memory that will be needed soon, in pieces of kLines cache lines. A product asks for a piece every kDepth steps, so
-// that the misses lie under arithmetic and there are never more of them than the processor can track.
+// Memory that will be needed soon, in pieces of kLines cache lines of a row. A product asks for a piece every kDepth
+// steps, so that the misses lie under arithmetic and there are never more of them than the processor can track.
 template <Isa>
 class Ahead {
  public:
@@ -50,26 +51,35 @@ class Ahead {
 
   template <class S>
   DRUPE_INLINE void add_rows(const S* first, std::int64_t stride, std::int64_t rows, std::int64_t width) {
-    const std::int64_t pieces = ceil_div(width * static_cast<std::int64_t>(sizeof(S)), kLines * 64);
-    const std::int64_t fitting = std::min(rows, (kPieces - count_) / std::max<std::int64_t>(1, pieces));
-    const char** to = pieces_ + count_;
-    for (std::int64_t r = 0; r < fitting; ++r, first += stride) {
-      for (std::int64_t i = 0; i < pieces; ++i) *to++ = reinterpret_cast<const char*>(first) + i * kLines * 64;
-    }
-    count_ = to - pieces_;
+    constexpr auto kItem = static_cast<std::int64_t>(sizeof(S));
+    const std::int64_t pieces = ceil_div(width * kItem, kPieceBytes);
+    const std::int64_t fitting = pieces > 0 ? std::min(rows, room_ / pieces) : 0;
+    if (fitting <= 0 || end_ == regions_ + kRegions) return;
+    room_ -= fitting * pieces;
+    *end_++ = {reinterpret_cast<const char*>(first), stride * kItem, fitting, pieces * kPieceBytes};
   }
 
   DRUPE_INLINE void step() {
-    if (next_ == count_) return;
-    const char* piece = pieces_[next_++];
-    #pragma GCC unroll 4
-    for (int i = 0; i < kLines; ++i) __builtin_prefetch(piece + i * 64, 0, 2);
+    if (region_ == end_) return;
+    const char* piece = region_->row + at_;
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < kPieceBytes; i += 64) __builtin_prefetch(piece + i, 0, 2);
+    at_ += kPieceBytes;
+    if (at_ < region_->bytes) return;
+    at_ = 0;
+    region_->row += region_->stride;
+    if (--region_->rows == 0) ++region_;
   }
 
  private:
-  static constexpr std::int64_t kLines = 4, kPieces = 1024;
-  const char* pieces_[kPieces];
-  std::int64_t next_ = 0, count_ = 0;
+  struct Region {
+    const char* row;
+    std::int64_t stride, rows, bytes;
+  };
+  static constexpr std::int64_t kPieceBytes = 256, kRegions = 16;
+  Region regions_[kRegions];
+  Region *region_ = regions_, *end_ = regions_;
+  std::int64_t at_ = 0, room_ = 1024;  // pieces: more would evict what is in use
 };
 
 // Where a product goes: c[i][j] = factors[i] * (the product + c[i][j] where `accumulate`), without factors as it is.
@@ -205,6 +215,24 @@ DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) 
   using V = Vec<T, I>;
   const V f = V::set(factor);
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
+}
+
+// Rows of `depth` elements as the columns of a panel: panel[d * kCols + j] = from[j * row + d] for j < cols, 0 beyond.
+template <Isa I, class S, class T>
+void pack_panel(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
+  constexpr int kCols = AttentionTile<I, T>::kCols;
+  if constexpr (std::is_same_v<S, T> && kCols % Transpose<I, T>::kSide == 0) {
+    constexpr int kSide = Transpose<I, T>::kSide;
+    if (cols == kCols && depth % kSide == 0) {
+      for (std::int64_t d = 0; d < depth; d += kSide) {
+        for (int j = 0; j < kCols; j += kSide) {
+          Transpose<I, T>::block(from + j * row + d, row, panel + d * kCols + j, kCols);
+        }
+      }
+      return;
+    }
+  }
+  StridedMatrix<I, S>{from, row, 1}.pack_cols(panel, 0, cols, 0, depth);
 }
 
 template <Isa I, class T>

@@ -181,12 +181,10 @@ class Backward {
     }
     q.rows = right_operand(f_.q, b, h, begin, q.count, f_.D, keys_in_place(), q.padded.data());
     q.grads = right_operand(args_.dy, b, h, begin, q.count, f_.Dv, values_in_place(), q.padded_grads.data());
-    const StridedMatrix<I, S> rows{locate<const S>(f_.q, b, h, begin), f_.q.row, 1};
-    const StridedMatrix<I, S> grads{locate<const S>(args_.dy, b, h, begin), args_.dy.row, 1};
     for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
       const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, q.count - c);
-      rows.pack_cols(q.rows_t.data() + c * f_.D, c, cols, 0, f_.D);
-      grads.pack_cols(q.grads_t.data() + c * f_.Dv, c, cols, 0, f_.Dv);
+      pack_panel<I>(locate<const S>(f_.q, b, h, begin + c), f_.q.row, cols, f_.D, q.rows_t.data() + c * f_.D);
+      pack_panel<I>(locate<const S>(args_.dy, b, h, begin + c), args_.dy.row, cols, f_.Dv, q.grads_t.data() + c * f_.Dv);
     }
   }
 
