@@ -179,10 +179,8 @@ class Forward {
     if (seen.empty()) return held;
     const std::int64_t begin = seen.begin - key0, end = seen.end - key0;
     load_queries(rows, count, queries);
-    for (std::int64_t j = begin / Tile::kCols * Tile::kCols; j < end; j += Tile::kCols) {
-      multiply_slices<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + (key0 + j) * args_.D,
-                         Tile::kCols, logits + j, Tile::kStride, ahead);
-    }
+    multiply_panels<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + key0 * args_.D, begin, end,
+                       logits, ahead);
     soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
               value_width());
     Sums<T> to{sums, value_width(), held == Held::sums};

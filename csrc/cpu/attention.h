@@ -91,32 +91,32 @@ struct Sums {
   const T* factors = nullptr;
 };
 
-// The sum over k of a[i][k] b[k][j] for one register tile. a's element (i, k) is at a[i * kStride + k], or at
+// The sum over k of a[i][k] b[k][j] for one register tile, kVectors wide. a's element (i, k) is at a[i * kStride + k], or at
 // a[k * kStride + i] with kTransposed; b has rows of any stride.
-template <Isa I, class T, bool kTransposed, int kRows>
+template <Isa I, class T, bool kTransposed, int kVectors, int kRows>
 [[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
                                              const Sums<T>& to, Ahead<I>& ahead) {
   using Tile = AttentionTile<I, T>;
   using V = Vec<T, I>;
-  V sum[kRows][Tile::kVectors];
+  V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) {
+    for (int j = 0; j < kVectors; ++j) {
       sum[i][j] = to.accumulate ? V::load(to.c + i * to.row + j * V::kLanes) : V::zero();
     }
   }
   for (std::int64_t k = 0; k < depth;) {
     ahead.step();
     for (const std::int64_t pause = std::min(depth, k + Ahead<I>::kDepth); k < pause; ++k, b += b_row) {
-      V row[Tile::kVectors];
+      V row[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + j * V::kLanes);
+      for (int j = 0; j < kVectors; ++j) row[j] = V::load(b + j * V::kLanes);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
         const V left = V::set(kTransposed ? a[k * Tile::kStride + i] : a[i * Tile::kStride + k]);
 #pragma GCC unroll 4
-        for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
       }
     }
   }
@@ -124,29 +124,49 @@ template <Isa I, class T, bool kTransposed, int kRows>
   for (int i = 0; i < kRows; ++i) {
     const V factor = V::set(to.factors ? to.factors[i] : T(1));
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) (factor * sum[i][j]).store(to.c + i * to.row + j * V::kLanes);
+    for (int j = 0; j < kVectors; ++j) (factor * sum[i][j]).store(to.c + i * to.row + j * V::kLanes);
   }
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, bool kTransposed = false, int kRows = AttentionTile<I, T>::kRows>
+template <Isa I, class T, bool kTransposed = false, int kVectors = AttentionTile<I, T>::kVectors,
+          int kRows = AttentionTile<I, T>::kRows>
 DRUPE_INLINE void multiply_tile(int rows, std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
                                 const Sums<T>& to, Ahead<I>& ahead) {
   if (rows == kRows) {
-    attention_microkernel<I, T, kTransposed, kRows>(depth, a, b, b_row, to, ahead);
+    attention_microkernel<I, T, kTransposed, kVectors, kRows>(depth, a, b, b_row, to, ahead);
   } else if constexpr (kRows > 1) {
-    multiply_tile<I, T, kTransposed, kRows - 1>(rows, depth, a, b, b_row, to, ahead);
+    multiply_tile<I, T, kTransposed, kVectors, kRows - 1>(rows, depth, a, b, b_row, to, ahead);
   }
 }
 
-// The same where the depth spans several slices of the left operand, `slice` elements apart.
+// The same where the depth spans several slices of the left operand, `slice` elements apart, and b is a panel.
+template <Isa I, class T, int kVectors>
+DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* panel, T* c,
+                                  Ahead<I>& ahead) {
+  using Tile = AttentionTile<I, T>;
+  for (std::int64_t k = 0; k == 0 || k < depth; k += Tile::kDepth) {  // depth 0 gives zeros
+    multiply_tile<I, T, false, kVectors>(rows, std::min(Tile::kDepth, depth - k), a + k / Tile::kDepth * slice,
+                                         panel + k * Tile::kCols, Tile::kCols, Sums<T>{c, Tile::kStride, k > 0}, ahead);
+  }
+}
+
+// The columns [begin, end) of the product with panels of kCols columns, to rows of c at kStride: by whole panels, or by
+// half ones at the ends where those will do.
 template <Isa I, class T>
-DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* b,
-                                  std::int64_t b_row, T* c, std::int64_t c_row, Ahead<I>& ahead) {
-  constexpr std::int64_t kDepth = AttentionTile<I, T>::kDepth;
-  for (std::int64_t k = 0; k == 0 || k < depth; k += kDepth) {  // depth 0 gives zeros
-    multiply_tile<I, T>(rows, std::min(kDepth, depth - k), a + k / kDepth * slice, b + k * b_row, b_row,
-                        Sums<T>{c, c_row, k > 0}, ahead);
+DRUPE_INLINE void multiply_panels(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* panels,
+                                  std::int64_t begin, std::int64_t end, T* c, Ahead<I>& ahead) {
+  using Tile = AttentionTile<I, T>;
+  constexpr std::int64_t kCols = Tile::kCols, kHalf = kCols / 2;
+  for (std::int64_t j = begin / kCols * kCols; j < end; j += kCols) {
+    const bool upper = begin >= j + kHalf, lower = end <= j + kHalf;
+    const T* panel = panels + j * depth;
+    if (upper || lower) {
+      const std::int64_t offset = upper ? kHalf : 0;
+      multiply_slices<I, T, Tile::kVectors / 2>(rows, depth, a, slice, panel + offset, c + j + offset, ahead);
+    } else {
+      multiply_slices<I, T, Tile::kVectors>(rows, depth, a, slice, panel, c + j, ahead);
+    }
   }
 }
 

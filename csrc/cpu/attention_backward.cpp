@@ -255,12 +255,11 @@ class Backward {
       const int height = static_cast<int>(rows);
       const std::int64_t begin = seen.begin - q.begin, end = seen.end - q.begin;
       const std::int64_t row = key0 - k.begin + first;
-      for (std::int64_t c = begin / Tile::kCols * Tile::kCols; c < end; c += Tile::kCols) {
-        multiply_slices<I>(height, f_.D, k.keys.data() + row * Tile::kStride, k.count * Tile::kStride,
-                           q.rows_t.data() + c * f_.D, Tile::kCols, work.p.data() + c, Tile::kStride, ahead);
-        multiply_slices<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, k.count * Tile::kStride,
-                           q.grads_t.data() + c * f_.Dv, Tile::kCols, ds + c, Tile::kStride, ahead);
-      }
+      const std::int64_t slice = k.count * Tile::kStride;
+      multiply_panels<I>(height, f_.D, k.keys.data() + row * Tile::kStride, slice, q.rows_t.data(), begin, end,
+                         work.p.data(), ahead);
+      multiply_panels<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, slice, q.grads_t.data(), begin, end, ds,
+                         ahead);
       for (std::int64_t r = 0; r < rows; ++r) {
         finish_row(q, key0 + first + r, f_.bias ? q.bias_t.data() + (first + r) * Tile::kCols : nullptr, begin, end,
                    work.p.data() + r * Tile::kStride, ds + r * Tile::kStride);
