@@ -120,8 +120,8 @@ class Forward {
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j), args_.D,
-                    memory + j * args_.D);
+      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j),
+                    args_.D, memory + j * args_.D);
     }
     if (values_in_place()) return;
     T* values = memory + keys_size();

@@ -29,7 +29,7 @@ struct AttentionTile {
   static constexpr int kRows = GemmTile<I, T>::kRows;
   static constexpr int kVectors = GemmTile<I, T>::kVectors;
   static constexpr int kCols = GemmTile<I, T>::kCols;
-  static constexpr int kMostRows = 16;  // of a tile, or of a decoding step
+  static constexpr int kMostRows = kReducedRows;  // of a tile, or of a decoding step
   static constexpr std::int64_t kDepth = 1024 / sizeof(T);
   static constexpr std::int64_t kStride = kDepth + 64 / sizeof(T);
 };
@@ -47,7 +47,7 @@ DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
 template <Isa>
 class Ahead {
  public:
-  static constexpr std::int64_t kDepth = 8;
+  static constexpr std::int64_t kDepth = 4;
 
   template <class S>
   DRUPE_INLINE void add_rows(const S* first, std::int64_t stride, std::int64_t rows, std::int64_t width) {
@@ -91,8 +91,8 @@ struct Sums {
   const T* factors = nullptr;
 };
 
-// The sum over k of a[i][k] b[k][j] for one register tile, kVectors wide. a's element (i, k) is at a[i * kStride + k], or at
-// a[k * kStride + i] with kTransposed; b has rows of any stride.
+// The sum over k of a[i][k] b[k][j] for one register tile, kVectors wide. a's element (i, k) is at a[i * kStride + k],
+// or at a[k * kStride + i] with kTransposed; b has rows of any stride.
 template <Isa I, class T, bool kTransposed, int kVectors, int kRows>
 [[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
                                              const Sums<T>& to, Ahead<I>& ahead) {
@@ -332,16 +332,19 @@ DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t 
 // The query rows [row0, row0 + count) of the heads that share a key/value head.
 template <Isa I, class S>
 void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) {
-  const std::int64_t b = head / args.Hkv;
-  std::int64_t h = head % args.Hkv * (args.Hq / args.Hkv) + row0 / args.Sq, i = row0 % args.Sq;
-  for (std::int64_t r = 0; r < count; ++r) {
-    const S* bias = static_cast<const S*>(args.bias);
-    if (bias) bias += b * args.bias_batch + h * args.bias_head + i * args.bias_row;
-    rows[r] = {.q = locate<const S>(args.q, b, h, i),
-               .bias = bias,
-               .y = locate<S>(args.y, b, h, i),
-               .keys = keys_of<I>(args, b, i)};
-    if (++i == args.Sq) i = 0, ++h;
+  const AttentionArgs a = args;  // a copy, which the stores to `rows` cannot change
+  const std::int64_t b = head / a.Hkv;
+  std::int64_t h = head % a.Hkv * (a.Hq / a.Hkv) + row0 / a.Sq, i = row0 % a.Sq;
+  for (std::int64_t r = 0; r < count; i = 0, ++h) {
+    const S* q = locate<const S>(a.q, b, h, i);
+    S* y = locate<S>(a.y, b, h, i);
+    const S* bias = static_cast<const S*>(a.bias);
+    if (bias) bias += b * a.bias_batch + h * a.bias_head + i * a.bias_row;
+    for (const std::int64_t last = std::min(count, r + a.Sq - i); r < last; ++r, ++i) {
+      rows[r] = {.q = q, .bias = bias, .y = y, .keys = keys_of<I>(a, b, i)};
+      q += a.q.row, y += a.y.row;
+      if (bias) bias += a.bias_row;
+    }
   }
 }
 
@@ -355,8 +358,8 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
   using V = Vec<T, I>;
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
   const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
-  V across[Tile::kMostRows];
-  T shift[Tile::kMostRows], shrink[Tile::kMostRows];
+  V across[kReducedRows];
+  T shift[kReducedRows], shrink[kReducedRows], reduced[kReducedRows];
   for (int r = 0; r < count; ++r) {
     T* row = logits + r * Tile::kStride;
     const std::int64_t low = std::clamp(rows[r].keys.begin - key0, begin, end);
@@ -366,16 +369,19 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
     fill<I>(row, high, to, kLowest);
     across[r] = maximum_of<I>(row, from, to);
   }
-  for (int r = 0; r < count; ++r) {
-    const T before = running.maximum[r];
-    const T after = std::max(before, reduce_max(across[r]));
-    running.maximum[r] = after;
-    shift[r] = after == kLowest ? T(0) : after;  // all masked so far: 2^(-inf - 0) = 0
-    shrink[r] = before == after ? T(1) : before == kLowest ? T(0) : std::exp2(before - after);
-  }
+  for (int r = count; r < kReducedRows; ++r) across[r] = V::zero();
+  ReduceRows<I, T>::maximum(across, reduced);
+  for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
+    const V before = load<V>(running.maximum + r, lanes), after = max(load<V>(reduced + r, lanes), before);
+    const V all_masked = V::set(kLowest);  // so far: 2^(-inf - 0) = 0
+    store(after, running.maximum + r, lanes);
+    store(select(after == all_masked, V::zero(), after), shift + r, lanes);
+    store(select(before == after, V::set(1), exp2(before - after)), shrink + r, lanes);
+  });
   for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+  ReduceRows<I, T>::sum(across, reduced);
   for (int r = 0; r < count; ++r) {
-    running.sum[r] = running.sum[r] * shrink[r] + reduce_add(across[r]);
+    running.sum[r] = running.sum[r] * shrink[r] + reduced[r];
     if (!sums || shrink[r] == 1) continue;
     T* row = sums + r * width;
     for (std::int64_t d = 0; d < width; d += V::kLanes) (V::set(shrink[r]) * V::load(row + d)).store(row + d);

@@ -29,7 +29,7 @@ struct Rows {
 template <class T>
 struct Queries {
   std::int64_t b, h, begin, count;
-  Rows<T> rows, grads;           // Q and dO, where they lie or padded with zeros
+  Rows<T> rows, grads;  // Q and dO, where they lie or padded with zeros
   Scratch<T> padded, padded_grads;
   Scratch<T> rows_t, grads_t;    // Q^T and dO^T as panels of kCols queries
   Scratch<T> bias_t;             // bias^T of one block of keys, as panels of kCols queries
@@ -184,7 +184,8 @@ class Backward {
     for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
       const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, q.count - c);
       pack_panel<I>(locate<const S>(f_.q, b, h, begin + c), f_.q.row, cols, f_.D, q.rows_t.data() + c * f_.D);
-      pack_panel<I>(locate<const S>(args_.dy, b, h, begin + c), args_.dy.row, cols, f_.Dv, q.grads_t.data() + c * f_.Dv);
+      pack_panel<I>(locate<const S>(args_.dy, b, h, begin + c), args_.dy.row, cols, f_.Dv,
+                    q.grads_t.data() + c * f_.Dv);
     }
   }
 
@@ -369,7 +370,8 @@ class Backward {
     dv.store();
   }
 
-  // What a block of queries and its successor will touch; with `next_head`, the last one's successor is the next head's.
+  // What a block of queries and its successor will touch; with `next_head`, the last one's successor is the next
+  // head's.
   void expect(Ahead<I>& ahead, std::int64_t head, std::int64_t h, std::int64_t begin, std::int64_t key_begin,
               std::int64_t key_count, bool next_head) const {
     const auto add = [&](const AttentionOperand& of, std::int64_t b, std::int64_t in, std::int64_t first,

@@ -1,4 +1,5 @@
-// Transposing a square block in registers, as large as the ISA has a fast way for.
+// Across the lanes of several registers at once: square blocks transposed, as large as the ISA has a fast way for, and
+// one number of each register.
 #pragma once
 
 #include "cpu/simd.h"
@@ -20,7 +21,8 @@ template <>
 struct Transpose<Isa::avx512, float> {
   static constexpr int kSide = 16;
 
-  // Four columns at a time: register m takes them of the rows m, m + 4, m + 8 and m + 12, by loads that shuffle nothing.
+  // Four columns at a time: register m takes them of the rows m, m + 4, m + 8 and m + 12, by loads that shuffle
+  // nothing.
   DRUPE_INLINE static void block(const float* from, std::int64_t from_row, float* to, std::int64_t to_row) {
 #pragma GCC unroll 4
     for (int j = 0; j < kSide; j += 4) {
@@ -41,6 +43,54 @@ struct Transpose<Isa::avx512, float> {
     r = _mm512_insertf32x4(r, _mm_loadu_ps(from + stride), 1);
     r = _mm512_insertf32x4(r, _mm_loadu_ps(from + 2 * stride), 2);
     return _mm512_insertf32x4(r, _mm_loadu_ps(from + 3 * stride), 3);
+  }
+};
+#endif
+
+inline constexpr int kReducedRows = 16;
+
+// to[i] = the largest lane, or the sum of the lanes in a fixed order, of rows[i], for all kReducedRows of them.
+template <Isa I, class T>
+struct ReduceRows {
+  using V = Vec<T, I>;
+  DRUPE_INLINE static void maximum(const V* rows, T* to) {
+    for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_max(rows[i]);
+  }
+  DRUPE_INLINE static void sum(const V* rows, T* to) {
+    for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_add(rows[i]);
+  }
+};
+
+#if defined(__AVX512F__)
+template <>
+struct ReduceRows<Isa::avx512, float> {
+  using V = Vec<float, Isa::avx512>;
+  DRUPE_INLINE static void maximum(const V* rows, float* to) {
+    merge(rows, to, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+  }
+  DRUPE_INLINE static void sum(const V* rows, float* to) {
+    merge(rows, to, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+  }
+
+ private:
+  // Halves the lanes of a row in each of four steps, and puts two rows in a register: a quarter of the shuffles.
+  template <class F>
+  DRUPE_INLINE static void merge(const V* rows, float* to, const F& f) {
+    __m512 four[4], eight[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
+      const __m512 ab = f(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+      const __m512 cd = f(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+      four[i] = f(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      eight[i] = f(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88),
+                   _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
+    }
+    _mm512_storeu_ps(to,
+                     f(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd)));
   }
 };
 #endif
