@@ -10,6 +10,14 @@ namespace drupe::cpu {
 
 inline constexpr std::int64_t kDecodeRows = 8;
 
+// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
+template <Isa, class S>
+DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
+  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
+}
+
 template <class S, Isa I>
 class Decode {
   using T = Accumulator<S>;
