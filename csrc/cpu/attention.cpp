@@ -2,7 +2,8 @@
 // product; with many heads by the task that uses them (they stay in its L2), with few by tasks of their own. A task
 // owns a block of query rows (of all query heads that share the key/value head, one after another). It walks the keys
 // in blocks of kDepth; per tile of kRows rows: logits = Q K^T into an L1 buffer, e^(logit - max) in place, and that
-// buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave.
+// buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave; where one block holds
+// all keys, P V is scaled and written to y at once. The products fetch y and the next head meanwhile (Ahead).
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
