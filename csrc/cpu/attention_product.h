@@ -29,7 +29,7 @@ struct AttentionTile {
   static constexpr std::int64_t kStride = kDepth + 64 / sizeof(T);
 };
 
-// Memory that will be needed soon, in pieces of kLines cache lines of a row. A product asks for a piece every kDepth
+// Memory that will be needed soon, in pieces of kPieceBytes of a row. A product asks for a piece every kDepth
 // steps, so that the misses lie under arithmetic and there are never more of them than the processor can track.
 template <Isa>
 class Ahead {
