@@ -2,7 +2,8 @@
 // product; with many heads by the task that uses them (they stay in its L2), with few by tasks of their own. A task
 // owns a block of query rows (of all query heads that share the key/value head, one after another). It walks the keys
 // in blocks of kDepth; per tile of kRows rows: logits = Q K^T into an L1 buffer, e^(logit - max) in place, and that
-// buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave.
+// buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave; where one block holds
+// all keys, P V is scaled and written to y at once. The products fetch y and the next head meanwhile (Ahead).
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
@@ -22,6 +23,8 @@ class Forward {
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kBlockRows = 140 / Tile::kRows * Tile::kRows;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+
+  enum class Held { nothing, sums, output };  // what is there of a tile's rows
 
   // A key/value head as right operands: K^T in panels of kCols keys, rows of V.
   struct Packed {
@@ -43,7 +46,9 @@ class Forward {
         const Scratch<T> memory(static_cast<std::size_t>(packed_size()));
         pack(head, 0, args_.Skv, memory.data());
         for (std::int64_t row = 0; row < rows; row += block) {
-          attend(head, row, std::min(block, rows - row), packed(head, memory.data()));
+          Ahead<I> ahead;
+          expect(ahead, head, row, block, rows, head + 1 < heads);
+          attend(head, row, std::min(block, rows - row), packed(head, memory.data()), ahead);
         }
       });
       return;
@@ -57,32 +62,67 @@ class Forward {
     parallel_for(heads * blocks, [&](std::int64_t task) {
       const std::int64_t head = task / blocks, row = task % blocks * block;
       if (row >= rows) return;
-      attend(head, row, std::min(block, rows - row), packed(head, memory.data() + head * packed_size()));
+      Ahead<I> ahead;
+      expect(ahead, head, row, block, rows, false);
+      attend(head, row, std::min(block, rows - row), packed(head, memory.data() + head * packed_size()), ahead);
     });
   }
 
  private:
-  // Rows of V that fill whole panels are read where they lie.
+  // Rows that fill whole panels: V is read where it lies, and a tile of y is written there if one block holds all keys
+  // and its rows are those of one head.
   bool values_in_place() const { return std::is_same_v<S, T> && args_.Dv % Tile::kCols == 0; }
+  bool outputs_in_place(const Row<S>* rows, int count) const {
+    return values_in_place() && args_.Skv <= Tile::kDepth && rows[count - 1].y == rows->y + (count - 1) * args_.y.row;
+  }
   std::int64_t value_width() const { return round_up(args_.Dv, Tile::kCols); }
   std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * args_.D; }
   std::int64_t packed_size() const { return keys_size() + (values_in_place() ? 0 : args_.Skv * value_width()); }
 
+  // The keys that some query sees.
+  Range keys_seen(std::int64_t b) const {
+    const std::int64_t last = (args_.query_lengths ? args_.query_lengths[b] : args_.Sq) - 1;
+    if (last < 0) return {0, 0};
+    return {keys_of<I>(args_, b, 0).begin, keys_of<I>(args_, b, last).end};
+  }
+
+  // What the block of rows from row0 on and its successor will touch: y, and the next queries, of the next head with
+  // its keys and values if it comes next.
+  void expect(Ahead<I>& ahead, std::int64_t head, std::int64_t row0, std::int64_t block, std::int64_t rows,
+              bool next_head) const {
+    expect_rows(ahead, args_.y, args_.Dv, head, row0, std::min(block, rows - row0));
+    if (row0 + block < rows) {
+      expect_rows(ahead, args_.q, args_.D, head, row0 + block, std::min(block, rows - row0 - block));
+    } else if (next_head) {
+      const std::int64_t b = (head + 1) / args_.Hkv, h = (head + 1) % args_.Hkv;
+      const Range seen = keys_seen(b);
+      ahead.add_rows(locate<const S>(args_.k, b, h, seen.begin), args_.k.row, seen.end - seen.begin, args_.D);
+      ahead.add_rows(locate<const S>(args_.v, b, h, seen.begin), args_.v.row, seen.end - seen.begin, args_.Dv);
+      expect_rows(ahead, args_.q, args_.D, head + 1, 0, block);
+    }
+  }
+
+  // Rows [row0, row0 + count) of the heads that share a key/value head.
+  void expect_rows(Ahead<I>& ahead, const AttentionOperand& of, std::int64_t width, std::int64_t head,
+                   std::int64_t row0, std::int64_t count) const {
+    const std::int64_t b = head / args_.Hkv, h0 = head % args_.Hkv * (args_.Hq / args_.Hkv);
+    for (std::int64_t row = row0; row < row0 + count;) {
+      const std::int64_t h = h0 + row / args_.Sq, i = row % args_.Sq;
+      const std::int64_t n = std::min(row0 + count - row, args_.Sq - i);
+      ahead.add_rows(locate<const S>(of, b, h, i), of.row, n, width);
+      row += n;
+    }
+  }
+
   // K^T as panels of kCols keys, then V with its rows padded; only the keys in [begin, end) that some query sees.
   void pack(std::int64_t head, std::int64_t begin, std::int64_t end, T* memory) const {
     const std::int64_t b = head / args_.Hkv, h = head % args_.Hkv;
-    const std::int64_t last = (args_.query_lengths ? args_.query_lengths[b] : args_.Sq) - 1;
-    if (last < 0) return;
-    begin = std::max(begin, keys_of<I>(args_, b, 0).begin / Tile::kCols * Tile::kCols);
-    end = std::min(end, keys_of<I>(args_, b, last).end);
-    const StridedMatrix<I, S> keys{locate<S>(args_.k, b, h, 0), args_.k.row, 1};
+    const Range seen = keys_seen(b);
+    begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
+    end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      const std::int64_t next = std::min<std::int64_t>(j + Tile::kCols, end);
-      for (std::int64_t i = next; i < std::min<std::int64_t>(next + Tile::kCols, end); ++i) {
-        prefetch_row<I>(locate<const S>(args_.k, b, h, i), args_.D);
-      }
-      for (std::int64_t i = j; i < next; ++i) prefetch_row<I>(locate<const S>(args_.v, b, h, i), args_.Dv);
-      keys.pack_cols(memory + j * args_.D, j, std::min<std::int64_t>(Tile::kCols, end - j), 0, args_.D);
+      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j),
+                    args_.D, memory + j * args_.D);
     }
     if (values_in_place()) return;
     T* values = memory + keys_size();
@@ -100,10 +140,10 @@ class Forward {
     return {memory, memory + keys_size(), value_width()};
   }
 
-  void attend(std::int64_t head, std::int64_t row0, std::int64_t count, const Packed& packed) const {
+  void attend(std::int64_t head, std::int64_t row0, std::int64_t count, const Packed& packed, Ahead<I>& ahead) const {
     Row<S> rows[kBlockRows];
     T maximum[kBlockRows], sum[kBlockRows];
-    bool touched[kBlockRows] = {};  // per tile: whether `sums` holds anything
+    Held held[kBlockRows] = {};  // per tile
     describe<I>(args_, head, row0, count, rows);
     fill<I>(maximum, 0, count, kLowest);
     fill<I>(sum, 0, count, T(0));
@@ -115,46 +155,47 @@ class Forward {
     for (std::int64_t key0 = 0; key0 < args_.Skv; key0 += Tile::kDepth) {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
-        if (key0 == 0) prefetch_tile(rows, first, end, std::min(count, end + Tile::kRows));
-        touched[t] |=
-            attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(), logits.data(),
-                        {maximum + first, sum + first}, sums.data() + first * value_width(), touched[t]);
+        held[t] = attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(), logits.data(),
+                              {maximum + first, sum + first}, sums.data() + first * value_width(), held[t], ahead);
       }
     }
-    finish<I>(rows, count, Running<T>{maximum, sum}, sums.data(), value_width(), args_.Dv,
-              static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
+      finish<I>(rows + first, end - first, sum + first,
+                held[t] == Held::sums ? sums.data() + first * value_width() : nullptr, value_width(), args_.Dv);
+    }
+    store_lse<I>(Running<T>{maximum, sum}, count,
+                 static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
   }
 
-  // The queries of the next tile and the output of this one.
-  void prefetch_tile(const Row<S>* rows, std::int64_t first, std::int64_t end, std::int64_t next) const {
-    for (std::int64_t r = end; r < next; ++r) prefetch_row<I>(rows[r].q, args_.D);
-    for (std::int64_t r = first; r < end; ++r) prefetch_row<I>(rows[r].y, args_.Dv);
-  }
-
-  // Adds what the keys of one block give to a tile's rows. Returns whether there were any.
-  bool attend_tile(const Row<S>* rows, int count, std::int64_t key0, const Packed& packed, T* queries, T* logits,
-                   Running<T> running, T* sums, bool accumulate) const {
+  // Adds what the keys of one block give to a tile's rows.
+  Held attend_tile(const Row<S>* rows, int count, std::int64_t key0, const Packed& packed, T* queries, T* logits,
+                   Running<T> running, T* sums, Held held, Ahead<I>& ahead) const {
     Range seen{key0 + Tile::kDepth, key0};  // by any row of the tile
     for (int r = 0; r < count; ++r) {
       if (rows[r].keys.empty()) continue;
       seen.begin = std::min(seen.begin, std::max(key0, rows[r].keys.begin));
       seen.end = std::max(seen.end, std::min(key0 + Tile::kDepth, rows[r].keys.end));
     }
-    if (seen.empty()) return false;
+    if (seen.empty()) return held;
     const std::int64_t begin = seen.begin - key0, end = seen.end - key0;
     load_queries(rows, count, queries);
-    for (std::int64_t j = begin / Tile::kCols * Tile::kCols; j < end; j += Tile::kCols) {
-      multiply_slices<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + (key0 + j) * args_.D,
-                         Tile::kCols, logits + j, Tile::kStride);
-    }
-    soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, accumulate ? sums : nullptr,
+    multiply_panels<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + key0 * args_.D, begin, end,
+                       logits, ahead);
+    soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
               value_width());
-    const T* values = packed.values + seen.begin * packed.value_row;
-    for (std::int64_t d = 0; d < value_width(); d += Tile::kCols) {
-      multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, sums + d, value_width(),
-                       accumulate);
+    Sums<T> to{sums, value_width(), held == Held::sums};
+    T factors[Tile::kMostRows];
+    const bool in_place = outputs_in_place(rows, count);
+    if (in_place) {
+      invert<I>(running.sum, count, factors);
+      to = {reinterpret_cast<T*>(rows->y), args_.y.row, false, factors};
     }
-    return true;
+    const T* values = packed.values + seen.begin * packed.value_row;
+    for (std::int64_t d = 0; d < value_width(); d += Tile::kCols, to.c += Tile::kCols) {
+      multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, to, ahead);
+    }
+    return in_place ? Held::output : Held::sums;
   }
 
   // The tile's queries, times the scale and log2(e), as a left operand.

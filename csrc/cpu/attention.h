@@ -1,91 +1,18 @@
-// What attention's two passes share: the register-blocked product, who sees whom, rows in and out, 2^x.
+// What attention's two passes share: who sees whom, rows in and out, 2^x and the softmax.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 
-#include "cpu/gemm_core.h"
+#include "cpu/attention_product.h"
 #include "cpu/lanes.h"
+#include "cpu/simd_mask.h"
 #include "cpu/simd_math.h"
 #include "ops/attention.h"
 
 namespace drupe::cpu {
 
 inline constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
-
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
-  return ceil_div(a, b) * b;
-}
-
-// Register tile and the layout of a left operand: rows of at most kDepth at a stride that spreads over cache sets.
-template <Isa I, class T>
-struct AttentionTile {
-  using V = Vec<T, I>;
-  static constexpr int kRows = GemmTile<I, T>::kRows;
-  static constexpr int kVectors = GemmTile<I, T>::kVectors;
-  static constexpr int kCols = GemmTile<I, T>::kCols;
-  static constexpr int kMostRows = 16;  // of a tile, or of a decoding step
-  static constexpr std::int64_t kDepth = 1024 / sizeof(T);
-  static constexpr std::int64_t kStride = kDepth + 64 / sizeof(T);
-};
-
-// c[i][j] (+)= sum over k of a[i][k] b[k][j] for one register tile. a's element (i, k) is at a[i * kStride + k], or
-// at a[k * kStride + i] with kTransposed; b and c have rows of any stride.
-template <Isa I, class T, bool kTransposed, int kRows>
-[[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row, T* c,
-                                             std::int64_t c_row, bool accumulate) {
-  using Tile = AttentionTile<I, T>;
-  using V = Vec<T, I>;
-  V sum[kRows][Tile::kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) {
-      sum[i][j] = accumulate ? V::load(c + i * c_row + j * V::kLanes) : V::zero();
-    }
-  }
-  for (std::int64_t k = 0; k < depth; ++k, b += b_row) {
-    V row[Tile::kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + j * V::kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(kTransposed ? a[k * Tile::kStride + i] : a[i * Tile::kStride + k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) sum[i][j].store(c + i * c_row + j * V::kLanes);
-  }
-}
-
-// Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, bool kTransposed = false, int kRows = AttentionTile<I, T>::kRows>
-DRUPE_INLINE void multiply_tile(int rows, std::int64_t depth, const T* a, const T* b, std::int64_t b_row, T* c,
-                                std::int64_t c_row, bool accumulate) {
-  if (rows == kRows) {
-    attention_microkernel<I, T, kTransposed, kRows>(depth, a, b, b_row, c, c_row, accumulate);
-  } else if constexpr (kRows > 1) {
-    multiply_tile<I, T, kTransposed, kRows - 1>(rows, depth, a, b, b_row, c, c_row, accumulate);
-  }
-}
-
-// The same where the depth spans several slices of the left operand, `slice` elements apart.
-template <Isa I, class T>
-DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* b,
-                                  std::int64_t b_row, T* c, std::int64_t c_row) {
-  constexpr std::int64_t kDepth = AttentionTile<I, T>::kDepth;
-  for (std::int64_t k = 0; k == 0 || k < depth; k += kDepth) {  // depth 0 gives zeros
-    multiply_tile<I, T>(rows, std::min(kDepth, depth - k), a + k / kDepth * slice, b + k * b_row, b_row, c, c_row,
-                        k > 0);
-  }
-}
 
 // 2^x for x <= 127; 0 below -126, where subnormal results would be slow; NaN stays NaN.
 template <class T, Isa I>
@@ -94,13 +21,11 @@ DRUPE_INLINE Vec<T, I> exp2(Vec<T, I> x) {
   if constexpr (std::is_same_v<T, double>) {
     return map_lanes(x, [](double a) { return std::exp2(a); });
   } else {
-    const V least = V::set(-126.f);
-    const V clamped = max(least, x);
-    const V n = round(clamped);
+    const V n = round(x);
     // Minimax on [-1/2, 1/2]: relative error 2e-9.
-    const V p = polynomial(clamped - n, 1.f, 0.693147203f, 0.24022648f, 0.0555033237f, 0.00961842321f, 0.00133989058f,
+    const V p = polynomial(x - n, 1.f, 0.693147203f, 0.24022648f, 0.0555033237f, 0.00961842321f, 0.00133989058f,
                            0.000153574969f);
-    return select(x < least, V::zero(), ldexp(p, n));
+    return ldexp_where(~(x < V::set(-126.f)), p, n);
   }
 }
 
@@ -154,14 +79,6 @@ DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) 
   using V = Vec<T, I>;
   const V f = V::set(factor);
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
-}
-
-// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
-template <Isa, class S>
-DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
-  const char* bytes = reinterpret_cast<const char*>(row);
-  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
-  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
 }
 
 template <Isa I, class T>
@@ -241,16 +158,19 @@ DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t 
 // The query rows [row0, row0 + count) of the heads that share a key/value head.
 template <Isa I, class S>
 void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) {
-  const std::int64_t b = head / args.Hkv;
-  std::int64_t h = head % args.Hkv * (args.Hq / args.Hkv) + row0 / args.Sq, i = row0 % args.Sq;
-  for (std::int64_t r = 0; r < count; ++r) {
-    const S* bias = static_cast<const S*>(args.bias);
-    if (bias) bias += b * args.bias_batch + h * args.bias_head + i * args.bias_row;
-    rows[r] = {.q = locate<const S>(args.q, b, h, i),
-               .bias = bias,
-               .y = locate<S>(args.y, b, h, i),
-               .keys = keys_of<I>(args, b, i)};
-    if (++i == args.Sq) i = 0, ++h;
+  const AttentionArgs a = args;  // a copy, which the stores to `rows` cannot change
+  const std::int64_t b = head / a.Hkv;
+  std::int64_t h = head % a.Hkv * (a.Hq / a.Hkv) + row0 / a.Sq, i = row0 % a.Sq;
+  for (std::int64_t r = 0; r < count; i = 0, ++h) {
+    const S* q = locate<const S>(a.q, b, h, i);
+    S* y = locate<S>(a.y, b, h, i);
+    const S* bias = static_cast<const S*>(a.bias);
+    if (bias) bias += b * a.bias_batch + h * a.bias_head + i * a.bias_row;
+    for (const std::int64_t last = std::min(count, r + a.Sq - i); r < last; ++r, ++i) {
+      rows[r] = {.q = q, .bias = bias, .y = y, .keys = keys_of<I>(a, b, i)};
+      q += a.q.row, y += a.y.row;
+      if (bias) bias += a.bias_row;
+    }
   }
 }
 
@@ -264,8 +184,8 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
   using V = Vec<T, I>;
   constexpr T kLowest = -std::numeric_limits<T>::infinity();
   const std::int64_t from = begin / V::kLanes * V::kLanes, to = round_up(end, V::kLanes);
-  V across[Tile::kMostRows];
-  T shift[Tile::kMostRows], shrink[Tile::kMostRows];
+  V across[kReducedRows];
+  T shift[kReducedRows], shrink[kReducedRows], reduced[kReducedRows];
   for (int r = 0; r < count; ++r) {
     T* row = logits + r * Tile::kStride;
     const std::int64_t low = std::clamp(rows[r].keys.begin - key0, begin, end);
@@ -275,38 +195,56 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
     fill<I>(row, high, to, kLowest);
     across[r] = maximum_of<I>(row, from, to);
   }
-  for (int r = 0; r < count; ++r) {
-    const T before = running.maximum[r];
-    const T after = std::max(before, reduce_max(across[r]));
-    running.maximum[r] = after;
-    shift[r] = after == kLowest ? T(0) : after;  // all masked so far: 2^(-inf - 0) = 0
-    shrink[r] = before == after ? T(1) : before == kLowest ? T(0) : std::exp2(before - after);
-  }
+  for (int r = count; r < kReducedRows; ++r) across[r] = V::zero();
+  ReduceRows<I, T>::maximum(across, reduced);
+  for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
+    const V before = load<V>(running.maximum + r, lanes), after = max(load<V>(reduced + r, lanes), before);
+    const V all_masked = V::set(kLowest);  // so far: 2^(-inf - 0) = 0
+    store(after, running.maximum + r, lanes);
+    store(select(after == all_masked, V::zero(), after), shift + r, lanes);
+    store(select(before == after, V::set(1), exp2(before - after)), shrink + r, lanes);
+  });
   for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+  ReduceRows<I, T>::sum(across, reduced);
   for (int r = 0; r < count; ++r) {
-    running.sum[r] = running.sum[r] * shrink[r] + reduce_add(across[r]);
+    running.sum[r] = running.sum[r] * shrink[r] + reduced[r];
     if (!sums || shrink[r] == 1) continue;
     T* row = sums + r * width;
     for (std::int64_t d = 0; d < width; d += V::kLanes) (V::set(shrink[r]) * V::load(row + d)).store(row + d);
   }
 }
 
-// What the sums of probabilities and of weighted values come to: y and lse (of `count` neighbouring rows).
-template <Isa I, class S, class T>
-void finish(const Row<S>* rows, std::int64_t count, Running<T> running, const T* sums, std::int64_t width,
-            std::int64_t Dv, T* lse) {
+// The reciprocals of what soften summed up; 0 for rows that see nothing.
+template <Isa I, class T>
+DRUPE_INLINE void invert(const T* sums, std::int64_t count, T* inverse) {
   using V = Vec<T, I>;
-  for (std::int64_t r = 0; r < count; ++r) {
-    if (running.sum[r] == 0) {
-      for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
-    } else {
-      store_row<I>(sums + r * width, Dv, 1 / running.sum[r], rows[r].y);
-    }
-  }
+  for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
+    const V sum = load<V>(sums + r, lanes);
+    store(select(sum == V::zero(), V::zero(), V::set(1) / sum), inverse + r, lanes);
+  });
+}
+
+// lse of `count` neighbouring rows.
+template <Isa I, class T>
+void store_lse(Running<T> running, std::int64_t count, T* lse) {
+  using V = Vec<T, I>;
   for_vectors<I, T>(count, [&](std::int64_t r, auto lanes) {
     const V maximum = load<V>(running.maximum + r, lanes);
     store(fma(V::set(static_cast<T>(kLn2)), maximum, log(load<V>(running.sum + r, lanes))), lse + r, lanes);
   });
+}
+
+// y from the sums of weighted values; without those y is there already, but for rows that see nothing.
+template <Isa I, class S, class T>
+void finish(const Row<S>* rows, std::int64_t count, const T* total, const T* sums, std::int64_t width,
+            std::int64_t Dv) {
+  for (std::int64_t r = 0; r < count; ++r) {
+    if (total[r] == 0) {
+      for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
+    } else if (sums) {
+      store_row<I>(sums + r * width, Dv, 1 / total[r], rows[r].y);
+    }
+  }
 }
 
 }  // namespace drupe::cpu

@@ -3,12 +3,14 @@
 // logits, rows = keys, so that nothing needs packing twice. Per tile of kRows keys:
 //   P^T = 2^(K Q^T - lse)   dV += P^T dO   dS^T = P^T (V dO^T - delta)   dK += dS^T Q
 // and per block dQ += dS K, with dS^T read down its columns; delta = rowsum(dO y). Key ranges of one head give partial
-// dQ that are added in order. The bias, whose gradient crosses heads, has a pass of its own that computes dS again.
+// dQ that are added in order. The bias, whose gradient crosses heads, has a pass of its own that computes dS again. The
+// products fetch the outputs and the next block's operands meanwhile (Ahead).
 // Bytes: q, k, v, y, dy read and dq, dk, dv written once per key range. Worklog: bench/worklog/attention.md.
 #include <cstring>
 
 #include "core/dispatch.h"
 #include "cpu/attention.h"
+#include "cpu/attention_gradient.h"
 #include "cpu/lanes.h"
 
 namespace drupe::cpu {
@@ -17,13 +19,20 @@ namespace {
 constexpr std::int64_t kBlock = 128;
 constexpr std::int64_t kTasks = 64;              // key ranges are cut until there are about so many
 constexpr std::int64_t kRangeKeys = 4 * kBlock;  // but not shorter than this
-constexpr std::int64_t kAhead = 8;               // rows to prefetch
+
+// A right operand of the products: rows of whole panels.
+template <class T>
+struct Rows {
+  const T* data;
+  std::int64_t row;
+};
 
 // One block of query rows, in every layout that the products want.
 template <class T>
 struct Queries {
   std::int64_t b, h, begin, count;
-  Scratch<T> rows, grads;        // Q and dO, rows padded with zeros
+  Rows<T> rows, grads;  // Q and dO, where they lie or padded with zeros
+  Scratch<T> padded, padded_grads;
   Scratch<T> rows_t, grads_t;    // Q^T and dO^T as panels of kCols queries
   Scratch<T> bias_t;             // bias^T of one block of keys, as panels of kCols queries
   T lse[kBlock], delta[kBlock];  // lse in units of log 2, +infinity where P is 0
@@ -71,6 +80,9 @@ class Backward {
   }
 
  private:
+  // Rows that fill whole panels are read, and written, where they lie.
+  bool keys_in_place() const { return std::is_same_v<S, T> && f_.D % Tile::kCols == 0; }
+  bool values_in_place() const { return std::is_same_v<S, T> && f_.Dv % Tile::kCols == 0; }
   std::int64_t key_width() const { return round_up(f_.D, Tile::kCols); }
   std::int64_t value_width() const { return round_up(f_.Dv, Tile::kCols); }
   static std::size_t left_size(std::int64_t rows, std::int64_t depth) {
@@ -83,8 +95,10 @@ class Backward {
             .h = 0,
             .begin = 0,
             .count = 0,
-            .rows = Scratch<T>(size(kBlock, key_width())),
-            .grads = Scratch<T>(size(kBlock, value_width())),
+            .rows = {},
+            .grads = {},
+            .padded = Scratch<T>(keys_in_place() ? 0 : size(kBlock, key_width())),
+            .padded_grads = Scratch<T>(values_in_place() ? 0 : size(kBlock, value_width())),
             .rows_t = Scratch<T>(size(kBlock, f_.D)),
             .grads_t = Scratch<T>(size(kBlock, f_.Dv)),
             .bias_t = Scratch<T>(f_.bias ? size(kBlock, kBlock) : 0),
@@ -115,27 +129,30 @@ class Backward {
       q.lse[r] = kInfinity;
       q.delta[r] = 0;
       if (r >= q.count) continue;
-      if (r + kAhead < q.count) {
-        prefetch_row<I>(locate<const S>(f_.q, b, h, begin + r + kAhead), f_.D);
-        prefetch_row<I>(locate<const S>(args_.dy, b, h, begin + r + kAhead), f_.Dv);
-        prefetch_row<I>(locate<const S>(f_.y, b, h, begin + r + kAhead), f_.Dv);
-      }
       if (lse[r] != -kInfinity) q.lse[r] = lse[r] * static_cast<T>(kLog2E);
-      T* grad = q.grads.data() + r * value_width();
-      load_row<I>(locate<const S>(f_.q, b, h, begin + r), f_.D, T(1), q.rows.data() + r * key_width(), key_width());
-      load_row<I>(locate<const S>(args_.dy, b, h, begin + r), f_.Dv, T(1), grad, value_width());
-      q.delta[r] = dot(grad, locate<const S>(f_.y, b, h, begin + r));
+      q.delta[r] = dot(locate<const S>(args_.dy, b, h, begin + r), locate<const S>(f_.y, b, h, begin + r));
     }
-    const StridedMatrix<I, S> rows{locate<const S>(f_.q, b, h, begin), f_.q.row, 1};
-    const StridedMatrix<I, S> grads{locate<const S>(args_.dy, b, h, begin), args_.dy.row, 1};
+    q.rows = right_operand(f_.q, b, h, begin, q.count, f_.D, keys_in_place(), q.padded.data());
+    q.grads = right_operand(args_.dy, b, h, begin, q.count, f_.Dv, values_in_place(), q.padded_grads.data());
     for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
       const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, q.count - c);
-      rows.pack_cols(q.rows_t.data() + c * f_.D, c, cols, 0, f_.D);
-      grads.pack_cols(q.grads_t.data() + c * f_.Dv, c, cols, 0, f_.Dv);
+      pack_panel<I>(locate<const S>(f_.q, b, h, begin + c), f_.q.row, cols, f_.D, q.rows_t.data() + c * f_.D);
+      pack_panel<I>(locate<const S>(args_.dy, b, h, begin + c), args_.dy.row, cols, f_.Dv,
+                    q.grads_t.data() + c * f_.Dv);
     }
   }
 
-  T dot(const T* grad, const S* y) const {
+  static Rows<T> right_operand(const AttentionOperand& from, std::int64_t b, std::int64_t h, std::int64_t begin,
+                               std::int64_t count, std::int64_t width, bool in_place, T* padded) {
+    if (in_place) return {reinterpret_cast<const T*>(locate<const S>(from, b, h, begin)), from.row};
+    const std::int64_t row = round_up(width, Tile::kCols);
+    for (std::int64_t r = 0; r < count; ++r) {
+      load_row<I>(locate<const S>(from, b, h, begin + r), width, T(1), padded + r * row, row);
+    }
+    return {padded, row};
+  }
+
+  T dot(const S* grad, const S* y) const {
     V sum = V::zero();
     for_vectors<I, T>(
         f_.Dv, [&](std::int64_t d, auto lanes) { sum = fma(load<V>(grad + d, lanes), load<V>(y + d, lanes), sum); });
@@ -146,7 +163,6 @@ class Backward {
     k.begin = begin, k.count = count;
     const auto load = [&](const AttentionOperand& from, std::int64_t width, T factor, T* to) {
       for (std::int64_t j = 0; j < count; ++j) {
-        if (j + kAhead < count) prefetch_row<I>(locate<const S>(from, b, h, begin + j + kAhead), width);
         for (std::int64_t d = 0; d < width; d += Tile::kDepth) {
           const std::int64_t depth = std::min(Tile::kDepth, width - d);
           load_row<I>(locate<const S>(from, b, h, begin + j) + d, depth, factor,
@@ -168,10 +184,10 @@ class Backward {
     }
   }
 
-  // dS^T of the queries and the keys [key0, key0 + count) into work.ds; adds their part to dv and dk, the rows of
-  // those keys, where given.
+  // dS^T of the queries and the keys [key0, key0 + count) into work.ds; their part of dk and dv, the rows of those
+  // keys, goes where given.
   void differentiate(const Queries<T>& q, const Keys<T>& k, std::int64_t key0, std::int64_t count,
-                     const Workspace<T>& work, T* dk, T* dv) const {
+                     const Workspace<T>& work, const Sums<T>& dk, const Sums<T>& dv, Ahead<I>& ahead) const {
     load_bias(q, key0, count);
     const std::int64_t tiles = ceil_div(count, Tile::kRows);
     for (std::int64_t t = 0; t < tiles; ++t) {
@@ -186,33 +202,41 @@ class Backward {
       }
       if (seen.empty()) {
         for (std::int64_t r = 0; r < rows; ++r) fill<I>(ds + r * Tile::kStride, 0, q.count, T(0));
+        put_zeros(dk, first, rows, key_width());
+        put_zeros(dv, first, rows, value_width());
         continue;
       }
       const int height = static_cast<int>(rows);
       const std::int64_t begin = seen.begin - q.begin, end = seen.end - q.begin;
       const std::int64_t row = key0 - k.begin + first;
-      for (std::int64_t c = begin / Tile::kCols * Tile::kCols; c < end; c += Tile::kCols) {
-        multiply_slices<I>(height, f_.D, k.keys.data() + row * Tile::kStride, k.count * Tile::kStride,
-                           q.rows_t.data() + c * f_.D, Tile::kCols, work.p.data() + c, Tile::kStride);
-        multiply_slices<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, k.count * Tile::kStride,
-                           q.grads_t.data() + c * f_.Dv, Tile::kCols, ds + c, Tile::kStride);
-      }
+      const std::int64_t slice = k.count * Tile::kStride;
+      multiply_panels<I>(height, f_.D, k.keys.data() + row * Tile::kStride, slice, q.rows_t.data(), begin, end,
+                         work.p.data(), ahead);
+      multiply_panels<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, slice, q.grads_t.data(), begin, end, ds,
+                         ahead);
       for (std::int64_t r = 0; r < rows; ++r) {
         finish_row(q, key0 + first + r, f_.bias ? q.bias_t.data() + (first + r) * Tile::kCols : nullptr, begin, end,
                    work.p.data() + r * Tile::kStride, ds + r * Tile::kStride);
       }
-      accumulate(height, end - begin, work.p.data() + begin, q.grads.data(), value_width(), begin, dv, first);
-      accumulate(height, end - begin, ds + begin, q.rows.data(), key_width(), begin, dk, first);
+      add(dv, first, height, end - begin, work.p.data() + begin, q.grads, begin, value_width(), ahead);
+      add(dk, first, height, end - begin, ds + begin, q.rows, begin, key_width(), ahead);
     }
   }
 
-  // sums[first …] += left right[begin …]
-  static void accumulate(int rows, std::int64_t depth, const T* left, const T* right, std::int64_t width,
-                         std::int64_t begin, T* sums, std::int64_t first) {
-    if (!sums) return;
-    for (std::int64_t d = 0; d < width; d += Tile::kCols) {
-      multiply_tile<I>(rows, depth, left, right + begin * width + d, width, sums + first * width + d, width, true);
+  // Rows [first, first + rows) of `to`: left right[begin …]
+  static void add(Sums<T> to, std::int64_t first, int rows, std::int64_t depth, const T* left, const Rows<T>& right,
+                  std::int64_t begin, std::int64_t width, Ahead<I>& ahead) {
+    if (!to.c) return;
+    to.c += first * to.row;
+    for (std::int64_t d = 0; d < width; d += Tile::kCols, to.c += Tile::kCols) {
+      multiply_tile<I>(rows, depth, left, right.data + begin * right.row + d, right.row, to, ahead);
     }
+  }
+
+  // The same where nothing is to be added.
+  static void put_zeros(const Sums<T>& to, std::int64_t first, std::int64_t rows, std::int64_t width) {
+    if (!to.c || to.accumulate) return;
+    for (std::int64_t r = first; r < first + rows; ++r) fill<I>(to.c + r * to.row, 0, width, T(0));
   }
 
   // From the logits in p and dP in ds of key j to P and dS; zeros where nobody sees the key.
@@ -238,72 +262,96 @@ class Backward {
     fill<I>(ds, high, q.count, T(0));
   }
 
-  // dq += dS K over the keys [key0, key0 + count)
-  void add_dq(const Queries<T>& q, const Keys<T>& k, std::int64_t key0, std::int64_t count, const T* ds, T* dq) const {
+  // dS K over the keys [key0, key0 + count), which goes to dq.
+  void add_dq(const Queries<T>& q, const Keys<T>& k, std::int64_t key0, std::int64_t count, const T* ds,
+              const Sums<T>& dq, Ahead<I>& ahead) const {
     const std::int64_t tiles = ceil_div(q.count, Tile::kRows);
     for (std::int64_t t = 0; t < tiles; ++t) {
       const std::int64_t first = q.count * t / tiles, end = q.count * (t + 1) / tiles;
       const Range seen = keys_seen(q.b, q.begin + first, q.begin + end);
       const std::int64_t low = std::max(key0, seen.begin), high = std::min(key0 + count, seen.end);
-      if (low >= high) continue;
-      for (std::int64_t d = 0; d < key_width(); d += Tile::kCols) {
+      if (low >= high) {
+        put_zeros(dq, first, end - first, key_width());
+        continue;
+      }
+      Sums<T> to = dq;
+      to.c += first * to.row;
+      for (std::int64_t d = 0; d < key_width(); d += Tile::kCols, to.c += Tile::kCols) {
         const T* right = k.keys.data() + (d / Tile::kDepth * k.count + low - k.begin) * Tile::kStride;
         multiply_tile<I, T, true>(static_cast<int>(end - first), high - low, ds + (low - key0) * Tile::kStride + first,
-                                  right + d % Tile::kDepth, Tile::kStride, dq + first * key_width() + d, key_width(),
-                                  true);
+                                  right + d % Tile::kDepth, Tile::kStride, to, ahead);
       }
     }
   }
 
-  // The keys [key_begin, key_end) of one key/value head against all queries of its group.
+  // The keys [key_begin, key_end) of one key/value head against all queries of its group. What one pair of blocks makes
+  // whole is written where it belongs; other sums are kept in scratch.
   void sweep(std::int64_t head, std::int64_t key_begin, std::int64_t key_end, T* partial) const {
     const std::int64_t b = head / f_.Hkv, kv_head = head % f_.Hkv, group = f_.Hq / f_.Hkv;
     const std::int64_t count = key_end - key_begin;
     Keys<T> k = make_keys(count);
     load_keys(k, b, kv_head, key_begin, count);
-    const Scratch<T> dk(size(count, key_width())), dv(size(count, value_width())), dq(size(kBlock, key_width()));
-    std::memset(dk.data(), 0, size(count, key_width()) * sizeof(T));
-    std::memset(dv.data(), 0, size(count, value_width()) * sizeof(T));
+    const bool one_pair = group == 1 && f_.Sq > 0 && f_.Sq <= kBlock && count <= kBlock;
+    const Gradient<S, I> dk(args_.dk, b, kv_head, key_begin, count, f_.D, f_.scale, one_pair);
+    const Gradient<S, I> dv(args_.dv, b, kv_head, key_begin, count, f_.Dv, 1, one_pair);
     Queries<T> q = make_queries();
     const Workspace<T> work = make_workspace();
     for (std::int64_t g = 0; g < group; ++g) {
       for (std::int64_t i = 0; i < f_.Sq; i += kBlock) {
-        const Range seen = keys_seen(b, i, std::min(f_.Sq, i + kBlock));
-        const std::int64_t low = std::max(key_begin, seen.begin / kBlock * kBlock), high = std::min(key_end, seen.end);
-        load_queries(q, b, kv_head * group + g, i);
-        std::memset(dq.data(), 0, size(kBlock, key_width()) * sizeof(T));
+        const std::int64_t h = kv_head * group + g, rows = std::min(kBlock, f_.Sq - i);
+        const Range seen = keys_seen(b, i, i + rows);
+        const std::int64_t low = one_pair ? key_begin : std::max(key_begin, seen.begin / kBlock * kBlock);
+        const std::int64_t high = one_pair ? key_end : std::min(key_end, seen.end);
+        Ahead<I> ahead;
+        expect(ahead, head, h, i, key_begin, count, !partial);
+        load_queries(q, b, h, i);
+        // K came times log2(e): dq is due a factor of ln 2, here or when partials are added.
+        const Gradient<S, I> dq(args_.dq, b, h, i, rows, f_.D, kLn2, !partial && low < high && high - low <= kBlock);
         for (std::int64_t j = low; j < high; j += kBlock) {
-          const std::int64_t keys = std::min(kBlock, high - j), row = j - key_begin;
-          differentiate(q, k, j, keys, work, args_.dk.data ? dk.data() + row * key_width() : nullptr,
-                        args_.dv.data ? dv.data() + row * value_width() : nullptr);
-          if (args_.dq.data) add_dq(q, k, j, keys, work.ds.data(), dq.data());
+          const std::int64_t keys = std::min(kBlock, high - j);
+          differentiate(q, k, j, keys, work, dk.from(j - key_begin), dv.from(j - key_begin), ahead);
+          if (args_.dq.data) add_dq(q, k, j, keys, work.ds.data(), dq.from(0), ahead);
         }
-        if (args_.dq.data) store_dq(q, dq.data(), partial);
+        if (partial && args_.dq.data) {
+          dq.store_unscaled(partial + ((b * f_.Hq + h) * f_.Sq + i) * f_.D);
+        } else {
+          dq.store();
+        }
       }
     }
-    if (args_.dk.data) store_sums(args_.dk, b, kv_head, key_begin, count, dk.data(), f_.D, f_.scale);
-    if (args_.dv.data) store_sums(args_.dv, b, kv_head, key_begin, count, dv.data(), f_.Dv, 1);
+    dk.store();
+    dv.store();
   }
 
-  void store_sums(const AttentionOperand& to, std::int64_t b, std::int64_t h, std::int64_t begin, std::int64_t count,
-                  const T* sums, std::int64_t width, double factor) const {
-    for (std::int64_t j = 0; j < count; ++j) {
-      if (j + kAhead < count) prefetch_row<I>(locate<S>(to, b, h, begin + j + kAhead), width);
-      store_row<I>(sums + j * round_up(width, Tile::kCols), width, static_cast<T>(factor),
-                   locate<S>(to, b, h, begin + j));
+  // What a block of queries and its successor will touch; with `next_head`, the last one's successor is the next
+  // head's.
+  void expect(Ahead<I>& ahead, std::int64_t head, std::int64_t h, std::int64_t begin, std::int64_t key_begin,
+              std::int64_t key_count, bool next_head) const {
+    const auto add = [&](const AttentionOperand& of, std::int64_t b, std::int64_t in, std::int64_t first,
+                         std::int64_t rows, std::int64_t width) {
+      if (of.data) ahead.add_rows(locate<const S>(of, b, in, first), of.row, rows, width);
+    };
+    const auto add_queries = [&](std::int64_t b, std::int64_t in, std::int64_t first) {
+      const std::int64_t rows = std::min(kBlock, f_.Sq - first);
+      add(args_.dy, b, in, first, rows, f_.Dv);
+      add(f_.y, b, in, first, rows, f_.Dv);
+      add(f_.q, b, in, first, rows, f_.D);
+    };
+    const std::int64_t group = f_.Hq / f_.Hkv, b = head / f_.Hkv, kv_head = head % f_.Hkv;
+    const std::int64_t next_b = (head + 1) / f_.Hkv, next_kv = (head + 1) % f_.Hkv;
+    const bool last = begin + kBlock >= f_.Sq && h == (kv_head + 1) * group - 1;
+    if (last) {
+      add(args_.dv, b, kv_head, key_begin, key_count, f_.Dv);
+      add(args_.dk, b, kv_head, key_begin, key_count, f_.D);
     }
-  }
-
-  // K came times log2(e): dq is due a factor of ln 2, here or when partials are added.
-  void store_dq(const Queries<T>& q, const T* dq, T* partial) const {
-    for (std::int64_t r = 0; r < q.count; ++r) {
-      const T* row = dq + r * key_width();
-      if (!partial && r + kAhead < q.count) prefetch_row<I>(locate<S>(args_.dq, q.b, q.h, q.begin + r + kAhead), f_.D);
-      if (partial) {
-        store_row<I>(row, f_.D, T(1), partial + ((q.b * f_.Hq + q.h) * f_.Sq + q.begin + r) * f_.D);
-      } else {
-        store_row<I>(row, f_.D, static_cast<T>(kLn2), locate<S>(args_.dq, q.b, q.h, q.begin + r));
-      }
+    add(args_.dq, b, h, begin, std::min(kBlock, f_.Sq - begin), f_.D);
+    if (!last) {
+      const bool same = begin + kBlock < f_.Sq;
+      add_queries(b, same ? h : h + 1, same ? begin + kBlock : 0);
+    } else if (next_head && head + 1 < f_.B * f_.Hkv) {
+      add(f_.k, next_b, next_kv, 0, f_.Skv, f_.D);
+      add(f_.v, next_b, next_kv, 0, f_.Skv, f_.Dv);
+      add_queries(next_b, next_kv * group, 0);
     }
   }
 
@@ -343,6 +391,7 @@ class Backward {
     Queries<T> q = make_queries();
     Keys<T> k = make_keys(kBlock);
     const Workspace<T> work = make_workspace();
+    Ahead<I> ahead;
     for (std::int64_t b = batches.begin; b < batches.end; ++b) {
       for (std::int64_t h = heads.begin; h < heads.end; ++h) {
         for (std::int64_t i = rows.begin; i < rows.end; i += kBlock) {
@@ -352,7 +401,7 @@ class Backward {
             const std::int64_t count = std::min(kBlock, cols.end - j);
             if (seen.end <= j || seen.begin >= j + count) continue;
             load_keys(k, b, h / (f_.Hq / f_.Hkv), j, count);
-            differentiate(q, k, j, count, work, nullptr, nullptr);
+            differentiate(q, k, j, count, work, {}, {}, ahead);
             for (std::int64_t r = 0; r < count; ++r) {
               T* to = sum + r * Tile::kStride;
               const T* from = work.ds.data() + r * Tile::kStride;

@@ -10,6 +10,14 @@ namespace drupe::cpu {
 
 inline constexpr std::int64_t kDecodeRows = 8;
 
+// Asks for the cache lines of a row: rows lie too far apart for the hardware to guess the next one.
+template <Isa, class S>
+DRUPE_INLINE void prefetch_row(const S* row, std::int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(row);
+  const std::int64_t size = count * static_cast<std::int64_t>(sizeof(S));
+  for (std::int64_t at = 0; at < size; at += 64) __builtin_prefetch(bytes + at, 0, 2);
+}
+
 template <class S, Isa I>
 class Decode {
   using T = Accumulator<S>;
@@ -59,7 +67,8 @@ class Decode {
   std::int64_t width() const { return round_up(args_.Dv, V::kLanes); }
 
   void finish_head(const Row<S>* rows, std::int64_t head, const Partial& partial) const {
-    finish<I>(rows, rows_, partial.running, partial.sums, width(), args_.Dv, static_cast<T*>(args_.lse) + head * rows_);
+    finish<I>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
+    store_lse<I>(partial.running, rows_, static_cast<T*>(args_.lse) + head * rows_);
   }
 
   void attend(const Row<S>* rows, std::int64_t head, std::int64_t chunk, const Partial& partial) const {

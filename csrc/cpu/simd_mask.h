@@ -1,4 +1,4 @@
-// Masks as they are stored: lane k is bit k, whatever the instruction set.
+// Masks as they are stored, lane k in bit k whatever the instruction set, and what takes a mask along.
 #pragma once
 
 #include <cstring>
@@ -51,6 +51,19 @@ struct MaskBits<double, Isa::avx512> {
   DRUPE_INLINE static std::uint32_t from(Mask<double, Isa::avx512> mask) { return mask.bits; }
   DRUPE_INLINE static Mask<double, Isa::avx512> to(std::uint32_t bits) { return {static_cast<__mmask8>(bits)}; }
 };
+#endif
+
+// a * 2^n as ldexp where `keep`, and 0 elsewhere, where a and n may be anything.
+template <class T, Isa I>
+DRUPE_INLINE Vec<T, I> ldexp_where(Mask<T, I> keep, Vec<T, I> a, Vec<T, I> n) {
+  const auto zero = Vec<T, I>::zero();
+  return select(keep, ldexp(a, select(keep, n, zero)), zero);
+}
+#if defined(__AVX512F__)
+DRUPE_INLINE Vec<float, Isa::avx512> ldexp_where(Mask<float, Isa::avx512> keep, Vec<float, Isa::avx512> a,
+                                                 Vec<float, Isa::avx512> n) {
+  return {_mm512_maskz_scalef_ps(keep.bits, a.v, n.v)};
+}
 #endif
 
 // The mask of a vector of elements from i on, of which each has a bit; reads 4 bytes.

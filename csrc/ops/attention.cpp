@@ -23,6 +23,13 @@ Tensor empty_bshd(std::int64_t B, std::int64_t H, std::int64_t S, std::int64_t D
   return empty({B, S, H, D}, dtype, device).permute({0, 2, 1, 3});
 }
 
+// The same, or (B, H, S, D) memory if that is how `like` has its heads and rows.
+Tensor empty_as(const Tensor& like, Dtype dtype, Device device) {
+  const Dims& shape = like.shape();
+  return like.stride(1) >= like.stride(2) ? empty(shape, dtype, device)
+                                          : empty_bshd(shape[0], shape[1], shape[2], shape[3], dtype, device);
+}
+
 // The validated arguments, and the tensors that their pointers look into.
 struct Problem {
   AttentionArgs args;
@@ -154,9 +161,9 @@ AttentionGradients attention_backward(const Tensor& dy, const Tensor& y, const T
   f.lse = sums.raw();
 
   AttentionGradients out;
-  if (wanted.dq) out.dq = empty_bshd(f.B, f.Hq, f.Sq, f.D, f.dtype, problem.device);
-  if (wanted.dk) out.dk = empty_bshd(f.B, f.Hkv, f.Skv, f.D, f.dtype, problem.device);
-  if (wanted.dv) out.dv = empty_bshd(f.B, f.Hkv, f.Skv, f.Dv, f.dtype, problem.device);
+  if (wanted.dq) out.dq = empty_as(q, f.dtype, problem.device);
+  if (wanted.dk) out.dk = empty_as(k, f.dtype, problem.device);
+  if (wanted.dv) out.dv = empty_as(v, f.dtype, problem.device);
   if (wanted.dq) args.dq = operand(out.dq);
   if (wanted.dk) args.dk = operand(out.dk);
   if (wanted.dv) args.dv = operand(out.dv);

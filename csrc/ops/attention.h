@@ -7,7 +7,7 @@
 //   v      (B, Hkv, Skv, Dv)
 //   bias   broadcastable to (B, Hq, Sq, Skv); -infinity masks
 //   y      (B, Hq, Sq, Dv), a view of fresh (B, Sq, Hq, Dv) memory, so that (B, Sq, Hq Dv) is a free reshape;
-//          the gradients of q, k and v are laid out alike
+//          so are the gradients of q, k and v whose heads lie like that, else they are contiguous
 //   lse    (B, Hq, Sq), float64 for float64 and float32 otherwise: log of the sum over j of e^logit; -infinity where
 //          everything is masked
 //

@@ -156,6 +156,40 @@ def test_masks(backend, rng, causal, window, masked, sizes):
         compare(q, k, v, "float64", bias=bias, rng=rng, **options)
 
 
+# Heads as wide as panels, which one product may write where they belong: keys and queries that nobody sees, tiles that
+# reach into the next head, a bias, and more heads than pack together.
+@pytest.mark.parametrize("name", ["float64", "float32"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": True},
+        {"window": (5, 3)},
+        {"window": 3, "lengths": np.array([0, 20, 40]), "query_lengths": np.array([9, 0, 40])},
+        {"causal": True, "lengths": np.array([33, 40, 1]), "query_lengths": np.array([40, 40, 17])},
+    ],
+    ids=lambda options: ",".join(options) or "full",
+)
+@pytest.mark.parametrize(("heads", "sizes"), [((2, 2), (40, 40)), ((6, 2), (40, 128)), ((12, 12), (128, 40))], ids=str)
+def test_heads_of_whole_panels(backend, rng, name, options, heads, sizes):
+    arrays = operands(rng, 3, *heads, *sizes, 32, 64, name)
+    for bias in (None, draw(rng, (1, heads[0], *sizes), name)):
+        compare(*arrays, name, bias=bias, rng=rng, **options)
+
+
+def test_gradients_lie_as_their_operands(backend, rng):
+    if backend == "cuda":
+        pytest.skip("the copy to NumPy has a layout of its own")
+    by_heads = draw(rng, (2, 3, 10, 8), "float32")
+    by_rows = draw(rng, (2, 10, 3, 8), "float32").swapaxes(1, 2)
+    for arrays in itertools.product([by_heads, by_rows], repeat=3):
+        q, k, v = (drupe.as_tensor(a).raw for a in arrays)
+        y, lse = _C.attention(q, k, v)
+        grads = _C.attention_backward(y, y, lse, q, k, v, *[None] * 6, [True, True, True, False])
+        for array, grad in zip(arrays, grads, strict=False):
+            assert grad.is_contiguous() == array.flags.c_contiguous
+
+
 # Tiles that are whole but for one pair of a query and a key, of 32 to 128 queries and of 32 or 64 keys: the last key of
 # the first query, the first key of the last one, the last key of all, the last query.
 @pytest.mark.parametrize("name", ["float64", "float32", "float16"])

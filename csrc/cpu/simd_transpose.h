@@ -1,0 +1,98 @@
+// Across the lanes of several registers at once: square blocks transposed, as large as the ISA has a fast way for, and
+// one number of each register.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace drupe::cpu {
+
+template <Isa I, class T>
+struct Transpose {
+  static constexpr int kSide = 4;
+
+  // to[j * to_row + i] = from[i * from_row + j] for i, j < kSide
+  DRUPE_INLINE static void block(const T* from, std::int64_t from_row, T* to, std::int64_t to_row) {
+    transpose_4x4<I>(from, from_row, to, to_row);
+  }
+};
+
+#if defined(__AVX512F__)
+template <>
+struct Transpose<Isa::avx512, float> {
+  static constexpr int kSide = 16;
+
+  // Four columns at a time: register m takes them of the rows m, m + 4, m + 8 and m + 12, by loads that shuffle
+  // nothing.
+  DRUPE_INLINE static void block(const float* from, std::int64_t from_row, float* to, std::int64_t to_row) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kSide; j += 4) {
+      const __m512 r0 = rows(from + j, 4 * from_row), r1 = rows(from + from_row + j, 4 * from_row);
+      const __m512 r2 = rows(from + 2 * from_row + j, 4 * from_row), r3 = rows(from + 3 * from_row + j, 4 * from_row);
+      const __m512 low01 = _mm512_unpacklo_ps(r0, r1), high01 = _mm512_unpackhi_ps(r0, r1);
+      const __m512 low23 = _mm512_unpacklo_ps(r2, r3), high23 = _mm512_unpackhi_ps(r2, r3);
+      _mm512_storeu_ps(to + j * to_row, _mm512_shuffle_ps(low01, low23, 0x44));
+      _mm512_storeu_ps(to + (j + 1) * to_row, _mm512_shuffle_ps(low01, low23, 0xee));
+      _mm512_storeu_ps(to + (j + 2) * to_row, _mm512_shuffle_ps(high01, high23, 0x44));
+      _mm512_storeu_ps(to + (j + 3) * to_row, _mm512_shuffle_ps(high01, high23, 0xee));
+    }
+  }
+
+ private:
+  DRUPE_INLINE static __m512 rows(const float* from, std::int64_t stride) {
+    __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    r = _mm512_insertf32x4(r, _mm_loadu_ps(from + stride), 1);
+    r = _mm512_insertf32x4(r, _mm_loadu_ps(from + 2 * stride), 2);
+    return _mm512_insertf32x4(r, _mm_loadu_ps(from + 3 * stride), 3);
+  }
+};
+#endif
+
+inline constexpr int kReducedRows = 16;
+
+// to[i] = the largest lane, or the sum of the lanes in a fixed order, of rows[i], for all kReducedRows of them.
+template <Isa I, class T>
+struct ReduceRows {
+  using V = Vec<T, I>;
+  DRUPE_INLINE static void maximum(const V* rows, T* to) {
+    for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_max(rows[i]);
+  }
+  DRUPE_INLINE static void sum(const V* rows, T* to) {
+    for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_add(rows[i]);
+  }
+};
+
+#if defined(__AVX512F__)
+template <>
+struct ReduceRows<Isa::avx512, float> {
+  using V = Vec<float, Isa::avx512>;
+  DRUPE_INLINE static void maximum(const V* rows, float* to) {
+    merge(rows, to, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+  }
+  DRUPE_INLINE static void sum(const V* rows, float* to) {
+    merge(rows, to, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
+  }
+
+ private:
+  // Halves the lanes of a row in each of four steps, and puts two rows in a register: a quarter of the shuffles.
+  template <class F>
+  DRUPE_INLINE static void merge(const V* rows, float* to, const F& f) {
+    __m512 four[4], eight[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m512 a = rows[4 * i].v, b = rows[4 * i + 1].v, c = rows[4 * i + 2].v, d = rows[4 * i + 3].v;
+      const __m512 ab = f(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+      const __m512 cd = f(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+      four[i] = f(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      eight[i] = f(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x88),
+                   _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xdd));
+    }
+    _mm512_storeu_ps(to,
+                     f(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd)));
+  }
+};
+#endif
+
+}  // namespace drupe::cpu
