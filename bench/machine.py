@@ -17,13 +17,16 @@ _DEVICE_WORKING_SETS = {"l2": 16 << 20, "dram": 2 << 30}  # of a GPU
 
 
 def cpu_model() -> str:
-    """Return the processor's name."""
+    """Return the processor's name; with its family and model, where the name is that of a whole line of them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.machine()
+    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+?)\s*$", text, re.MULTILINE))
+    name = fields.get("model name", platform.machine())
+    if re.search(r"\d", name) or not {"cpu family", "model"} <= fields.keys():
+        return name
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})"
 
 
 def cpu_count() -> int:
