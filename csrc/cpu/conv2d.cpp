@@ -27,7 +27,10 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   auto* y = static_cast<S*>(args.out);
   if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
     const std::int64_t at = row0 * args.K + col0;
-    const TileEnd<I, S> end{bias + col0, residual ? residual + at : nullptr, args.K, y + at, args.K};
+    // Depthwise rows end in no fence.
+    const bool stream = args.groups == 1 && leaves_caches<S>(args.N * args.h.out * args.w.out * args.K);
+    const S* added = residual ? residual + at : nullptr;
+    const TileEnd<I, S> end{bias + col0, added, args.K, y + at, args.K, stream};
     end.template write<A>(rows, tile, tile_row);
     return;
   }
@@ -67,7 +70,7 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
 // Whether a bfloat16 product is at least as fast by dot instructions as by minimal filtering in float32.
 template <Isa I, class S>
 bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
-  constexpr std::int64_t kLeastChannels = 256;
+  constexpr std::int64_t kLeastChannels = 512;
   return kPairs<I, S> && args.algorithm == Conv2dAlgorithm::automatic && channels >= kLeastChannels &&
          has_bf16_dot<I>();
 }

@@ -101,6 +101,7 @@ struct WinogradProduct {
         write_results(first + i, panel * Tile::kCols, sums.data() + i * Tile::kCols, count, finish);
       }
     }
+    stream_fence<I>();
   }
 
  private:

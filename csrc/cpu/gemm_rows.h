@@ -42,6 +42,7 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
             if (slice + 1 == layout.slices.count) finish(row0 + m, col0 + n, height, width, tile, block_row);
           });
     }
+    stream_fence<I>();
   });
 }
 
