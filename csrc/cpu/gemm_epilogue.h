@@ -11,7 +11,7 @@ namespace drupe::cpu {
 // before it is read, and stores that wait for the lines they fill hold the next tile up.
 template <class S>
 DRUPE_INLINE bool leaves_caches(std::int64_t size) {
-  constexpr std::int64_t kBytes = std::int64_t{3} << 20;
+  constexpr std::int64_t kBytes = std::int64_t{4} << 20;
   return size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
 }
 

@@ -45,7 +45,7 @@ def test_bias_and_residual_on_whole_tiles(isa, rng):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("C", "R", "options"), [(8, 1, {}), (8, 3, {"padding": 1}), (1, 7, {"padding": 3})])
 def test_large_results_have_the_same_bits(isa, rng, dtype, C, R, options):
-    """More than 3 MiB of them go past the caches."""
+    """More than 4 MiB of them go past the caches."""
     x = drupe.tensor(rng.standard_normal((20, 40, 41, C))).astype(dtype)
     packed = ops.pack_filters(drupe.tensor(rng.standard_normal((96, C, R, R))).astype(dtype), **options)
     bias = drupe.tensor(rng.standard_normal(96)).astype(dtype)
