@@ -16,6 +16,14 @@
 namespace drupe::cpu {
 namespace {
 
+// Whether an image of `size` elements goes past the caches: larger, much of it would have left them anyway
+// before it is read, and stores that wait for the lines they fill hold the next tile up.
+template <class S>
+bool leaves_caches(std::int64_t size) {
+  constexpr std::int64_t kBytes = std::int64_t{4} << 20;
+  return size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
+}
+
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.
 template <Isa I, class S, Activation A>
 void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols,
@@ -27,7 +35,10 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   auto* y = static_cast<S*>(args.out);
   if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
     const std::int64_t at = row0 * args.K + col0;
-    const TileEnd<I, S> end{bias + col0, residual ? residual + at : nullptr, args.K, y + at, args.K};
+    // Depthwise rows end in no fence.
+    const bool stream = args.groups == 1 && leaves_caches<S>(args.N * args.h.out * args.w.out * args.K);
+    const S* added = residual ? residual + at : nullptr;
+    const TileEnd<I, S> end{bias + col0, added, args.K, y + at, args.K, stream};
     end.template write<A>(rows, tile, tile_row);
     return;
   }
@@ -67,7 +78,7 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
 // Whether a bfloat16 product is at least as fast by dot instructions as by minimal filtering in float32.
 template <Isa I, class S>
 bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
-  constexpr std::int64_t kLeastChannels = 256;
+  constexpr std::int64_t kLeastChannels = 512;
   return kPairs<I, S> && args.algorithm == Conv2dAlgorithm::automatic && channels >= kLeastChannels &&
          has_bf16_dot<I>();
 }
@@ -77,24 +88,25 @@ template <Isa I, class S, class Finish>
 void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
               const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row, bool in_place) {
   using T = Accumulator<S>;
-  const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b) {
+  const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b, const auto& pixels) {
     const ColumnPanels<I, T> layout(columns, depth);
     const Scratch<T> own(panels ? 0 : static_cast<std::size_t>(layout.size()));
     if (!panels) layout.fill(own.data(), pack_b);
     gemm_rows<I, P>(rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), pack_a, finish, c,
-                    c_row, in_place);
+                    c_row, in_place, {}, rows.plain() ? pixels.in_place() : RowsInPlace<T>());
   };
   if constexpr (kPairs<I, S>) {
     if (has_bf16_dot<I>()) {
       product(
           PairProduct<I>(), (rows.depth() + 1) / 2, [&](auto... panel) { rows.pack_row_pairs(panel...); },
-          [&](auto... panel) { filters.pack_pairs(panel...); });
+          [&](auto... panel) { filters.pack_pairs(panel...); },
+          PairedMatrix<I>{rows.source, rows.pitch, 1, rows.channels});
       return;
     }
   }
   product(
       Product(), rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); },
-      [&](auto... panel) { filters.pack(panel...); });
+      [&](auto... panel) { filters.pack(panel...); }, StridedMatrix<I, S>{rows.source, rows.pitch, 1});
 }
 
 template <Isa I, class S>

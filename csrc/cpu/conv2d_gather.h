@@ -29,9 +29,14 @@ DRUPE_INLINE void copy_run(T* to, const S* from, std::int64_t count) {
   }
 }
 
-template <class T>
+template <bool kBeyond = false, class T>
 DRUPE_INLINE void zero_run(T* to, std::int64_t count) {
-  std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(T));
+  if constexpr (kBeyond) {
+    constexpr std::int64_t kStep = kRunPadding / sizeof(T);
+    for (std::int64_t i = 0; i < count; i += kStep) std::memset(to + i, 0, kRunPadding);
+  } else {
+    std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(T));
+  }
 }
 
 // The matrix of rows (n, i, j) and columns (tap_h, tap_w, channel).
@@ -46,6 +51,13 @@ struct Gather {
 
   std::int64_t rows(std::int64_t images) const { return images * h.rows * w.rows; }
   std::int64_t depth() const { return h.taps * w.taps * channels; }
+  // Whether the rows are the pixels as they lie.
+  bool plain() const {
+    const auto whole = [](const GatherAxis& axis) {
+      return axis.taps == 1 && axis.step == 1 && axis.base == 0 && axis.rows == axis.source;
+    };
+    return whole(h) && whole(w);
+  }
 
   // Where the first tap of a row reads.
   struct Position {
@@ -68,39 +80,36 @@ struct Gather {
   template <bool kBeyond = false, class Out>
   void copy(Out* to, std::int64_t to_row, const Position* positions, std::int64_t count, std::int64_t k0,
             std::int64_t depth) const {
+    if (depth <= 0) return;
     // Taps that are neighbours in memory make one run.
     const std::int64_t fused = w.spread == 1 && channels == pitch ? w.taps : 1;
-    const std::int64_t run = fused * channels;
-    for (std::int64_t k = k0; k < k0 + depth;) {
-      const std::int64_t index = k / run;
-      const std::int64_t from = k % run;
-      const std::int64_t length = std::min(run - from, k0 + depth - k);
-      const std::int64_t tap_h = fused == w.taps ? index : index / w.taps;
-      const std::int64_t tap_w = fused == w.taps ? 0 : index % w.taps;
-      for (std::int64_t row = 0; row < count; ++row) {
-        const std::int64_t at_h = positions[row].h + tap_h * h.spread;
-        const std::int64_t at_w = positions[row].w + tap_w * w.spread;
-        Out* dst = to + row * to_row + (k - k0);
-        if (at_h < 0 || at_h >= h.source) {
-          zero_run(dst, length);
-          continue;
-        }
-        const S* src = source + ((positions[row].image * h.source + at_h) * w.source + at_w) * pitch + from;
-        if (at_w >= 0 && at_w + fused <= w.source) {
-          if (kBeyond && end - src >= length + kRunPadding / static_cast<std::int64_t>(sizeof(S))) {
-            copy_run<I, true>(dst, src, length);
-          } else {
-            copy_run<I>(dst, src, length);
-          }
+    const std::int64_t run = fused * channels, runs = w.taps / fused;  // a line of taps has `runs` of them
+    const std::int64_t line = h.spread * w.source * pitch, next = w.spread * pitch;
+    const std::int64_t reach_h = (h.taps - 1) * h.spread, reach_w = (w.taps - 1) * w.spread;
+    // From a row's first element to where copying its last run may read to.
+    const std::int64_t span =
+        (std::max<std::int64_t>(0, reach_h) * w.source + std::max<std::int64_t>(0, reach_w) + 1) * pitch +
+        kRunPadding / static_cast<std::int64_t>(sizeof(S));
+    const std::int64_t first_h = k0 / run / runs, first_w = k0 / run % runs, first = k0 % run;
+    for (std::int64_t row = 0; row < count; ++row) {
+      const Position& at = positions[row];
+      const std::int64_t corner = ((at.image * h.source + at.h) * w.source + at.w) * pitch;
+      const bool whole = within(h, at.h) && within(h, at.h + reach_h) && within(w, at.w) && within(w, at.w + reach_w) &&
+                         (!kBeyond || span <= end - source - corner);
+      Out* dst = to + row * to_row;
+      std::int64_t tap_h = first_h, tap_w = first_w, from = first;
+      const S* taps = source + corner + tap_h * line;
+      for (std::int64_t left = depth; left > 0; from = 0) {
+        const std::int64_t length = std::min(run - from, left);
+        if (whole) {
+          copy_run<I, kBeyond>(dst, taps + tap_w * next + from, length);
         } else {
-          const std::int64_t low = std::clamp(-at_w * channels - from, std::int64_t{0}, length);
-          const std::int64_t high = std::clamp((w.source - at_w) * channels - from, low, length);
-          zero_run(dst, low);
-          copy_run<I>(dst + low, src + low, high - low);
-          zero_run(dst + high, length - high);
+          copy_part<kBeyond>(dst, at.image, at.h + tap_h * h.spread, at.w + tap_w * w.spread, fused, from, length);
         }
+        dst += length;
+        left -= length;
+        if (++tap_w == runs) tap_w = 0, ++tap_h, taps += line;
       }
-      k += length;
     }
   }
 
@@ -123,6 +132,24 @@ struct Gather {
     for (std::int64_t row = 0; row < count && elements < 2 * depth; ++row) {
       zero_run(to + row * 2 * Tile::kPanelStride + elements, 1);
     }
+  }
+
+ private:
+  static bool within(const GatherAxis& axis, std::int64_t i) { return i >= 0 && i < axis.source; }
+
+  // to[i] = element from + i of the run of `taps` taps that begins at a position, zero outside of the image.
+  template <bool kBeyond, class Out>
+  void copy_part(Out* to, std::int64_t image, std::int64_t at_h, std::int64_t at_w, std::int64_t taps,
+                 std::int64_t from, std::int64_t length) const {
+    if (!within(h, at_h)) {
+      zero_run<kBeyond>(to, length);
+      return;
+    }
+    const S* src = source + ((image * h.source + at_h) * w.source + at_w) * pitch + from;
+    const std::int64_t low = std::clamp(-at_w * channels - from, std::int64_t{0}, length);
+    const std::int64_t high = std::clamp((std::min(w.source - at_w, taps)) * channels - from, low, length);
+    if (low > 0 || high < length) zero_run<kBeyond>(to, length);
+    copy_run<I>(to + low, src + low, high - low);
   }
 };
 

@@ -1,7 +1,7 @@
 // 3 x 3 convolution of stride 1 by minimal filtering. Panels of the weight's columns are transformed, as many at a time
-// as stay in cache. A task owns some patches and some of these panels: it transforms its patches, and, panel by panel,
-// multiplies at all points and turns the sums into results while they are in cache. Bytes from the caches: the image
-// 2.25 times for each of its tasks across, and for each of the tasks down 4 times the weight.
+// as stay in cache. A task owns a block of patches and some of these panels: it transforms its patches, unless other
+// tasks need them too, and, panel by panel, multiplies at all points and turns the sums into results while they are in
+// cache. Bytes from the caches: the image 2.25 times, and for each of the blocks 4 times the weight.
 #pragma once
 
 #include "core/parallel.h"
@@ -49,6 +49,43 @@ struct WinogradWeight {
   T* at(std::int64_t panel) const { return data.data() + panel * Winograd::kPoints * pitch; }
 };
 
+// The patches in blocks, each of which is transformed as a whole: points far apart, at each of them slices of channels
+// one after another, in a slice patch by patch.
+template <Isa I, class S>
+struct WinogradBlocks {
+  using T = Accumulator<S>;
+  static constexpr int kRows = GemmTile<I, T>::kRows;
+  static constexpr std::int64_t kSlice = 128;  // channels that lie together in a row of transformed patches
+
+  const Gather<I, S>& gather;
+  const S* zeros;  // a pixel outside of the image
+  WinogradPatches patches;
+  std::int64_t slices, count, most;  // slices of channels; blocks, and patches in all of them but the last
+
+  WinogradBlocks(const Gather<I, S>& gather, std::int64_t images, const S* zeros)
+      : gather(gather),
+        zeros(zeros),
+        patches(gather.h, gather.w, images),
+        slices((gather.channels + kSlice - 1) / kSlice) {
+    constexpr std::int64_t kMostPatches = 16 / kRows * kRows;
+    count = (patches.count + kMostPatches - 1) / kMostPatches;
+    most = (patches.count + count - 1) / count;
+  }
+  std::int64_t height(std::int64_t block) const { return std::min(most, patches.count - block * most); }
+  // From point to point: a row of padding keeps points in different cache sets.
+  std::int64_t point_size(std::int64_t height) const {
+    return slices * height * kSlice + static_cast<std::int64_t>(64 / sizeof(T));
+  }
+  std::int64_t size() const { return Winograd::kPoints * point_size(most); }
+
+  // Transforms patch i of a block into the block's array.
+  void transform(std::int64_t block, std::int64_t i, T* to) const {
+    const std::int64_t rows = height(block);
+    transform_input<I, kSlice>(gather, patches[block * most + i], zeros, to + i * kSlice, rows * kSlice,
+                               point_size(rows));
+  }
+};
+
 // The product of the gathered rows and one group of columns, cut into tasks by the sizes alone.
 template <Isa I, class S>
 struct WinogradProduct {
@@ -56,27 +93,21 @@ struct WinogradProduct {
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
   using Axis = Winograd::Axis<T, I>;
+  using Blocks = WinogradBlocks<I, S>;
   static constexpr int kIn = Winograd::kIn, kOut = Winograd::kOut, kPoints = Winograd::kPoints;
-  static constexpr std::int64_t kSlice = 128;  // channels that lie together in a row of transformed patches
+  static constexpr std::int64_t kSlice = Blocks::kSlice;
+  static constexpr std::int64_t kLeastTasks = 8;
 
-  const Gather<I, S>& gather;
+  const Blocks& blocks;
   const WinogradWeight<I, T>& weight;
-  const S* zeros;  // a pixel outside of the image
-  WinogradPatches patches;
-  std::int64_t slices = (gather.channels + kSlice - 1) / kSlice;
-  std::int64_t tasks_down, tasks_across, patches_per_task, panels_per_task;
+  const T* transformed;  // all blocks, or null: then each task transforms its own
+  std::int64_t tasks_across, panels_per_task;
 
-  WinogradProduct(const Gather<I, S>& gather, std::int64_t images, const WinogradWeight<I, T>& weight, const S* zeros)
-      : gather(gather),
-        weight(weight),
-        zeros(zeros),
-        patches(gather.h, gather.w, images),
-        panels_per_task(weight.panels) {
-    constexpr std::int64_t kLeastTasks = 8, kLeastColumns = 32, kMostPatches = 16 / Tile::kRows * Tile::kRows;
-    tasks_down = (patches.count + kMostPatches - 1) / kMostPatches;
-    patches_per_task = (patches.count + tasks_down - 1) / tasks_down;
+  WinogradProduct(const Blocks& blocks, const WinogradWeight<I, T>& weight, const T* transformed)
+      : blocks(blocks), weight(weight), transformed(transformed), panels_per_task(weight.panels) {
+    constexpr std::int64_t kLeastColumns = 32;
     const auto count_across = [&] { return (weight.panels + panels_per_task - 1) / panels_per_task; };
-    while (panels_per_task * Tile::kCols > kLeastColumns && tasks_down * count_across() < kLeastTasks) {
+    while (panels_per_task * Tile::kCols > kLeastColumns && blocks.count * count_across() < kLeastTasks) {
       panels_per_task = (panels_per_task + 1) / 2;
     }
     tasks_across = count_across();
@@ -84,43 +115,35 @@ struct WinogradProduct {
 
   template <class Finish>
   void run(std::int64_t task, const Finish& finish) const {
-    const std::int64_t first = task % tasks_down * patches_per_task;
-    const std::int64_t count = std::min(patches_per_task, patches.count - first);
-    const std::int64_t panel0 = task / tasks_down * panels_per_task;
+    const std::int64_t block = task % blocks.count, count = blocks.height(block);
+    const std::int64_t panel0 = task / blocks.count * panels_per_task;
     const std::int64_t panels = std::min(panels_per_task, weight.panels - panel0);
     if (count <= 0 || panels <= 0) return;
-    const Scratch<T> packed(static_cast<std::size_t>(kPoints * point_size(count)));
+    const Scratch<T> own(transformed ? 0 : static_cast<std::size_t>(blocks.size()));
     const Scratch<T> sums(static_cast<std::size_t>(kPoints * count * Tile::kCols));
-    for (std::int64_t i = 0; i < count; ++i) {
-      transform_input<I, kSlice>(gather, patches[first + i], zeros, packed.data() + i * kSlice, count * kSlice,
-                                 point_size(count));
-    }
+    for (std::int64_t i = 0; i < count && !transformed; ++i) blocks.transform(block, i, own.data());
+    const T* packed = transformed ? transformed + block * blocks.size() : own.data();
     for (std::int64_t panel = panel0; panel < panel0 + panels; ++panel) {
-      multiply(packed.data(), weight.at(panel), count, sums.data());
+      multiply(packed, weight.at(panel), count, sums.data());
       for (std::int64_t i = 0; i < count; ++i) {
-        write_results(first + i, panel * Tile::kCols, sums.data() + i * Tile::kCols, count, finish);
+        write_results(block * blocks.most + i, panel * Tile::kCols, sums.data() + i * Tile::kCols, count, finish);
       }
     }
+    stream_fence<I>();
   }
 
  private:
-  // From point to point of `count` transformed patches; slices of kSlice channels follow one another, and a row of
-  // padding keeps points in different cache sets.
-  std::int64_t point_size(std::int64_t count) const {
-    return slices * count * kSlice + static_cast<std::int64_t>(64 / sizeof(T));
-  }
-
   // sums[point][i] = the products of patch i and one panel.
   void multiply(const T* packed, const T* panel, std::int64_t count, T* sums) const {
     const std::int64_t parts = (count + Tile::kRows - 1) / Tile::kRows, height = (count + parts - 1) / parts;
     for (int point = 0; point < kPoints; ++point) {
       for (std::int64_t row = 0; row < count; row += height) {
         const int rows = static_cast<int>(std::min(height, count - row));
-        for (std::int64_t slice = 0; slice < slices; ++slice) {
+        for (std::int64_t slice = 0; slice < blocks.slices; ++slice) {
           const std::int64_t c = slice * kSlice;
-          gemm_tile<I, T, 1, Product>(rows, std::min(kSlice, gather.channels - c),
-                                      packed + point * point_size(count) + (slice * count + row) * kSlice, kSlice,
-                                      panel + point * weight.pitch + c * Tile::kCols,
+          gemm_tile<I, T, 1, Product>(rows, std::min(kSlice, blocks.gather.channels - c),
+                                      packed + point * blocks.point_size(count) + (slice * count + row) * kSlice,
+                                      kSlice, panel + point * weight.pitch + c * Tile::kCols,
                                       sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0);
         }
       }
@@ -136,13 +159,13 @@ struct WinogradProduct {
           [&](int r, int s) { return V::load(sums + (r * kIn + s) * count * Tile::kCols + j); },
           [&](int r, int s, V x) { x.store(results[r][s] + j); });
     }
-    const WinogradPatch at = patches[patch];
-    const std::int64_t high = std::min<std::int64_t>(kOut, gather.h.rows - at.h);
-    const std::int64_t wide = std::min<std::int64_t>(kOut, gather.w.rows - at.w);
+    const WinogradPatch at = blocks.patches[patch];
+    const GatherAxis &h = blocks.gather.h, &w = blocks.gather.w;
+    const std::int64_t high = std::min<std::int64_t>(kOut, h.rows - at.h);
+    const std::int64_t wide = std::min<std::int64_t>(kOut, w.rows - at.w);
     const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, weight.columns - col0);
     for (std::int64_t r = 0; r < high; ++r) {
-      finish((at.image * gather.h.rows + at.h + r) * gather.w.rows + at.w, col0, wide, cols, results[r][0],
-             Tile::kCols);
+      finish((at.image * h.rows + at.h + r) * w.rows + at.w, col0, wide, cols, results[r][0], Tile::kCols);
     }
   }
 };
@@ -159,10 +182,21 @@ void winograd(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int
   const std::int64_t groups = (panels + most - 1) / most, group = (panels + groups - 1) / groups * kCols;
   const Scratch<S> zeros(static_cast<std::size_t>(gather.channels));
   zero_run(zeros.data(), gather.channels);
+  // Few patches and many columns: several tasks need a patch, which had better be transformed once.
+  constexpr std::int64_t kMostShared = std::int64_t{8} << 20;  // bytes of patches
+  const WinogradBlocks<I, S> blocks(gather, images, zeros.data());
+  const std::int64_t patches_size = blocks.count * blocks.size();
+  const bool share = (groups > 1 || (panels > 1 && blocks.count < WinogradProduct<I, S>::kLeastTasks)) &&
+                     patches_size * static_cast<std::int64_t>(sizeof(T)) <= kMostShared;
+  const Scratch<T> shared(share ? static_cast<std::size_t>(patches_size) : 0);
+  parallel_for(share ? blocks.patches.count : 0, [&](std::int64_t patch) {
+    const std::int64_t block = patch / blocks.most;
+    blocks.transform(block, patch % blocks.most, shared.data() + block * blocks.size());
+  });
   for (std::int64_t col0 = 0; col0 < columns; col0 += group) {
     const Weight weight(filters, col0, std::min(group, columns - col0), gather.channels);
-    const WinogradProduct<I, S> product(gather, images, weight, zeros.data());
-    parallel_for(product.tasks_down * product.tasks_across, [&](std::int64_t task) {
+    const WinogradProduct<I, S> product(blocks, weight, share ? shared.data() : nullptr);
+    parallel_for(blocks.count * product.tasks_across, [&](std::int64_t task) {
       product.run(task, [&](std::int64_t row, std::int64_t col, auto... tile) { finish(row, col0 + col, tile...); });
     });
   }

@@ -50,8 +50,10 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
   if (cols == GemmTile<I, T>::kCols && args.bias && args.alpha == 1 && !problem.pre_activation &&
       (!problem.residual || args.residual_col == 1)) {
     const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
-    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row,
-                            problem.y + row0 * args.N + col0, args.N};
+    // Only gemm_rows ends in a fence.
+    const bool stream = args.b_panels && args.M > kFewRows && passes_caches<S>(args.M * args.N);
+    S* y = problem.y + row0 * args.N + col0;
+    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row, y, args.N, stream};
     end.template write<A>(rows, tile, tile_row);
     return;
   }

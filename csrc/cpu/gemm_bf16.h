@@ -38,6 +38,18 @@ struct PairProduct {
   }
 };
 
+// low's lanes, then high's past the caches to `to`, which is aligned to a register: rounded to nearest even, subnormal
+// numbers to zero.
+template <Isa I>
+DRUPE_INLINE void stream_rounded([[maybe_unused]] Vec<float, I> low, [[maybe_unused]] Vec<float, I> high,
+                                 [[maybe_unused]] BFloat16* to) {
+#if defined(__AVX512F__)  // in assembly as above
+  Vec<float, I> both;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(both.v) : "v"(high.v), "v"(low.v));
+  both.stream(reinterpret_cast<float*>(to));
+#endif
+}
+
 // to[i] = the pair of low[i] and high[i]
 template <Isa I>
 void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64_t n) {

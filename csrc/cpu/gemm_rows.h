@@ -66,6 +66,7 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
             if (last) result.fetch(row0 + m, col0 + n, height, width);
           });
     }
+    stream_fence<I>();
   });
 }
 

@@ -42,6 +42,22 @@ def test_bias_and_residual_on_whole_tiles(isa, rng):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(("C", "R", "options"), [(8, 1, {}), (8, 3, {"padding": 1}), (1, 7, {"padding": 3})])
+def test_large_results_have_the_same_bits(isa, rng, dtype, C, R, options):
+    """More than 4 MiB of them go past the caches."""
+    x = drupe.tensor(rng.standard_normal((20, 40, 41, C))).astype(dtype)
+    packed = ops.pack_filters(drupe.tensor(rng.standard_normal((96, C, R, R))).astype(dtype), **options)
+    bias = drupe.tensor(rng.standard_normal(96)).astype(dtype)
+    common = {"bias": bias, "activation": "relu", "layout": "NHWC", **options}
+    for residual in (None, ops.conv2d(x, packed, **common)):
+        y = ops.conv2d(x, packed, residual=residual, **common)
+        for i in range(20):
+            part = None if residual is None else residual[i : i + 1]
+            expected = ops.conv2d(x[i : i + 1], packed, residual=part, **common).astype("float32").numpy()
+            np.testing.assert_array_equal(y[i : i + 1].astype("float32").numpy(), expected)
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"\[pack_filters\] weight is \(3, 4\): expected 4 dimensions"):
         ops.pack_filters(np.zeros((3, 4), np.float32))
