@@ -76,12 +76,9 @@ template <class Index>
 bool bags_are_valid(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
   const std::int64_t begin = bag_begin(args, first), end = bag_begin(args, last);
   if (args.offsets) {
-    if (begin < 0 || (first == 0 && begin != 0) || end < begin || end > args.size) return false;
-    if (!all_of_blocks(last - first - 1, [from = args.offsets + first](std::int64_t b) {
-          return from[b] <= from[b + 1];
-        })) {
-      return false;
-    }
+    if (begin < 0 || (first == 0 && begin != 0) || args.offsets[last - 1] > end || end > args.size) return false;
+    const auto ascends = [from = args.offsets + first](std::int64_t b) { return from[b] <= from[b + 1]; };
+    if (!all_of_blocks(last - first - 1, ascends)) return false;
   }
   const std::int64_t asked = std::min(args.size, end + kFarthestRow);
   return all_below(static_cast<const Index*>(args.indices) + begin, asked - begin, args.limit);

@@ -89,9 +89,11 @@ DRUPE_INLINE void sum_vectors(std::int64_t size, T (&sums)[kTerms], Body&& body)
   for (T& sum : sums) sum = T(0);
   for (std::int64_t begin = 0; begin < size; begin += kStretch) {
     const std::int64_t end = std::min(size, begin + kStretch);
-    V partial[kPartials][kTerms];
-    for (auto& terms : partial) {
-      for (V& term : terms) term = V::zero();
+    V partial[kPartials][kTerms];  // in registers, for which all its indices must be constants
+#pragma GCC unroll 4
+    for (int p = 0; p < kPartials; ++p) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kTerms; ++t) partial[p][t] = V::zero();
     }
     std::int64_t i = begin;
     for (; i + kPartials * V::kLanes <= end; i += kPartials * V::kLanes) {
@@ -100,6 +102,7 @@ DRUPE_INLINE void sum_vectors(std::int64_t size, T (&sums)[kTerms], Body&& body)
     }
     for (; i + V::kLanes <= end; i += V::kLanes) body(i, AllLanes{}, partial[0]);
     if (i < end) body(i, FirstLanes{static_cast<int>(end - i)}, partial[0]);
+#pragma GCC unroll 4
     for (int t = 0; t < kTerms; ++t) {
       sums[t] += reduce_add((partial[0][t] + partial[1][t]) + (partial[2][t] + partial[3][t]));
     }

@@ -74,19 +74,17 @@ struct RowStatistics {
 // is of the row, the square of its distance from the whole mean is at most three times the variance: at most two bits
 // cancel.
 template <Isa I, bool kCentered, int kRows, class T, class Row>
-DRUPE_INLINE void row_statistics(const Row (&h)[kRows], std::int64_t size, T eps, RowStatistics<T> (&statistics)[kRows]) {
+DRUPE_INLINE void row_statistics(const Row (&h)[kRows], std::int64_t size, T eps,
+                                 RowStatistics<T> (&statistics)[kRows]) {
   using V = Vec<T, I>;
   const T n = static_cast<T>(size);
   const std::int64_t ahead = size * kRows <= kMaxAhead ? size * kRows : 0;
-  const auto prefetch = [&](std::int64_t i) {
-    for (int r = 0; r < kRows; ++r) h[r].prefetch(i, ahead);
-  };
   if constexpr (!kCentered) {
     T squares[kRows];
     sum_vectors<I>(size, squares, [&](std::int64_t i, auto lanes, V(&partial)[kRows]) {
-      prefetch(i);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
+        h[r].prefetch(i, ahead);
         const V value = h[r](i, lanes);
         partial[r] = fma(value, value, partial[r]);
       }
@@ -106,9 +104,9 @@ DRUPE_INLINE void row_statistics(const Row (&h)[kRows], std::int64_t size, T eps
     }
     T moments[2 * kRows];
     sum_vectors<I>(size, moments, [&](std::int64_t i, auto lanes, V(&partial)[2 * kRows]) {
-      prefetch(i);
 #pragma GCC unroll 2
       for (int r = 0; r < kRows; ++r) {
+        h[r].prefetch(i, ahead);
         const V d = only(h[r](i, lanes) - center[r], lanes);
         partial[2 * r] = partial[2 * r] + d;
         partial[2 * r + 1] = fma(d, d, partial[2 * r + 1]);
@@ -132,6 +130,7 @@ DRUPE_INLINE void forward_rows(const RowNormArgs& args, const Accumulator<S>* we
   Row h[kRows];
   for (int r = 0; r < kRows; ++r) h[r] = Row(args, row + r);
   RowStatistics<T> statistics[kRows];
+  S* y = static_cast<S*>(args.y) + row * args.size;
   row_statistics<I, kCentered, kRows, T>(h, args.size, static_cast<T>(args.eps), statistics);
   V mean[kRows], rstd[kRows], shift[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -144,7 +143,6 @@ DRUPE_INLINE void forward_rows(const RowNormArgs& args, const Accumulator<S>* we
     if constexpr (!kCentered) return h[r](i, lanes) * rstd[r] * w;
     return fma(fma(h[r](i, lanes) - mean[r], rstd[r], shift[r]), w, b);
   };
-  S* y = static_cast<S*>(args.y) + row * args.size;
   if (stream) {
     for (int r = 0; r < kRows; ++r) {
       const auto value = [&](std::int64_t i, auto lanes) {

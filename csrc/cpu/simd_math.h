@@ -49,7 +49,7 @@ DRUPE_INLINE Vec<T, I> exp(Vec<T, I> x) {
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> exp_nonpositive(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (std::is_same_v<T, double> || I == Isa::scalar) {  // one step would need a fused multiply-add
     return exp(x);
   } else {
     const V least = V::set(-87.3365402f);

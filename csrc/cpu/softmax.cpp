@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kGrain = 16384;  // elements a task
 constexpr int kShort = 8;               // vectors of a row that registers hold
-constexpr std::int64_t kMaxAhead = 2048;  // elements to prefetch ahead: the next row, if it is that near
+constexpr std::int64_t kMaxAhead = 16384;  // elements to prefetch ahead: the row after the next, if it is that near
 constexpr int kUnroll = 4;              // independent chains of a reduction; neighbouring vectors of a column task
 
 // The lanes from n on are `fill`.
@@ -96,7 +96,7 @@ void long_row(const S* x, S* y, std::int64_t size, Accumulator<S>* kept, bool st
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   constexpr std::int64_t kStep = kUnroll * V::kLanes;
-  const std::int64_t ahead = std::min(size, kMaxAhead);
+  const std::int64_t ahead = 2 * size <= kMaxAhead ? 2 * size : 0;
   V top[kUnroll], sum[kUnroll];
   for (int u = 0; u < kUnroll; ++u) top[u] = V::set(kLowest<T>), sum[u] = V::zero();
   std::int64_t i = 0;
@@ -109,7 +109,7 @@ void long_row(const S* x, S* y, std::int64_t size, Accumulator<S>* kept, bool st
   for (i = 0; i + kStep <= size; i += kStep) {
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t at = i + u * V::kLanes;
-      __builtin_prefetch(x + at + ahead);  // the next row waits for memory while this one computes
+      __builtin_prefetch(x + at + ahead, 0, 2);  // the next rows wait for memory while this one computes
       const V e = exp_nonpositive(V::load(x + at) - shift);
       sum[u] = sum[u] + e;
       if constexpr (!kLog) e.store(kept + at);
