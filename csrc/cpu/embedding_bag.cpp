@@ -1,6 +1,7 @@
 // Reductions over bags. A task is a range of bags; a bag's sum stays in registers, up to 8 of them for a block of
-// columns, while its rows stream by. Rows are scattered over the table, so those some 2 KiB ahead are asked for early,
-// past the ends of bags too. Bytes: the indices and the named rows once, the result once. Backward: sparse_rows.cpp.
+// columns, while its rows stream by. Rows are scattered over the table, so those a few steps ahead are asked for early,
+// past the ends of bags too. A task checks its indices and offsets first, which it then finds in cache. Bytes: the
+// indices and the named rows once, the result once. Backward: sparse_rows.cpp.
 #include "ops/embedding_bag.h"
 
 #include <algorithm>

@@ -50,8 +50,8 @@ DRUPE_INLINE void for_vectors(std::int64_t size, Body&& body) {
   if (i < size) body(i, FirstLanes{static_cast<int>(size - i)});
 }
 
-// Whether a result of `size` elements is too large to be found in cache by whoever reads it next, beside what that one
-// needs besides, and had better go past it. Only full registers of T itself can.
+// Whether a result of `size` elements is too large to be found in cache by whoever reads it next, who has more to read
+// and write than this, and had better go past it. Only full registers of T itself can.
 template <class S>
 DRUPE_INLINE bool passes_caches(std::int64_t size) {
   constexpr std::int64_t kBytes = std::int64_t{16} << 20;

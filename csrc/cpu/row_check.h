@@ -7,7 +7,6 @@
 #include "cpu/simd.h"
 
 namespace drupe::cpu {
-namespace {
 
 // Whether holds(i) for all i in [0, size), looked at in blocks of fixed length, which the compiler vectorises.
 template <class Holds>
@@ -29,5 +28,4 @@ DRUPE_INLINE bool all_below(const Index* indices, std::int64_t size, std::int64_
   });
 }
 
-}  // namespace
 }  // namespace drupe::cpu

@@ -1,8 +1,8 @@
 // layer_norm and rms_norm. A task owns a range of rows. Forward: two rows come from memory once, and are swept in cache
-// (a first quarter for a number near the mean; both moments; output) side by side, so that their sums' latencies overlap
-// and they share the parameters. Backward: four rows at a time, swept twice: the sums
-// that dx needs, together with the parameters' gradients (whose traffic four rows share); then dx. Each block of rows
-// has its own partial parameter gradients, added up in block order at the end. Bytes: x and y; x, dy and dx. Worklog:
+// (a first quarter for a number near the mean; both moments; output) side by side, so that their sums' latencies
+// overlap and they share the parameters. Backward: four rows at a time, swept twice: the sums that dx needs, together
+// with the parameters' gradients (whose traffic four rows share); then dx. Each block of rows has its own partial
+// parameter gradients, added up in block order at the end. Bytes: x and y; x, dy and dx. Worklog:
 // bench/worklog/row_norm.md.
 #include "ops/row_norm.h"
 
@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kGrainElements = 16384;  // of a task
 constexpr std::int64_t kMaxBlocks = 64;         // of rows, in backward
-constexpr std::int64_t kMinBlockRows = 16;
+constexpr std::int64_t kMinBlockRows = 32;
 constexpr int kRowsAtOnce = 4;            // in backward
 constexpr std::int64_t kMaxAhead = 2048;  // elements to prefetch ahead: the next row, if it is that near
 

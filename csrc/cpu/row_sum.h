@@ -16,8 +16,8 @@ namespace drupe::cpu {
 // Bytes that a walk over scattered rows keeps in flight: enough to cover the memory's latency, a quarter of the first
 // cache.
 inline constexpr std::int64_t kPrefetchBytes = 12288;
-// Each of the rows ahead lies in a page of its own: more of them than half of a first-level TLB lose their entries again
-// before they are read.
+// Each of the rows ahead lies in a page of its own: more of them than half of a first-level TLB lose their entries
+// again before they are read.
 inline constexpr std::int64_t kFarthestRow = 32;
 inline constexpr std::int64_t kCacheLine = 64;
 

@@ -16,10 +16,10 @@
 namespace drupe::cpu {
 namespace {
 
-constexpr std::int64_t kGrain = 16384;  // elements a task
-constexpr int kShort = 8;               // vectors of a row that registers hold
+constexpr std::int64_t kGrain = 16384;     // elements a task
+constexpr int kShort = 8;                  // vectors of a row that registers hold
 constexpr std::int64_t kMaxAhead = 16384;  // elements to prefetch ahead: the row after the next, if it is that near
-constexpr int kUnroll = 4;              // independent chains of a reduction; neighbouring vectors of a column task
+constexpr int kUnroll = 4;                 // independent chains of a reduction; neighbouring vectors of a column task
 
 // The lanes from n on are `fill`.
 template <class T, Isa I, class S>

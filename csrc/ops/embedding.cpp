@@ -50,8 +50,8 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
   check(weight.ndim() == 2, op, "weight is ", weight.shape(), ": expected 2 dimensions");
   const Device device = common_device(op, {&weight, &indices});
   const bool kernel_checks = device.type == DeviceType::cpu && weight.size(1) > 0;
-  const Tensor rows = kernel_checks ? take_indices(op, "indices", indices)
-                                    : check_indices(op, "indices", indices, weight.size(0));
+  const Tensor rows =
+      kernel_checks ? take_indices(op, "indices", indices) : check_indices(op, "indices", indices, weight.size(0));
   normalize_padding(op, padding_idx, weight.size(0));
   const Tensor table = weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : contiguous(weight);
   Dims shape = indices.shape();
