@@ -1,7 +1,6 @@
 // Checks of the indices that a task is about to use.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "cpu/simd.h"
