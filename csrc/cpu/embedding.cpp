@@ -3,10 +3,12 @@
 #include "ops/embedding.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "cpu/row_check.h"
 #include "cpu/row_sum.h"
 
 namespace drupe::cpu {
@@ -40,10 +42,16 @@ void gather(const EmbeddingArgs& args, std::int64_t begin, std::int64_t end) {
 }  // namespace
 
 template <Isa I>
-void embedding(const EmbeddingArgs& args) {
+bool embedding(const EmbeddingArgs& args) {
+  std::atomic<bool> complete = true;
   const std::int64_t grain = std::max<std::int64_t>(1, kTaskBytes / args.row_bytes);
   dispatch_index(args.index_dtype, [&]<class Index>() {
     parallel_ranges(args.size, grain, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t asked = std::min(args.size, end + kFarthestRow);
+      if (!all_below(static_cast<const Index*>(args.indices) + begin, asked - begin, args.limit)) {
+        complete.store(false, std::memory_order_relaxed);
+        return;
+      }
       switch (args.row_bytes) {
         case 4:
           return gather<I, Index, 4>(args, begin, end);
@@ -60,8 +68,9 @@ void embedding(const EmbeddingArgs& args) {
       }
     });
   });
+  return complete.load(std::memory_order_relaxed);
 }
 
-template void embedding<Isa::DRUPE_ISA>(const EmbeddingArgs&);
+template bool embedding<Isa::DRUPE_ISA>(const EmbeddingArgs&);
 
 }  // namespace drupe::cpu

@@ -1,6 +1,7 @@
 // Reductions over bags. A task is a range of bags; a bag's sum stays in registers, up to 8 of them for a block of
-// columns, while its rows stream by. Rows are scattered over the table, so those some 2 KiB ahead are asked for early,
-// past the ends of bags too. Bytes: the indices and the named rows once, the result once. Backward: sparse_rows.cpp.
+// columns, while its rows stream by. Rows are scattered over the table, so those a few steps ahead are asked for early,
+// past the ends of bags too. A task checks its indices and offsets first, which it then finds in cache. Bytes: the
+// indices and the named rows once, the result once. Backward: sparse_rows.cpp.
 #include "ops/embedding_bag.h"
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "cpu/row_check.h"
 #include "cpu/row_sum.h"
 
 namespace drupe::cpu {
@@ -65,7 +67,22 @@ struct TableSource {
 };
 
 DRUPE_INLINE std::int64_t bag_begin(const EmbeddingBagArgs& args, std::int64_t bag) {
-  return args.offsets ? args.offsets[bag] : bag * args.length;
+  if (!args.offsets) return bag * args.length;
+  return bag < args.bags ? args.offsets[bag] : args.size;
+}
+
+// Whether bags [first, last) lie in order within the indices, and name rows of the table, as do those that are asked
+// for ahead of them.
+template <class Index>
+bool bags_are_valid(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  const std::int64_t begin = bag_begin(args, first), end = bag_begin(args, last);
+  if (args.offsets) {
+    if (begin < 0 || (first == 0 && begin != 0) || args.offsets[last - 1] > end || end > args.size) return false;
+    const auto ascends = [from = args.offsets + first](std::int64_t b) { return from[b] <= from[b + 1]; };
+    if (!all_of_blocks(last - first - 1, ascends)) return false;
+  }
+  const std::int64_t asked = std::min(args.size, end + kFarthestRow);
+  return all_below(static_cast<const Index*>(args.indices) + begin, asked - begin, args.limit);
 }
 
 template <Isa I, class Index>
@@ -89,7 +106,7 @@ void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
   S* y = static_cast<S*>(args.y) + first * width;
   std::int64_t begin = bag_begin(args, first);
   for (std::int64_t bag = first; bag < last; ++bag, y += width) {
-    const std::int64_t end = offsets ? offsets[bag + 1] : begin + length;
+    const std::int64_t end = offsets ? bag_begin(args, bag + 1) : begin + length;
     V divisor = V::zero();
     if (mean) {
       divisor = V::set(static_cast<T>(std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end))));
@@ -187,10 +204,15 @@ bool all_bags_fit(const InspectBagsArgs& args) {
 }  // namespace
 
 template <Isa I>
-void embedding_bag(const EmbeddingBagArgs& args) {
+bool embedding_bag(const EmbeddingBagArgs& args) {
+  std::atomic<bool> complete = true;
   dispatch_float(args.dtype, [&]<class S>() {
     dispatch_index(args.index_dtype, [&]<class Index>() {
       parallel_ranges(args.bags, bags_per_task(args), [&](std::int64_t first, std::int64_t last) {
+        if (!bags_are_valid<Index>(args, first, last)) {
+          complete.store(false, std::memory_order_relaxed);
+          return;
+        }
         if (args.mode == BagMode::max) {
           max_bags<I, S, Index>(args, first, last);
         } else if (args.scale) {
@@ -201,6 +223,7 @@ void embedding_bag(const EmbeddingBagArgs& args) {
       });
     });
   });
+  return complete.load(std::memory_order_relaxed);
 }
 
 template <Isa I>
@@ -260,7 +283,7 @@ void inspect_bags(InspectBagsArgs& args) {
   }
 }
 
-template void embedding_bag<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
+template bool embedding_bag<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
 template void embedding_bag_counts<Isa::DRUPE_ISA>(const EmbeddingBagArgs&);
 template void embedding_bag_backward_scale<Isa::DRUPE_ISA>(const BagScaleArgs&);
 template void inspect_bags<Isa::DRUPE_ISA>(InspectBagsArgs&);

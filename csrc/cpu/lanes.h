@@ -50,11 +50,11 @@ DRUPE_INLINE void for_vectors(std::int64_t size, Body&& body) {
   if (i < size) body(i, FirstLanes{static_cast<int>(size - i)});
 }
 
-// Whether a result of `size` elements is too large to be found in cache by whoever reads it next, and had better go
-// past it. Only full registers of T itself can.
+// Whether a result of `size` elements is too large to be found in cache by whoever reads it next, who has more to read
+// and write than this, and had better go past it. Only full registers of T itself can.
 template <class S>
 DRUPE_INLINE bool passes_caches(std::int64_t size) {
-  constexpr std::int64_t kBytes = std::int64_t{32} << 20;
+  constexpr std::int64_t kBytes = std::int64_t{16} << 20;
   return std::is_same_v<S, Accumulator<S>> && size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
 }
 
@@ -89,9 +89,11 @@ DRUPE_INLINE void sum_vectors(std::int64_t size, T (&sums)[kTerms], Body&& body)
   for (T& sum : sums) sum = T(0);
   for (std::int64_t begin = 0; begin < size; begin += kStretch) {
     const std::int64_t end = std::min(size, begin + kStretch);
-    V partial[kPartials][kTerms];
-    for (auto& terms : partial) {
-      for (V& term : terms) term = V::zero();
+    V partial[kPartials][kTerms];  // in registers, for which all its indices must be constants
+#pragma GCC unroll 4
+    for (int p = 0; p < kPartials; ++p) {
+#pragma GCC unroll 4
+      for (int t = 0; t < kTerms; ++t) partial[p][t] = V::zero();
     }
     std::int64_t i = begin;
     for (; i + kPartials * V::kLanes <= end; i += kPartials * V::kLanes) {
@@ -100,6 +102,7 @@ DRUPE_INLINE void sum_vectors(std::int64_t size, T (&sums)[kTerms], Body&& body)
     }
     for (; i + V::kLanes <= end; i += V::kLanes) body(i, AllLanes{}, partial[0]);
     if (i < end) body(i, FirstLanes{static_cast<int>(end - i)}, partial[0]);
+#pragma GCC unroll 4
     for (int t = 0; t < kTerms; ++t) {
       sums[t] += reduce_add((partial[0][t] + partial[1][t]) + (partial[2][t] + partial[3][t]));
     }

@@ -5,55 +5,61 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "core/dispatch.h"
 #include "core/memory.h"
 #include "core/parallel.h"
-#include "cpu/simd.h"
+#include "cpu/lanes.h"
+#include "cpu/simd_mask.h"
 
 namespace drupe::cpu {
 namespace {
 
-// A window's position along one dimension: which input it reads at which tap, or which output holds an input.
-struct Hit {
-  std::int64_t at, tap;
+// Along one dimension, the inputs that a window reads and at which tap, or the outputs that hold an element.
+struct Run {
+  std::int64_t at, tap, count;  // the first of them
 };
 
-// The elements of window i inside the image.
-DRUPE_INLINE std::int64_t hits_of_window(const WindowAxis& axis, std::int64_t i, Hit* hits) {
-  std::int64_t count = 0;
-  for (std::int64_t r = 0; r < axis.kernel; ++r) {
-    const std::int64_t at = i * axis.stride - axis.before + r * axis.dilation;
-    if (at >= axis.in) break;
-    if (at >= 0) hits[count++] = {at, r};
-  }
-  return count;
-}
+enum class Of { windows, elements };
 
-// The windows that hold element i.
-DRUPE_INLINE std::int64_t hits_of_element(const WindowAxis& axis, std::int64_t i, Hit* hits) {
-  const std::int64_t padded = i + axis.before;
-  const std::int64_t reach = padded - axis.dilation * (axis.kernel - 1);
-  std::int64_t count = 0;
-  std::int64_t p = reach <= 0 ? 0 : (reach + axis.stride - 1) / axis.stride;
-  for (; p < axis.out && p * axis.stride <= padded; ++p) {
-    const std::int64_t distance = padded - p * axis.stride;
-    if (distance % axis.dilation == 0) hits[count++] = {p, distance / axis.dilation};
+// The runs of all windows, or of all elements, along one dimension; from hit to hit it goes on by at_step and tap_step.
+struct Runs {
+  Scratch<Run> runs;
+  std::int64_t at_step, tap_step;
+
+  Runs(const WindowAxis& axis, Of of) : runs(static_cast<std::size_t>(of == Of::windows ? axis.out : axis.in)) {
+    if (of == Of::windows) {
+      at_step = axis.dilation, tap_step = 1;
+      for (std::int64_t i = 0; i < axis.out; ++i) runs[static_cast<std::size_t>(i)] = of_window(axis, i);
+    } else {
+      const std::int64_t common = std::gcd(axis.stride, axis.dilation);
+      at_step = axis.dilation / common, tap_step = -axis.stride / common;
+      for (std::int64_t i = 0; i < axis.in; ++i) runs[static_cast<std::size_t>(i)] = of_element(axis, i);
+    }
   }
-  return count;
-}
+
+ private:
+  static Run of_window(const WindowAxis& axis, std::int64_t i) {
+    const std::int64_t start = i * axis.stride - axis.before;
+    const std::int64_t tap = start >= 0 ? 0 : (-start + axis.dilation - 1) / axis.dilation;
+    const std::int64_t at = start + tap * axis.dilation;
+    const std::int64_t inside = at < axis.in ? (axis.in - 1 - at) / axis.dilation + 1 : 0;
+    return {at, tap, std::clamp<std::int64_t>(axis.kernel - tap, 0, inside)};
+  }
+
+  Run of_element(const WindowAxis& axis, std::int64_t i) const {
+    const std::int64_t padded = i + axis.before;
+    const std::int64_t reach = padded - axis.dilation * (axis.kernel - 1);
+    const std::int64_t end = std::min(axis.out, padded / axis.stride + 1);
+    std::int64_t p = reach <= 0 ? 0 : (reach + axis.stride - 1) / axis.stride;
+    while (p < end && (padded - p * axis.stride) % axis.dilation != 0) ++p;
+    const std::int64_t count = p < end ? (end - 1 - p) / at_step + 1 : 0;
+    return {p, (padded - p * axis.stride) / axis.dilation, count};
+  }
+};
 
 // Numbers of taps as vectors of the accumulator type.
-template <class V, class Index>
-DRUPE_INLINE V load_taps(const Index* from, int n) {
-  if constexpr (std::is_same_v<Index, std::uint8_t> && std::is_same_v<decltype(reduce_add(V::zero())), float>) {
-    return V::load(from, n);
-  } else {
-    decltype(reduce_add(V::zero())) lanes[V::kLanes] = {};
-    for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<decltype(reduce_add(V::zero()))>(from[lane]);
-    return V::load(lanes);
-  }
-}
 template <class V, class Index>
 DRUPE_INLINE void store_taps(V taps, Index* to, int n) {
   if constexpr (std::is_same_v<Index, std::uint8_t> && std::is_same_v<decltype(reduce_add(V::zero())), float>) {
@@ -62,6 +68,22 @@ DRUPE_INLINE void store_taps(V taps, Index* to, int n) {
     decltype(reduce_add(V::zero())) lanes[V::kLanes];
     taps.store(lanes);
     for (int lane = 0; lane < n; ++lane) to[lane] = static_cast<Index>(lanes[lane]);
+  }
+}
+
+// Which lanes have this tap.
+template <Isa I, class V, class Index>
+DRUPE_INLINE auto equal_taps(const Index* taps, std::int64_t tap, int n) {
+  if constexpr (std::is_same_v<Index, std::uint8_t> && std::is_same_v<decltype(reduce_add(V::zero())), float>) {
+    const auto byte = static_cast<std::uint8_t>(tap);
+    if (n == V::kLanes) return EqualBytes<I>::of(taps, byte);
+    std::uint8_t bytes[V::kLanes] = {};
+    std::copy_n(taps, n, bytes);
+    return EqualBytes<I>::of(bytes, byte);
+  } else {
+    decltype(reduce_add(V::zero())) lanes[V::kLanes] = {};
+    for (int lane = 0; lane < n; ++lane) lanes[lane] = static_cast<decltype(reduce_add(V::zero()))>(taps[lane]);
+    return V::load(lanes) == V::set(static_cast<decltype(reduce_add(V::zero()))>(tap));
   }
 }
 
@@ -77,10 +99,18 @@ DRUPE_INLINE void for_channels(std::int64_t C, F&& f) {
   }
 }
 
-// The rows and columns of one window, or of the windows of one element.
+// The rows and columns of one window, or of the windows of one element; width: of the kernel.
 struct Hits {
-  const Hit *rows, *cols;
-  std::int64_t row_count, col_count, width;  // width: of the kernel
+  const Runs &rows, &cols;
+  Run row, col;
+  std::int64_t width;
+
+  std::int64_t offset(std::int64_t i, std::int64_t j, std::int64_t line, std::int64_t C) const {
+    return (row.at + i * rows.at_step) * line + (col.at + j * cols.at_step) * C;
+  }
+  std::int64_t tap(std::int64_t i, std::int64_t j) const {
+    return (row.tap + i * rows.tap_step) * width + col.tap + j * cols.tap_step;
+  }
 };
 
 template <Isa I, class S, class Index, bool kKeepTaps, int kVectors>
@@ -89,14 +119,14 @@ DRUPE_INLINE void maximum(const S* image, std::int64_t line, std::int64_t C, con
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   V best[kVectors], tap[kVectors];
-  const bool any = hits.row_count > 0 && hits.col_count > 0;
-  const V first = V::set(any ? static_cast<T>(hits.rows[0].tap * hits.width + hits.cols[0].tap) : T(0));
+  const bool any = hits.row.count > 0 && hits.col.count > 0;
+  const V first = V::set(any ? static_cast<T>(hits.tap(0, 0)) : T(0));
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) best[v] = V::set(-std::numeric_limits<T>::infinity()), tap[v] = first;
-  for (std::int64_t i = 0; i < hits.row_count; ++i) {
-    for (std::int64_t j = 0; j < hits.col_count; ++j) {
-      const S* pixel = image + hits.rows[i].at * line + hits.cols[j].at * C;
-      const V number = V::set(static_cast<T>(hits.rows[i].tap * hits.width + hits.cols[j].tap));
+  for (std::int64_t i = 0; i < hits.row.count; ++i) {
+    for (std::int64_t j = 0; j < hits.col.count; ++j) {
+      const S* pixel = image + hits.offset(i, j, line, C);
+      const V number = V::set(static_cast<T>(hits.tap(i, j)));
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         const V value = V::load(pixel + v * V::kLanes, n);
@@ -117,14 +147,13 @@ template <Isa I, class S, class Index, bool kKeepTaps>
 void max_rows(const MaxPoolArgs& args) {
   using V = Vec<Accumulator<S>, I>;
   const std::int64_t C = args.C, P = args.h.out, Q = args.w.out;
+  const Runs rows(args.h, Of::windows), cols(args.w, Of::windows);
   parallel_for(args.N * P, [&](std::int64_t row) {
-    const Scratch<Hit> rows(static_cast<std::size_t>(std::min(args.h.kernel, args.h.in)));
-    const Scratch<Hit> cols(static_cast<std::size_t>(std::min(args.w.kernel, args.w.in)));
-    Hits hits{rows.data(), cols.data(), hits_of_window(args.h, row % P, rows.data()), 0, args.w.kernel};
+    Hits hits{rows, cols, rows.runs[static_cast<std::size_t>(row % P)], {}, args.w.kernel};
     const std::int64_t line = args.w.in * C;
     const S* image = static_cast<const S*>(args.x) + row / P * args.h.in * line;
     for (std::int64_t q = 0; q < Q; ++q) {
-      hits.col_count = hits_of_window(args.w, q, cols.data());
+      hits.col = cols.runs[static_cast<std::size_t>(q)];
       S* y = static_cast<S*>(args.out) + (row * Q + q) * C;
       Index* taps = kKeepTaps ? static_cast<Index*>(args.taps) + (row * Q + q) * C : nullptr;
       for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
@@ -136,44 +165,53 @@ void max_rows(const MaxPoolArgs& args) {
 
 template <Isa I, class S, class Index, int kVectors>
 DRUPE_INLINE void gather_maxima(const S* dy, const Index* taps, std::int64_t line, std::int64_t C, const Hits& hits,
-                                S* dx, int n) {
+                                S* dx, int n, bool stream) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   V sum[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
-  for (std::int64_t i = 0; i < hits.row_count; ++i) {
-    for (std::int64_t j = 0; j < hits.col_count; ++j) {
-      const std::int64_t from = hits.rows[i].at * line + hits.cols[j].at * C;
-      const V number = V::set(static_cast<T>(hits.rows[i].tap * hits.width + hits.cols[j].tap));
+  for (std::int64_t i = 0; i < hits.row.count; ++i) {
+    for (std::int64_t j = 0; j < hits.col.count; ++j) {
+      const std::int64_t from = hits.offset(i, j, line, C), tap = hits.tap(i, j);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        const V tap = load_taps<V>(taps + from + v * V::kLanes, n);
-        sum[v] = sum[v] + select(tap == number, V::load(dy + from + v * V::kLanes, n), V::zero());
+        const std::int64_t at = from + v * V::kLanes;
+        const auto equal = equal_taps<I, V>(taps + at, tap, n);
+        sum[v] = sum[v] + select(equal, V::load(dy + at, n), V::zero());
       }
     }
   }
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) sum[v].store(dx + v * V::kLanes, n);
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (std::is_same_v<S, T>) {
+      if (stream) {
+        sum[v].stream(dx + v * V::kLanes);
+        continue;
+      }
+    }
+    sum[v].store(dx + v * V::kLanes, n);
+  }
 }
 
 template <Isa I, class S, class Index>
 void max_rows_backward(const MaxPoolArgs& args) {
   using V = Vec<Accumulator<S>, I>;
   const std::int64_t C = args.C, P = args.h.out, Q = args.w.out, H = args.h.in, W = args.w.in;
+  const Runs rows(args.h, Of::elements), cols(args.w, Of::elements);
+  const bool stream = C % V::kLanes == 0 && passes_caches<S>(args.N * H * W * C);
   parallel_for(args.N * H, [&](std::int64_t row) {
-    const Scratch<Hit> rows(static_cast<std::size_t>(std::min(args.h.kernel, P)));
-    const Scratch<Hit> cols(static_cast<std::size_t>(std::min(args.w.kernel, Q)));
-    Hits hits{rows.data(), cols.data(), hits_of_element(args.h, row % H, rows.data()), 0, args.w.kernel};
+    Hits hits{rows, cols, rows.runs[static_cast<std::size_t>(row % H)], {}, args.w.kernel};
     const S* dy = static_cast<const S*>(args.dy) + row / H * P * Q * C;
     const Index* taps = static_cast<const Index*>(args.taps) + row / H * P * Q * C;
     for (std::int64_t w = 0; w < W; ++w) {
-      hits.col_count = hits_of_element(args.w, w, cols.data());
+      hits.col = cols.runs[static_cast<std::size_t>(w)];
       S* dx = static_cast<S*>(args.out) + (row * W + w) * C;
       for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
-        gather_maxima<I, S, Index, kVectors>(dy + c, taps + c, Q * C, C, hits, dx + c, n);
+        gather_maxima<I, S, Index, kVectors>(dy + c, taps + c, Q * C, C, hits, dx + c, n, stream);
       });
     }
+    if (stream) stream_fence<I>();
   });
 }
 

@@ -1,7 +1,8 @@
-// layer_norm and rms_norm. A task owns a range of rows. Forward: a row comes from memory once, and is swept three times
-// in cache (mean; variance and the mean's correction; output). Backward: four rows at a time, swept twice: the sums
-// that dx needs, together with the parameters' gradients (whose traffic four rows share); then dx. Each block of rows
-// has its own partial parameter gradients, added up in block order at the end. Bytes: x and y; x, dy and dx. Worklog:
+// layer_norm and rms_norm. A task owns a range of rows. Forward: two rows come from memory once, and are swept in cache
+// (a first quarter for a number near the mean; both moments; output) side by side, so that their sums' latencies
+// overlap and they share the parameters. Backward: four rows at a time, swept twice: the sums that dx needs, together
+// with the parameters' gradients (whose traffic four rows share); then dx. Each block of rows has its own partial
+// parameter gradients, added up in block order at the end. Bytes: x and y; x, dy and dx. Worklog:
 // bench/worklog/row_norm.md.
 #include "ops/row_norm.h"
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kGrainElements = 16384;  // of a task
 constexpr std::int64_t kMaxBlocks = 64;         // of rows, in backward
-constexpr std::int64_t kMinBlockRows = 16;
+constexpr std::int64_t kMinBlockRows = 32;
 constexpr int kRowsAtOnce = 4;            // in backward
 constexpr std::int64_t kMaxAhead = 2048;  // elements to prefetch ahead: the next row, if it is that near
 
@@ -44,6 +45,7 @@ struct InputRow {
   const S* x;
   const S* residual;
 
+  InputRow() = default;
   InputRow(const RowNormArgs& args, std::int64_t row)
       : x(static_cast<const S*>(args.x) + row * args.size),
         residual(kResidual ? static_cast<const S*>(args.residual) + row * args.size : nullptr) {}
@@ -62,68 +64,115 @@ struct InputRow {
   }
 };
 
-// mean is a rounded number; mean + correction is the mean.
+// mean is a number near the mean; mean + correction is the mean.
 template <class T>
 struct RowStatistics {
   T mean, correction, rstd;
 };
 
-template <Isa I, bool kCentered, class T, class Row>
-RowStatistics<T> row_statistics(const Row& h, std::int64_t size, T eps) {
+// Of kRows rows, in one sweep over the deviations from each row's mean over its first quarter. As much as that quarter
+// is of the row, the square of its distance from the whole mean is at most three times the variance: at most two bits
+// cancel.
+template <Isa I, bool kCentered, int kRows, class T, class Row>
+DRUPE_INLINE void row_statistics(const Row (&h)[kRows], std::int64_t size, T eps,
+                                 RowStatistics<T> (&statistics)[kRows]) {
   using V = Vec<T, I>;
   const T n = static_cast<T>(size);
-  const std::int64_t ahead = std::min(size, kMaxAhead);
+  const std::int64_t ahead = size * kRows <= kMaxAhead ? size * kRows : 0;
   if constexpr (!kCentered) {
-    T squares[1];
-    sum_vectors<I>(size, squares, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
-      h.prefetch(i, ahead);
-      const V value = h(i, lanes);
-      partial[0] = fma(value, value, partial[0]);
+    T squares[kRows];
+    sum_vectors<I>(size, squares, [&](std::int64_t i, auto lanes, V(&partial)[kRows]) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        h[r].prefetch(i, ahead);
+        const V value = h[r](i, lanes);
+        partial[r] = fma(value, value, partial[r]);
+      }
     });
-    return {T(0), T(0), T(1) / std::sqrt(squares[0] / n + eps)};
+    for (int r = 0; r < kRows; ++r) statistics[r] = {T(0), T(0), T(1) / std::sqrt(squares[r] / n + eps)};
   } else {
-    T sum[1];
-    sum_vectors<I>(size, sum, [&](std::int64_t i, auto lanes, V(&partial)[1]) {
-      h.prefetch(i, ahead);
-      partial[0] = partial[0] + h(i, lanes);
+    const std::int64_t quarter = (size + 3) / 4;
+    T sums[kRows];
+    sum_vectors<I>(quarter, sums, [&](std::int64_t i, auto lanes, V(&partial)[kRows]) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) partial[r] = partial[r] + h[r](i, lanes);
     });
-    const T mean = sum[0] / n;
-    const V center = V::set(mean);
-    T moments[2];
-    sum_vectors<I>(size, moments, [&](std::int64_t i, auto lanes, V(&partial)[2]) {
-      const V d = only(h(i, lanes) - center, lanes);
-      partial[0] = partial[0] + d;
-      partial[1] = fma(d, d, partial[1]);
+    V center[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      statistics[r].mean = sums[r] / static_cast<T>(quarter);
+      center[r] = V::set(statistics[r].mean);
+    }
+    T moments[2 * kRows];
+    sum_vectors<I>(size, moments, [&](std::int64_t i, auto lanes, V(&partial)[2 * kRows]) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        h[r].prefetch(i, ahead);
+        const V d = only(h[r](i, lanes) - center[r], lanes);
+        partial[2 * r] = partial[2 * r] + d;
+        partial[2 * r + 1] = fma(d, d, partial[2 * r + 1]);
+      }
     });
-    const T correction = moments[0] / n;
-    const T variance = moments[1] / n - correction * correction;
-    return {mean, correction, T(1) / std::sqrt((variance < T(0) ? T(0) : variance) + eps)};
+    for (int r = 0; r < kRows; ++r) {
+      const T correction = moments[2 * r] / n;
+      const T variance = moments[2 * r + 1] / n - correction * correction;
+      statistics[r].correction = correction;
+      statistics[r].rstd = T(1) / std::sqrt((variance < T(0) ? T(0) : variance) + eps);
+    }
   }
+}
+
+template <Isa I, class S, bool kCentered, bool kResidual, int kRows>
+DRUPE_INLINE void forward_rows(const RowNormArgs& args, const Accumulator<S>* weight, const Accumulator<S>* bias,
+                               std::int64_t row, bool stream) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Row = InputRow<I, S, kResidual>;
+  Row h[kRows];
+  for (int r = 0; r < kRows; ++r) h[r] = Row(args, row + r);
+  RowStatistics<T> statistics[kRows];
+  S* y = static_cast<S*>(args.y) + row * args.size;
+  row_statistics<I, kCentered, kRows, T>(h, args.size, static_cast<T>(args.eps), statistics);
+  V mean[kRows], rstd[kRows], shift[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const RowStatistics<T>& s = statistics[r];
+    if constexpr (kCentered) static_cast<T*>(args.mean)[row + r] = s.mean + s.correction;
+    static_cast<T*>(args.rstd)[row + r] = s.rstd;
+    mean[r] = V::set(s.mean), rstd[r] = V::set(s.rstd), shift[r] = V::set(-s.correction * s.rstd);
+  }
+  const auto normalized = [&](int r, std::int64_t i, auto lanes, V w, V b) {
+    if constexpr (!kCentered) return h[r](i, lanes) * rstd[r] * w;
+    return fma(fma(h[r](i, lanes) - mean[r], rstd[r], shift[r]), w, b);
+  };
+  if (stream) {
+    for (int r = 0; r < kRows; ++r) {
+      const auto value = [&](std::int64_t i, auto lanes) {
+        return normalized(r, i, lanes, load<V>(weight + i, lanes), load<V>(bias + i, lanes));
+      };
+      write_vectors<I>(y + r * args.size, args.size, value, true);
+    }
+    return;
+  }
+  for_vectors<I, T>(args.size, [&](std::int64_t i, auto lanes) {
+    const V w = load<V>(weight + i, lanes), b = load<V>(bias + i, lanes);
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) store(normalized(r, i, lanes, w, b), y + r * args.size + i, lanes);
+  });
 }
 
 template <Isa I, class S, bool kCentered, bool kResidual>
 void forward(const RowNormArgs& args) {
-  using T = Accumulator<S>;
-  using V = Vec<T, I>;
-  const Parameters<T> parameters(args);
+  constexpr int kRows = 2;
+  const Parameters<Accumulator<S>> parameters(args);
   const bool stream = passes_caches<S>(args.rows * args.size);
-  const std::int64_t grain = std::max<std::int64_t>(1, kGrainElements / std::max<std::int64_t>(1, args.size));
+  const std::int64_t fitting = kGrainElements / std::max<std::int64_t>(1, args.size);
+  const std::int64_t grain = std::max<std::int64_t>(1, fitting / kRows * kRows);
   parallel_ranges(args.rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const InputRow<I, S, kResidual> h(args, row);
-      const auto s = row_statistics<I, kCentered, T>(h, args.size, static_cast<T>(args.eps));
-      if constexpr (kCentered) static_cast<T*>(args.mean)[row] = s.mean + s.correction;
-      static_cast<T*>(args.rstd)[row] = s.rstd;
-      S* y = static_cast<S*>(args.y) + row * args.size;
-      const V mean = V::set(s.mean), rstd = V::set(s.rstd), shift = V::set(-s.correction * s.rstd);
-      const auto normalized = [&](std::int64_t i, auto lanes) {
-        const V weight = load<V>(parameters.weight + i, lanes);
-        if constexpr (!kCentered) return h(i, lanes) * rstd * weight;
-        const V xhat = fma(h(i, lanes) - mean, rstd, shift);
-        return fma(xhat, weight, load<V>(parameters.bias + i, lanes));
-      };
-      write_vectors<I>(y, args.size, normalized, stream);
-    }
+    const auto rows = [&]<int kCount>(std::integral_constant<int, kCount>, std::int64_t row) {
+      forward_rows<I, S, kCentered, kResidual, kCount>(args, parameters.weight, parameters.bias, row, stream);
+    };
+    std::int64_t row = begin;
+    for (; row + kRows <= end; row += kRows) rows(std::integral_constant<int, kRows>(), row);
+    if (row < end) rows(std::integral_constant<int, 1>(), row);
     if (stream) stream_fence<I>();
   });
 }

@@ -16,7 +16,9 @@ namespace drupe::cpu {
 // Bytes that a walk over scattered rows keeps in flight: enough to cover the memory's latency, a quarter of the first
 // cache.
 inline constexpr std::int64_t kPrefetchBytes = 12288;
-inline constexpr std::int64_t kFarthestRow = 64;
+// Each of the rows ahead lies in a page of its own: more of them than half of a first-level TLB lose their entries
+// again before they are read.
+inline constexpr std::int64_t kFarthestRow = 32;
 inline constexpr std::int64_t kCacheLine = 64;
 
 // Whether some of the rows from `base` on, `stride_bytes` apart, have bytes in one line more than they need.

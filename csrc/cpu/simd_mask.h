@@ -75,4 +75,31 @@ DRUPE_INLINE Mask<T, I> load_mask(const std::uint8_t* bits, std::int64_t i) {
   return MaskBits<T, I>::to(word >> (i % 8));
 }
 
+// Which of a vector's lanes have this byte.
+template <Isa I>
+struct EqualBytes {
+  DRUPE_INLINE static Mask<float, I> of(const std::uint8_t* bytes, std::uint8_t byte) { return {*bytes == byte}; }
+};
+
+#if defined(__AVX2__)
+template <>
+struct EqualBytes<Isa::avx2> {
+  DRUPE_INLINE static Mask<float, Isa::avx2> of(const std::uint8_t* bytes, std::uint8_t byte) {
+    const __m128i given = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+    const __m128i equal = _mm_cmpeq_epi8(given, _mm_set1_epi8(static_cast<char>(byte)));
+    return {_mm256_castsi256_ps(_mm256_cvtepi8_epi32(equal))};
+  }
+};
+#endif
+
+#if defined(__AVX512F__)
+template <>
+struct EqualBytes<Isa::avx512> {
+  DRUPE_INLINE static Mask<float, Isa::avx512> of(const std::uint8_t* bytes, std::uint8_t byte) {
+    const __m128i given = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    return {_mm_cmpeq_epi8_mask(given, _mm_set1_epi8(static_cast<char>(byte)))};
+  }
+};
+#endif
+
 }  // namespace drupe::cpu

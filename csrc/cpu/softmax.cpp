@@ -1,6 +1,6 @@
 // softmax and log_softmax, forward and backward. A task owns some rows (inner = 1) or some columns of an outer slice
 // (inner > 1: lanes are neighbouring columns). Three sweeps over a row that stays in cache: maximum, sum of
-// exponentials (kept in y where y's dtype can), result; rows of up to kShort vectors stay in registers instead.
+// exponentials (kept apart), result; rows of up to kShort vectors stay in registers instead.
 // Bytes from memory: x read once, y written once; backward reads two and writes one. Worklog: bench/worklog/softmax.md.
 #include "ops/softmax.h"
 
@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "core/dispatch.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/lanes.h"
 #include "cpu/simd_math.h"
@@ -15,9 +16,10 @@
 namespace drupe::cpu {
 namespace {
 
-constexpr std::int64_t kGrain = 16384;  // elements a task
-constexpr int kShort = 8;               // vectors of a row that registers hold
-constexpr int kUnroll = 4;              // independent chains of a reduction; neighbouring vectors of a column task
+constexpr std::int64_t kGrain = 16384;     // elements a task
+constexpr int kShort = 8;                  // vectors of a row that registers hold
+constexpr std::int64_t kMaxAhead = 16384;  // elements to prefetch ahead: the row after the next, if it is that near
+constexpr int kUnroll = 4;                 // independent chains of a reduction; neighbouring vectors of a column task
 
 // The lanes from n on are `fill`.
 template <class T, Isa I, class S>
@@ -31,46 +33,70 @@ DRUPE_INLINE Vec<T, I> load_filled(const S* p, std::int64_t n, T fill) {
 template <class T>
 constexpr T kLowest = -std::numeric_limits<T>::infinity();
 
-// Exactly kVectors vectors, the last one perhaps in part.
-template <class S, Isa I, bool kLog, int kVectors>
-void short_row(const S* x, S* y, std::int64_t size) {
+// How many rows of so many vectors are worked on together, where registers hold them: their reductions overlap.
+template <Isa I, bool kLog>
+constexpr int rows_at_once(int vectors) {
+  constexpr int kRegisters = I == Isa::avx512 ? 32 : 16;
+  return std::clamp(kRegisters / (kLog ? 4 : 2) / vectors, 1, 2);
+}
+
+// kRows rows of exactly kVectors vectors, the last one perhaps in part.
+template <class S, Isa I, bool kLog, int kVectors, int kRows>
+DRUPE_INLINE void short_rows(const S* x, S* y, std::int64_t size) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   constexpr std::int64_t kFull = (kVectors - 1) * V::kLanes;
-  V v[kVectors];
+  const std::int64_t rest = size - kFull;
+  V v[kRows][kVectors], shift[kRows], sum[kRows], by[kRows];
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    const S* from = x + r * size;
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors - 1; ++i) v[i] = V::load(x + i * V::kLanes);
-  v[kVectors - 1] = load_filled<T, I>(x + kFull, size - kFull, kLowest<T>);
-  V top = v[0];
+    for (int i = 0; i < kVectors - 1; ++i) v[r][i] = V::load(from + i * V::kLanes);
+    v[r][kVectors - 1] = load_filled<T, I>(from + kFull, rest, kLowest<T>);
+    V top = v[r][0];
 #pragma GCC unroll 8
-  for (int i = 1; i < kVectors; ++i) top = max(top, v[i]);
-  const V shift = V::set(reduce_max(top));
-  V sum = V::zero();
-#pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    v[i] = v[i] - shift;
-    const V e = exp(v[i]);
-    sum = sum + e;
-    if constexpr (!kLog) v[i] = e;
+    for (int i = 1; i < kVectors; ++i) top = max(top, v[r][i]);
+    shift[r] = V::set(reduce_max(top));
   }
-  const V total = V::set(reduce_add(sum));
-  const V by = kLog ? log(total) : V::set(1) / total;
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    sum[r] = V::zero();
 #pragma GCC unroll 8
-  for (int i = 0; i < kVectors; ++i) {
-    const V result = kLog ? v[i] - by : v[i] * by;
-    if (i < kVectors - 1) {
-      result.store(y + i * V::kLanes);
-    } else {
-      result.store(y + kFull, static_cast<int>(size - kFull));
+    for (int i = 0; i < kVectors; ++i) {
+      v[r][i] = v[r][i] - shift[r];
+      const V e = exp_nonpositive(v[r][i]);
+      sum[r] = sum[r] + e;
+      if constexpr (!kLog) v[r][i] = e;
+    }
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    const T total = reduce_add(sum[r]);
+    by[r] = kLog ? log(V::set(total)) : V::set(T(1) / total);
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    S* to = y + r * size;
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; ++i) {
+      const V result = kLog ? v[r][i] - by[r] : v[r][i] * by[r];
+      if (i < kVectors - 1) {
+        result.store(to + i * V::kLanes);
+      } else {
+        result.store(to + kFull, static_cast<int>(rest));
+      }
     }
   }
 }
 
+// `kept` takes a row's exponentials, so that x comes from memory once and y goes there once.
 template <class S, Isa I, bool kLog>
-void long_row(const S* x, S* y, std::int64_t size) {
+void long_row(const S* x, S* y, std::int64_t size, Accumulator<S>* kept, bool stream) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   constexpr std::int64_t kStep = kUnroll * V::kLanes;
+  const std::int64_t ahead = 2 * size <= kMaxAhead ? 2 * size : 0;
   V top[kUnroll], sum[kUnroll];
   for (int u = 0; u < kUnroll; ++u) top[u] = V::set(kLowest<T>), sum[u] = V::zero();
   std::int64_t i = 0;
@@ -80,44 +106,52 @@ void long_row(const S* x, S* y, std::int64_t size) {
   for (; i < size; i += V::kLanes) top[0] = max(top[0], load_filled<T, I>(x + i, size - i, kLowest<T>));
   const V shift = V::set(reduce_max(max(max(top[0], top[1]), max(top[2], top[3]))));
 
-  constexpr bool kKeep = !kLog && std::is_same_v<S, T>;
   for (i = 0; i + kStep <= size; i += kStep) {
     for (int u = 0; u < kUnroll; ++u) {
-      const V e = exp(V::load(x + i + u * V::kLanes) - shift);
+      const std::int64_t at = i + u * V::kLanes;
+      __builtin_prefetch(x + at + ahead, 0, 2);  // the next rows wait for memory while this one computes
+      const V e = exp_nonpositive(V::load(x + at) - shift);
       sum[u] = sum[u] + e;
-      if constexpr (kKeep) e.store(y + i + u * V::kLanes);
+      if constexpr (!kLog) e.store(kept + at);
     }
   }
   for (; i < size; i += V::kLanes) {
-    const V e = exp(load_filled<T, I>(x + i, size - i, kLowest<T>) - shift);
+    const V e = exp_nonpositive(load_filled<T, I>(x + i, size - i, kLowest<T>) - shift);
     sum[0] = sum[0] + e;
-    if constexpr (kKeep) e.store(y + i, static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i)));
+    if constexpr (!kLog) e.store(kept + i, static_cast<int>(std::min<std::int64_t>(V::kLanes, size - i)));
   }
-  const V total = V::set(reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3])));
-  const V by = kLog ? log(total) : V::set(1) / total;
-  for_vectors<I, T>(size, [&](std::int64_t j, auto lanes) {
-    if constexpr (kKeep) {
-      store(load<V>(y + j, lanes) * by, y + j, lanes);
-    } else {
-      const V v = load<V>(x + j, lanes) - shift;
-      store(kLog ? v - by : exp(v) * by, y + j, lanes);
-    }
-  });
+  const T total = reduce_add((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  const V by = kLog ? log(V::set(total)) : V::set(T(1) / total);
+  const auto result = [&](std::int64_t j, auto lanes) {
+    if constexpr (kLog) return load<V>(x + j, lanes) - shift - by;
+    return load<V>(kept + j, lanes) * by;
+  };
+  write_vectors<I>(y, size, result, stream);
 }
 
 template <class S, Isa I, bool kLog, int kVectors = kShort>
-void row(const S* x, S* y, std::int64_t size) {
-  constexpr std::int64_t kLanes = Vec<Accumulator<S>, I>::kLanes;
+void rows(const S* x, S* y, std::int64_t count, std::int64_t size, bool stream) {
+  using T = Accumulator<S>;
+  constexpr std::int64_t kLanes = Vec<T, I>::kLanes;
   if constexpr (kVectors == kShort) {
-    if (size > kShort * kLanes) return long_row<S, I, kLog>(x, y, size);
+    if (size > kShort * kLanes) {
+      const Scratch<T> kept(kLog ? 0 : static_cast<std::size_t>(size));
+      for (std::int64_t i = 0; i < count * size; i += size) {
+        long_row<S, I, kLog>(x + i, y + i, size, kept.data(), stream);
+      }
+      if (stream) stream_fence<I>();
+      return;
+    }
   }
-  if constexpr (kVectors == 1) {
-    short_row<S, I, kLog, 1>(x, y, size);
-  } else if (size > (kVectors - 1) * kLanes) {
-    short_row<S, I, kLog, kVectors>(x, y, size);
-  } else {
-    row<S, I, kLog, kVectors - 1>(x, y, size);
+  if constexpr (kVectors > 1) {
+    if (size <= (kVectors - 1) * kLanes) return rows<S, I, kLog, kVectors - 1>(x, y, count, size, stream);
   }
+  constexpr int kRows = rows_at_once<I, kLog>(kVectors);
+  std::int64_t row = 0;
+  for (; row + kRows <= count; row += kRows) {
+    short_rows<S, I, kLog, kVectors, kRows>(x + row * size, y + row * size, size);
+  }
+  for (; row < count; ++row) short_rows<S, I, kLog, kVectors, 1>(x + row * size, y + row * size, size);
 }
 
 template <class S, Isa I, bool kLog>
@@ -157,7 +191,7 @@ void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, La
   for (std::int64_t i = 0; i < size; ++i) {
     const S* from = x + i * stride;
     for (int v = 0; v < kVectors; ++v) {
-      const V e = exp(load<V>(from + v * V::kLanes, lanes) - top[v]);
+      const V e = exp_nonpositive(load<V>(from + v * V::kLanes, lanes) - top[v]);
       sum[v] = sum[v] + e;
       if constexpr (kKeep) store(e, y + i * stride + v * V::kLanes, lanes);
     }
@@ -170,7 +204,7 @@ void column_vectors(const S* x, S* y, std::int64_t size, std::int64_t stride, La
         store(load<V>(y + at, lanes) * by[v], y + at, lanes);
       } else {
         const V shifted = load<V>(x + at, lanes) - top[v];
-        store(kLog ? shifted - by[v] : exp(shifted) * by[v], y + at, lanes);
+        store(kLog ? shifted - by[v] : exp_nonpositive(shifted) * by[v], y + at, lanes);
       }
     }
   }
@@ -220,14 +254,12 @@ void columns_backward(const S* y, const S* dy, S* dx, std::int64_t size, std::in
   });
 }
 
-// Calls along_row(offset) for each row, or along_columns(offset, cols) for each group of columns.
-template <std::int64_t kColumns, class Row, class Columns>
-void for_each(const SoftmaxArgs& args, const Row& along_row, const Columns& along_columns) {
+// Calls along_rows(offset, count) for ranges of rows, or along_columns(offset, cols) for each group of columns.
+template <std::int64_t kColumns, class Rows, class Columns>
+void for_each(const SoftmaxArgs& args, const Rows& along_rows, const Columns& along_columns) {
   if (args.inner == 1) {
     parallel_ranges(args.outer, std::max<std::int64_t>(1, kGrain / args.size),
-                    [&](std::int64_t begin, std::int64_t end) {
-                      for (std::int64_t i = begin; i < end; ++i) along_row(i * args.size);
-                    });
+                    [&](std::int64_t begin, std::int64_t end) { along_rows(begin * args.size, end - begin); });
     return;
   }
   const std::int64_t groups = (args.inner + kColumns - 1) / kColumns;
@@ -255,7 +287,10 @@ void softmax(const SoftmaxArgs& args) {
       const S* x = static_cast<const S*>(args.x);
       S* y = static_cast<S*>(args.y);
       for_each<kUnroll * Vec<Accumulator<S>, I>::kLanes>(
-          args, [&](std::int64_t at) { row<S, I, kLog>(x + at, y + at, args.size); },
+          args,
+          [&](std::int64_t at, std::int64_t count) {
+            rows<S, I, kLog>(x + at, y + at, count, args.size, passes_caches<S>(args.outer * args.size));
+          },
           [&](std::int64_t at, std::int64_t cols) {
             columns<S, I, kLog>(x + at, y + at, args.size, args.inner, cols);
           });
@@ -271,7 +306,12 @@ void softmax_backward(const SoftmaxArgs& args) {
       const S* dy = static_cast<const S*>(args.dy);
       S* dx = static_cast<S*>(args.y);
       for_each<kUnroll * Vec<Accumulator<S>, I>::kLanes>(
-          args, [&](std::int64_t at) { row_backward<S, I, kLog>(y + at, dy + at, dx + at, args.size); },
+          args,
+          [&](std::int64_t at, std::int64_t count) {
+            for (const std::int64_t end = at + count * args.size; at < end; at += args.size) {
+              row_backward<S, I, kLog>(y + at, dy + at, dx + at, args.size);
+            }
+          },
           [&](std::int64_t at, std::int64_t cols) {
             columns_backward<S, I, kLog>(y + at, dy + at, dx + at, args.size, args.inner, cols);
           });

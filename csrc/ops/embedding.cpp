@@ -49,7 +49,9 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
   const char* op = "embedding";
   check(weight.ndim() == 2, op, "weight is ", weight.shape(), ": expected 2 dimensions");
   const Device device = common_device(op, {&weight, &indices});
-  const Tensor rows = check_indices(op, "indices", indices, weight.size(0));
+  const bool kernel_checks = device.type == DeviceType::cpu && weight.size(1) > 0;
+  const Tensor rows =
+      kernel_checks ? take_indices(op, "indices", indices) : check_indices(op, "indices", indices, weight.size(0));
   normalize_padding(op, padding_idx, weight.size(0));
   const Tensor table = weight.size(1) <= 1 || weight.stride(1) == 1 ? weight : contiguous(weight);
   Dims shape = indices.shape();
@@ -62,9 +64,14 @@ Tensor embedding(const Tensor& weight, const Tensor& indices, const std::optiona
                            .indices = rows.raw(),
                            .index_dtype = rows.dtype(),
                            .size = rows.numel(),
+                           .limit = weight.size(0),
                            .y = y.raw()};
   if (y.numel() == 0) return y;
-  dispatch(device, [&]<Isa I>() { cpu::embedding<I>(args); }, [&](auto stream) { cuda::embedding(args, stream); });
+  bool complete = true;
+  dispatch(
+      device, [&]<Isa I>() { complete = cpu::embedding<I>(args); },
+      [&](auto stream) { cuda::embedding(args, stream); });
+  if (!complete) refuse_indices(op, "indices", indices, weight.size(0));
   return y;
 }
 

@@ -21,7 +21,8 @@ struct EmbeddingArgs {
   std::int64_t row_stride_bytes, row_bytes;
   const void* indices;
   Dtype index_dtype;
-  std::int64_t size;  // indices
+  std::int64_t size;   // indices
+  std::int64_t limit;  // rows of the table
   void* y;
 };
 
@@ -41,8 +42,9 @@ std::pair<Tensor, Tensor> embedding_backward_sparse(const Tensor& dy, const Tens
 }  // namespace ops
 
 namespace cpu {
+// Checks the indices task by task, while they are in cache. False if any is out of range: then y is not complete.
 template <Isa>
-void embedding(const EmbeddingArgs& args);
+bool embedding(const EmbeddingArgs& args);
 }  // namespace cpu
 
 namespace cuda {

@@ -18,15 +18,16 @@ BagMode parse_mode(const char* op, const std::string& mode) {
   fail(op, "mode is \"", mode, "\": expected sum, mean or max");
 }
 
-// The bags' extents, checked; keeps what they point to.
+// The bags' extents, checked, unless the kernel does; keeps what they point to.
 struct Bags {
   Tensor indices;  // contiguous
-  Tensor offsets;  // (bags + 1,) int64, where there are offsets
+  Tensor offsets;  // (bags + 1,) int64, where there are offsets; (bags,) where the kernel checks
   std::int64_t count = 0;
   std::int64_t length = 0;
 
-  Bags(const char* op, const Tensor& given, const std::optional<Tensor>& starts, std::int64_t rows)
-      : indices(check_indices(op, "indices", given, rows)) {
+  Bags(const char* op, const Tensor& given, const std::optional<Tensor>& starts, std::int64_t rows,
+       bool kernel_checks = false)
+      : indices(kernel_checks ? take_indices(op, "indices", given) : check_indices(op, "indices", given, rows)) {
     if (!starts) {
       check(given.ndim() == 2, op, "indices is ", given.shape(), ": expected (B, L), or (N,) and offsets");
       count = given.size(0);
@@ -38,7 +39,13 @@ struct Bags {
                ": expected int32 or int64");
     check(starts->ndim() == 1, op, "offsets is ", starts->shape(), ": expected 1 dimension");
     common_device(op, {&given, &*starts});
-    read_offsets(op, *starts);
+    count = starts->numel();
+    check(count > 0 || indices.numel() == 0, op, "offsets is empty, but there are ", indices.numel(), " indices");
+    if (kernel_checks) {
+      offsets = cast(contiguous(*starts), Dtype::i64);
+    } else {
+      read_offsets(op, *starts);
+    }
   }
 
   // Fills what kernels for the forward pass read.
@@ -68,9 +75,7 @@ struct Bags {
   }
 
   void read_offsets(const char* op, const Tensor& starts) {
-    count = starts.numel();
     const std::int64_t size = indices.numel();
-    check(count > 0 || size == 0, op, "offsets is empty, but there are ", size, " indices");
     offsets = empty({count + 1}, Dtype::i64, indices.device());
     copy_into(offsets.slice(0, count, count + 1, 1), full({1}, size, Dtype::i64, indices.device()));
     if (count == 0) return;
@@ -181,9 +186,11 @@ std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indi
   Tensor table, factors;
   EmbeddingBagArgs args = describe_table(op, weight, table);
   args.mode = parse_mode(op, options.mode);
-  const Bags bags(op, indices, offsets, weight.size(0));
+  const bool kernel_checks = device.type == DeviceType::cpu && args.mode != BagMode::max && weight.size(1) > 0;
+  const Bags bags(op, indices, offsets, weight.size(0), kernel_checks);
   bags.describe(args);
   args.skip = normalize_padding(op, options.padding_idx, weight.size(0));
+  args.limit = weight.size(0);
   if (scale) {
     factors = check_scale(op, *scale, indices, weight.dtype(), args.mode);
     args.scale = factors.raw();
@@ -196,9 +203,15 @@ std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indi
     argmax = empty(y.shape(), accumulator_of(weight.dtype()), device);
     args.argmax = argmax.raw();
   }
+  bool complete = true;
   if (y.numel() > 0) {
     dispatch(
-        device, [&]<Isa I>() { cpu::embedding_bag<I>(args); }, [&](auto stream) { cuda::embedding_bag(args, stream); });
+        device, [&]<Isa I>() { complete = cpu::embedding_bag<I>(args); },
+        [&](auto stream) { cuda::embedding_bag(args, stream); });
+  }
+  if (!complete) {
+    const Bags wrong(op, indices, offsets, weight.size(0));  // throws
+    fail(op, "indices or offsets changed while they were read");
   }
   return {y, argmax};
 }

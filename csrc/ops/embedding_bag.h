@@ -34,7 +34,8 @@ struct EmbeddingBagArgs {
   std::int64_t size;
   std::int64_t bags;
   std::int64_t length = 0;                // of every bag, without offsets
-  const std::int64_t* offsets = nullptr;  // (bags + 1,)
+  const std::int64_t* offsets = nullptr;  // (bags + 1,), of which kernels for the CPU leave the last alone
+  std::int64_t limit = 0;                 // rows of the table
   const void* scale = nullptr;            // (size,)
   std::int64_t skip = -1;
   BagMode mode = BagMode::sum;
@@ -92,8 +93,10 @@ Tensor embedding_bag_backward_scale(const Tensor& dy, const Tensor& weight, cons
 }  // namespace ops
 
 namespace cpu {
+// Checks the indices and offsets task by task, while they are in cache. False if any is out of range: then y is not
+// complete.
 template <Isa>
-void embedding_bag(const EmbeddingBagArgs& args);
+bool embedding_bag(const EmbeddingBagArgs& args);
 // Fills args.bag_scale alone.
 template <Isa>
 void embedding_bag_counts(const EmbeddingBagArgs& args);

@@ -5,6 +5,8 @@
 //
 //   x, y   (..., N, ...)   float dtypes; sums in float32 for float16 and bfloat16, in the dtype itself otherwise
 //
+// On the CPU a float32 exponential has a relative error below 1.7e-7 + 2.5e-9 (max x - x).
+//
 // As in NumPy and SciPy, a NaN or +infinity makes its row NaN, and so does a row of nothing but -infinity (attention,
 // where such a row is a fully masked one, gives zeros). A -infinity among finite numbers has probability 0.
 //

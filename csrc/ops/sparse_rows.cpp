@@ -52,8 +52,7 @@ Tensor defer_check(const char* op, const char* name, const Tensor& indices, std:
 // The indices, contiguous, and what there is to know about them; none is outside [0, limit).
 std::pair<Tensor, InspectRowsArgs> inspect(const char* op, const char* name, const Tensor& indices, std::int64_t limit,
                                            bool full) {
-  check_dtype(op, name, indices);
-  const Tensor flat = contiguous(indices);
+  const Tensor flat = take_indices(op, name, indices);
   InspectRowsArgs args{
       .indices = flat.raw(), .dtype = flat.dtype(), .size = flat.numel(), .limit = limit, .full = full};
   if (args.size > 0) {
@@ -94,6 +93,16 @@ void run(SumRowsArgs& args) {
 Tensor check_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
   if (cuda::is_capturing(indices.device())) return defer_check(op, name, indices, limit);
   return inspect(op, name, indices, limit, false).first;
+}
+
+Tensor take_indices(const char* op, const char* name, const Tensor& indices) {
+  check_dtype(op, name, indices);
+  return contiguous(indices);
+}
+
+void refuse_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {
+  check_indices(op, name, indices, limit);
+  fail(op, name, " changed while they were read");
 }
 
 Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices, std::int64_t limit) {

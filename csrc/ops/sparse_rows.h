@@ -78,7 +78,11 @@ namespace ops {
 // Throws IndexError naming the first index outside [0, limit), and TypeError unless int32 or int64. Gives the
 // indices, contiguous.
 Tensor check_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
-// The same, and ascending and unique, int64, one dimension.
+// The dtype alone, for kernels that check what they read.
+Tensor take_indices(const char* op, const char* name, const Tensor& indices);
+// For what they found: throws as check_indices does.
+[[noreturn]] void refuse_indices(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
+// As check_indices, and ascending and unique, int64, one dimension.
 Tensor check_sorted_rows(const char* op, const char* name, const Tensor& indices, std::int64_t limit);
 
 // Runs sum_rows with args that lack the result: a step, ...

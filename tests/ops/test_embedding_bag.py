@@ -214,6 +214,23 @@ def test_same_bits_on_any_number_of_threads(backend, rng, mode):
         np.testing.assert_array_equal(grad, results[0][1])
 
 
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**63)])
+@pytest.mark.parametrize("at", [0, 4500, 8999])
+@pytest.mark.parametrize("mode", MODES)
+def test_bad_indices_and_offsets_are_found_wherever_they_are(backend, mode, bad, at):
+    weight, zeros, ascending = np.ones((5, 2)), np.zeros(9000, np.int64), np.arange(9000)
+    indices = zeros.copy()
+    indices[at] = bad
+    with pytest.raises(IndexError, match=rf"\[embedding_bag\] indices\[{at}\] is {bad}: the table has 5 rows"):
+        ops.embedding_bag(weight, indices, ascending, mode=mode)
+    with pytest.raises(IndexError, match=rf"indices\[{at // 2}, {at % 2}\] is {bad}"):
+        ops.embedding_bag(weight, indices.reshape(-1, 2), mode=mode)
+    offsets = ascending.copy()
+    offsets[at] = bad if bad != 5 else 9001
+    with pytest.raises(ValueError, match=r"offsets\[\d+\] is -?\d+"):
+        ops.embedding_bag(weight, zeros, offsets, mode=mode)
+
+
 W = np.ones((5, 2))
 I6 = np.zeros(6, np.int64)
 

@@ -74,6 +74,13 @@ def test_large_mean_does_not_cancel(backend, rng, size):
     np.testing.assert_allclose(ops.layer_norm(x), reference(x), rtol=1e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [7, 64, 1000, 5000])
+def test_first_quarter_far_from_the_rest(backend, rng, size):
+    x = rng.standard_normal((5, size)).astype(np.float32)
+    x[:, : size // 4] += np.array([[1e4], [-1e4], [1e2], [1e6], [0]], np.float32)
+    np.testing.assert_allclose(ops.layer_norm(x), reference(x), rtol=1e-5, atol=5e-6)
+
+
 def test_large_mean_in_backward(backend, rng):
     x, dy = (rng.standard_normal((6, 200)) + 1e4).astype(np.float32), rng.standard_normal((6, 200)).astype(np.float32)
     leaf = drupe.tensor(x, requires_grad=True)

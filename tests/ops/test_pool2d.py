@@ -146,6 +146,16 @@ def test_max_gradient_in_every_dtype(backend, rng, name, kernel):
     assert_close(x.grad.numpy(), expected[:, :, 1:-1, 1:-1], name, 9, 4)
 
 
+@pytest.mark.parametrize("C", [64, 65])
+def test_max_gradient_larger_than_the_caches(rng, C):
+    x = drupe.tensor(draw(rng, (2, 260, 260, C), "float32"), requires_grad=True)
+    y = ops.max_pool2d(x, 2, stride=2, layout="NHWC")
+    dy = draw(rng, y.shape, "float32")
+    y.backward(dy)
+    spread = np.repeat(np.repeat(y.detach().numpy(), 2, 1), 2, 2) == x.detach().numpy()
+    np.testing.assert_array_equal(x.grad.numpy(), np.where(spread, np.repeat(np.repeat(dy, 2, 1), 2, 2), 0))
+
+
 @pytest.mark.parametrize("name", FLOATS)
 def test_avg_gradient_in_every_dtype(backend, rng, name):
     x = drupe.tensor(draw(rng, (2, 37, 9, 8), name), requires_grad=True)
@@ -268,6 +278,14 @@ def test_random_geometries(backend, rng):
         message = f"{shape} {kernel} {dilation} {options}"
         y = ops.max_pool2d(x, kernel, dilation=dilation, **options)
         np.testing.assert_array_equal(y, reference("max", x, kernel, dilation=dilation, **options), message)
+        # Linear as long as no other element becomes the largest.
+        leaf = drupe.tensor(x, requires_grad=True)
+        dy, u = draw(rng, y.shape), 1e-9 * draw(rng, x.shape)
+        ops.max_pool2d(leaf, kernel, dilation=dilation, **options).backward(dy)
+        moved = reference("max", x + u, kernel, dilation=dilation, **options)
+        finite = np.isfinite(y)
+        along = np.sum(dy[finite] * (moved[finite] - y[finite]))
+        np.testing.assert_allclose(np.sum(leaf.grad.numpy() * u), along, rtol=1e-4, atol=1e-12, err_msg=message)
         if dilation == (1, 1):
             include = bool(rng.integers(2))
             leaf = drupe.tensor(x, requires_grad=True)

@@ -86,6 +86,26 @@ def test_non_finite_rows(backend, op, size, axis):
     np.testing.assert_array_equal(y[3, 1:], np.full(size - 1, impossible))
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_errors_over_all_exponents(backend, op):
+    function, reference = OPS[op]
+    x = -np.linspace(0, 87, 200_001, dtype=np.float32)
+    pairs = np.stack([np.zeros_like(x), x], -1)  # sums of two: no error of theirs hides that of the exponential
+    expected = reference(f64(pairs), axis=-1)
+    bound = 4e-7 + 2.6e-9 * np.abs(f64(pairs)) if op == "softmax" else 4e-7 * (1 + np.abs(expected))
+    error = np.abs(f64(function(pairs)) - expected)
+    assert np.all(error <= bound * (expected if op == "softmax" else 1))
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("columns", [2048, 2051])
+def test_results_larger_than_the_caches(rng, op, columns):
+    function, reference = OPS[op]
+    x = draw(rng, (2100, columns), "float32")
+    assert_close(function(x), reference(x, axis=-1), "float32", columns, 4)
+    np.testing.assert_array_equal(function(x)[:7], function(x[:7]))  # to memory or to cache, the same bits
+
+
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("size", [3, 100, 1000])
 def test_rows_sum_to_one_whatever_the_shift(backend, rng, name, size):
