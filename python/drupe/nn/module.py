@@ -253,10 +253,7 @@ class Module:
             self._drop_copy()
         elif self._copy is None:
             self._copy = _Copy(make(), sources)
-        elif len(sources) != len(self._copy.sources) or any(
-            raw is not other or version != before
-            for (raw, version), (other, before) in zip(sources, self._copy.sources, strict=True)
-        ):
+        elif sources != self._copy.sources:
             self._drop_copy()
         return None if self._copy is None else self._copy.value
 

@@ -4,6 +4,7 @@ from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
 from drupe.ops.attention import attention
 from drupe.ops.batch_norm import batch_norm
 from drupe.ops.bce_with_logits import bce_with_logits
+from drupe.ops.cached_attention import cached_attention
 from drupe.ops.conv2d import conv2d
 from drupe.ops.cross_entropy import cross_entropy
 from drupe.ops.ctc_loss import ctc_loss
@@ -109,6 +110,7 @@ __all__ = [
     "bce_with_logits",
     "broadcast_to",
     "cast",
+    "cached_attention",
     "ceil",
     "clamp",
     "clip_factor",
