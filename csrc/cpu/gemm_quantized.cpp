@@ -1,6 +1,6 @@
-// gemm_quantized. Few rows: a task owns one panel of columns and reads its integers once, in order; they become floats in
-// registers, and the sum over a group is scaled when it is done. More rows: gemm_core, whose panels of B are packed from
-// what the integers stand for. Worklog: bench/worklog/gemm.md.
+// gemm_quantized. Few rows: a task owns one panel of columns and reads its integers once, in order; they become floats
+// in registers, and the sum over a group is scaled when it is done. More rows: gemm_core, whose panels of B are packed
+// from what the integers stand for. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm_quantized.h"
 
 #include "core/dispatch.h"

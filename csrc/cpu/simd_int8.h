@@ -244,9 +244,7 @@ struct FloatsOfBytes<Isa::avx512> {
   DRUPE_INLINE static __m128i load(const std::uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   }
-  DRUPE_INLINE static __m512 table() {
-    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-  }
+  DRUPE_INLINE static __m512 table() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1); }
 };
 #endif
 

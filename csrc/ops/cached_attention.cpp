@@ -54,7 +54,8 @@ Tensor cached_attention(const Tensor& x, const Tensor& keys, const Tensor& value
   write(keys, apart.slice(1, queries, queries + heads, 1), starts);
   write(values, apart.slice(1, queries + heads, queries + 2 * heads, 1), starts);
   const Tensor y = attention(apart.slice(1, 0, queries, 1), keys.slice(2, 0, end, 1), values.slice(2, 0, end, 1),
-                             options).first;  // (B, queries, S, D)
+                             options)
+                       .first;  // (B, queries, S, D)
   return reshape(y.permute({0, 2, 1, 3}), {B, S, queries * D});
 }
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from drupe import ops
 from drupe.autograd import is_grad_enabled
 from drupe.nn.parameter import Buffer, Parameter
-from drupe.ops import quantize_weight
 from drupe.tensor import DtypeLike, Tensor, as_tensor
 
 T = TypeVar("T", Parameter, Buffer)
@@ -212,13 +212,13 @@ class Module:
         return self
 
     def quantize_weights(self: Self, dtype: str = "int8", *, group: int | None = None) -> Self:
-        """Let the linear layers below multiply with weights of small integers, and return self: for decoding on the CPU.
+        """Let the linear layers below multiply with weights of small integers, and return self: to decode on the CPU.
 
         As :meth:`pack_weights`, but ``Linear``, and what derives from it, keeps a copy that
         :func:`drupe.ops.quantize_weight` makes, whose docstring states the error; other layers keep what
-        ``pack_weights`` would have them keep. The parameters, and with them ``state_dict``, stay as they are, and so does
-        what else reads them: the word vectors of a tied head, say. Call it for parts of a network, and ``pack_weights``
-        for others, to quantise only those.
+        ``pack_weights`` would have them keep. The parameters, and with them ``state_dict``, stay as they are, and so
+        does what else reads them: the word vectors of a tied head, say. Call it for parts of a network, and
+        ``pack_weights`` for others, to quantise only those. Passes that record gradients are for other weights.
 
         Args:
             dtype: ``"int8"`` or ``"int4"``.
@@ -228,7 +228,7 @@ class Module:
         Raises:
             ValueError: another ``dtype``, or a group below 1.
         """
-        quantize_weight(np.zeros((1, 1), np.float32), dtype, group=group)  # complains now rather than in the first pass
+        ops.quantize_weight(np.zeros((1, 1), np.float32), dtype, group=group)  # complains now, not in the first pass
         self.pack_weights()
         for module in self.modules():
             module._quantization = _Quantization(dtype, group)
