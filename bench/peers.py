@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -311,6 +312,15 @@ def onnx_model(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     return bytes(model.SerializeToString())
+
+
+def dynamic_int8(model: bytes) -> bytes:
+    """Return an ONNX model whose constant weights are int8, and that quantises what it multiplies them with."""
+    onnx, quantization = importlib.import_module("onnx"), importlib.import_module("onnxruntime.quantization")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "int8.onnx"
+        quantization.quantize_dynamic(onnx.load_model_from_string(model), path, per_channel=True)
+        return path.read_bytes()
 
 
 def onnxruntime_call(model: bytes, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Prepared:

@@ -1,5 +1,9 @@
 """GPT-2 small: a prompt of 512 tokens, and one more token behind a context of 512; the logits of the last position.
 
+With weights of int8, drupe's other numbers are bfloat16; it is held against the float32 logits, and beside the float32
+peers as well as those with weights of int8: openvino's are dequantised as they are read, onnxruntime quantises what it
+multiplies them with too.
+
 Drupe and torch keep keys and values in memory of a fixed capacity. The graph of the other peers gets those of the
 context as inputs, laid out as its products want them, and keeps nothing: it has less to do.
 """
@@ -20,10 +24,12 @@ from drupe.models import GPT2Config, GPT2LMHeadModel
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
 # Of the prompt and of a step, by dtype.
 _TARGETS = {"float32": (0.9, 1.0), "bfloat16": (0.95, 0.55)}
+# Of a step with weights of int8, beside peers of these weights.
+_INT8_TARGETS = {"float32": 0.3, "int8": 1.0}
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """float32, and bfloat16 weights."""
+    """Weights of float32, of bfloat16 and, for a step, of int8."""
     S = 16 if quick else 512
     config = GPT2Config.tiny() if quick else GPT2Config.small()
     D, V, layers = config.n_embd, config.vocab_size, config.n_layer
@@ -49,6 +55,18 @@ def cases(quick: bool) -> Iterator[Case]:
             target=step_target,
             **described,
         )
+    for kind, target in _INT8_TARGETS.items():
+        yield Case(
+            op="gpt2",
+            name=f"decode, beside {kind}",
+            shapes=f"S{S} D{D} L{layers}",
+            dtype="int8",
+            flops=2 * weights + layers * 4 * S * D + 2 * D * V,
+            bytes_read=weights + D * V + 2 * layers * 2 * S * D,
+            bytes_written=2 * (layers * 2 * D + V),
+            setup=partial(decode_int8, config, S, kind),
+            target=target,
+        )
 
 
 def _model(config: GPT2Config) -> tuple[GPT2LMHeadModel, dict[str, Any]]:
@@ -71,14 +89,51 @@ def decode(config: GPT2Config, S: int, dtype: str, rng: np.random.Generator) -> 
     """The logits (1, 1, V) behind one more token."""
     model, state = _model(config)
     model.astype(dtype).to(drupe.get_default_device())
-    context, token = np.split(rng.integers(0, config.vocab_size, (1, S + 1)), [S], axis=1)
+    token, past = _context(model, S, rng)
+    return _setup(model, state, token, past, dtype)
+
+
+def decode_int8(config: GPT2Config, S: int, kind: str, rng: np.random.Generator) -> Setup:
+    """The same with weights of int8, beside peers with weights of ``kind``."""
+    model, state = _model(config)
+    token, past = _context(model, S, rng)
+    exact = _setup(model, state, token, past, "float32")
+    expected = exact.drupe()
+    model.astype("bfloat16").quantize_weights("int8")
+    run = _setup(model, state, token, past, "bfloat16").drupe
+    rivals = {name: exact.peers[name] for name in ("onnxruntime", "openvino")}
+    if kind == "int8":
+        feeds = _feeds(token, past)
+
+        def openvino() -> Prepared:
+            nodes, constants = quantized(*decoder_graph(config, state, 1, S))
+            return peers.openvino_call(peers.onnx_model(nodes, feeds, constants, output=np.float32), feeds)
+
+        def onnxruntime() -> Prepared:
+            nodes, constants = decoder_graph(config, state, 1, S)
+            model = peers.onnx_model(nodes, feeds, constants, output=np.float32)
+            return peers.onnxruntime_call(peers.dynamic_int8(model), feeds)
+
+        rivals = {"openvino:int8": openvino, "onnxruntime:int8": onnxruntime}
+    return Setup(drupe=run, peers=rivals, reference=lambda: expected, tolerance=_TOLERANCE["bfloat16"])
+
+
+def _context(model: GPT2LMHeadModel, S: int, rng: np.random.Generator) -> tuple[Any, list[Any]]:
+    """Return a token, and the keys and values of S before it: for each layer two (1, H, S, D / H)."""
+    context, token = np.split(rng.integers(0, model.config.vocab_size, (1, S + 1)), [S], axis=1)
     with drupe.no_grad():
         cache = model.make_cache(1, S)
         model(context, cache=cache, last=True)
-    past = [
-        tuple(x.astype("float32").numpy() for x in pair) for pair in zip(cache.keys, cache.values, strict=True)
-    ]  # of each layer (1, H, S, D / H)
-    return _setup(model, state, token, past, dtype)
+    past = [tuple(x.astype("float32").numpy() for x in pair) for pair in zip(cache.keys, cache.values, strict=True)]
+    return token, past
+
+
+def _feeds(tokens: Any, past: list[Any]) -> dict[str, Any]:
+    """Return the inputs of :func:`decoder_graph`."""
+    feeds: dict[str, Any] = {"ids": tokens}
+    for i, (k, v) in enumerate(past):
+        feeds |= {f"k{i}": np.ascontiguousarray(k.swapaxes(2, 3)), f"v{i}": v}
+    return feeds
 
 
 def _setup(model: GPT2LMHeadModel, state: Mapping[str, Any], tokens: Any, past: list[Any], dtype: str) -> Setup:
@@ -92,9 +147,7 @@ def _setup(model: GPT2LMHeadModel, state: Mapping[str, Any], tokens: Any, past: 
         with drupe.no_grad():
             return model(tokens, cache=cache, last=True).astype("float32")
 
-    feeds: dict[str, Any] = {"ids": tokens}
-    for i, (k, v) in enumerate(past):
-        feeds |= {f"k{i}": np.ascontiguousarray(k.swapaxes(2, 3)), f"v{i}": v}
+    feeds = _feeds(tokens, past)
 
     def onnx() -> bytes:
         nodes, constants = decoder_graph(config, state, S, start)
@@ -205,3 +258,18 @@ def decoder_graph(
     x = norm(add("Gather", x, "last", axis=1), "ln_f")
     nodes.append({"op": "MatMul", "inputs": [x, "head"], "outputs": ["y"]})
     return nodes, constants
+
+
+def quantized(
+    nodes: list[Mapping[str, Any]], constants: Mapping[str, Any]
+) -> tuple[list[Mapping[str, Any]], dict[str, Any]]:
+    """Return the graph with the constants that it multiplies with as int8, and a scale for each column."""
+    constants, before = dict(constants), []
+    for name in [node["inputs"][1] for node in nodes if node["op"] == "MatMul"]:
+        if name in constants:
+            weight = constants.pop(name)
+            scale = np.abs(weight).max(axis=0) / np.float32(127)
+            constants |= {f"{name}.int8": np.rint(weight / scale).astype(np.int8), f"{name}.scale": scale}
+            inputs = (f"{name}.int8", f"{name}.scale")
+            before.append({"op": "DequantizeLinear", "inputs": inputs, "outputs": [name], "axis": 1})
+    return [*before, *nodes], constants

@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
+#include "ops/cached_attention.h"
 #include "ops/softmax.h"
 
 namespace drupe::bindings {
@@ -47,6 +48,20 @@ void bind_attention(py::module_& m) {
       py::arg("dy"), py::arg("y"), py::arg("lse"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("bias"),
       py::arg("lengths"), py::arg("query_lengths"), py::arg("left"), py::arg("right"), py::arg("scale"),
       py::arg("wanted"), Nogil());
+  m.def(
+      "cached_attention",
+      [](const Tensor& x, const Tensor& keys, const Tensor& values, const std::vector<std::int64_t>& starts,
+         Optional bias, Optional lengths, Optional query_lengths, Bound right, std::optional<double> scale) {
+        return ops::cached_attention(x, keys, values, starts,
+                                     {.bias = bias,
+                                      .lengths = lengths,
+                                      .query_lengths = query_lengths,
+                                      .left = std::nullopt,
+                                      .right = right,
+                                      .scale = scale});
+      },
+      py::arg("x"), py::arg("keys"), py::arg("values"), py::arg("starts"), py::arg("bias"), py::arg("lengths"),
+      py::arg("query_lengths"), py::arg("right"), py::arg("scale"), Nogil());
   m.def("softmax", &ops::softmax, py::arg("x"), py::arg("axis"), py::arg("log") = false, Nogil());
   m.def("softmax_backward", &ops::softmax_backward, py::arg("dy"), py::arg("y"), py::arg("axis"),
         py::arg("log") = false, Nogil());

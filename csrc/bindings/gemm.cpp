@@ -4,6 +4,7 @@
 #include "bindings/casters.h"
 #include "ops/activation.h"
 #include "ops/gemm_int8.h"
+#include "ops/gemm_quantized.h"
 #include "ops/quantize_int8.h"
 
 namespace drupe::bindings {
@@ -31,6 +32,18 @@ void bind_gemm(py::module_& m) {
   m.def("set_float32_matmul_precision", &ops::set_float32_matmul_precision, py::arg("name"));
   m.def("gemm_int8", &ops::gemm_int8, py::arg("a"), py::arg("b"), py::arg("scale_a"), py::arg("scale_b"),
         py::arg("bias"), py::arg("transpose_b"), py::arg("activation"), py::arg("dtype"), Nogil());
+  py::class_<QuantizedMatrix>(m, "QuantizedMatrix")
+      .def_readonly("N", &QuantizedMatrix::N)
+      .def_readonly("K", &QuantizedMatrix::K)
+      .def_readonly("transpose", &QuantizedMatrix::transpose)
+      .def_readonly("bits", &QuantizedMatrix::bits)
+      .def_readonly("group", &QuantizedMatrix::group)
+      .def_readonly("values", &QuantizedMatrix::values)
+      .def_readonly("scales", &QuantizedMatrix::scales);
+  m.def("quantize_weight", &ops::quantize_weight, py::arg("b"), py::arg("transpose"), py::arg("bits"), py::arg("group"),
+        Nogil());
+  m.def("gemm_quantized", &ops::gemm_quantized, py::arg("a"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
+        py::arg("activation"), Nogil());
   m.def("quantize_int8", &ops::quantize_int8, py::arg("x"), py::arg("axis"), Nogil());
   m.def("activation", &ops::activation, py::arg("x"), py::arg("name"), Nogil());
   m.def("activation_backward", &ops::activation_backward, py::arg("dy"), py::arg("saved"), py::arg("name"), Nogil());

@@ -32,6 +32,8 @@ void allow([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kLargest = std::size_t{1} << 62;
+// Blocks of these sizes, which would not fill huge pages alone, are cut from slabs of several.
+constexpr std::size_t kLeastOfSlab = std::size_t{256} << 10, kMostOfSlab = kHugePage - 1, kSlabBlocks = 8;
 
 // Classes of four per power of two: at most a quarter of a block is slack.
 std::size_t size_class(std::size_t bytes) {
@@ -39,6 +41,10 @@ std::size_t size_class(std::size_t bytes) {
   if (bytes > kLargest) throw std::bad_alloc();
   const std::size_t step = std::max(kAlignment, std::bit_floor(bytes - 1) / 4);
   return (bytes + step - 1) / step * step;
+}
+
+bool is_of_slab(std::size_t bytes) {
+  return bytes >= kLeastOfSlab && bytes <= kMostOfSlab;
 }
 
 void* system_allocate(std::size_t bytes) {
@@ -54,19 +60,11 @@ void* system_allocate(std::size_t bytes) {
 class Pool {
  public:
   void* take(std::size_t bytes) {
-    void* block = nullptr;
-    {
-      std::lock_guard lock(mutex_);
-      if (auto it = free_.find(bytes); it != free_.end() && !it->second.empty()) {
-        block = it->second.back();
-        it->second.pop_back();
-        stats_.cached_bytes -= bytes;
-      }
-    }
-    if (!block) block = system_allocate(bytes);
+    void* block = take_cached(bytes);
+    if (!block) block = make(bytes);
     if (!block) {
       drop_cached();
-      block = system_allocate(bytes);
+      block = make(bytes);
     }
     if (!block) throw std::bad_alloc();
     std::lock_guard lock(mutex_);
@@ -83,23 +81,26 @@ class Pool {
       stats_.cached_bytes += bytes;
       forbid(block, bytes);
     } catch (const std::bad_alloc&) {
-      std::free(block);
+      if (!is_of_slab(bytes)) std::free(block);
     }
   }
 
   void drop_cached() {
-    std::map<std::size_t, std::vector<void*>> blocks;
-    {
-      std::lock_guard lock(mutex_);
-      blocks.swap(free_);
-      stats_.cached_bytes = 0;
-    }
-    for (auto& [bytes, list] : blocks) {
+    std::lock_guard lock(mutex_);
+    stats_.cached_bytes = 0;
+    for (auto& [bytes, list] : free_) {
       for (void* block : list) {
         allow(block, bytes);
-        std::free(block);
+        if (is_of_slab(bytes)) {
+          madvise(block, bytes, MADV_DONTNEED);
+        } else {
+          std::free(block);
+        }
       }
+      if (is_of_slab(bytes)) fresh_[bytes].insert(fresh_[bytes].end(), list.begin(), list.end());
     }
+    free_.clear();
+    std::erase_if(slabs_, [this](const auto& slab) { return drop_slab(static_cast<char*>(slab.first), slab.second); });
   }
 
   MemoryStats stats() {
@@ -116,8 +117,49 @@ class Pool {
   void unlock() { mutex_.unlock(); }
 
  private:
+  using Blocks = std::map<std::size_t, std::vector<void*>>;  // by size
+
+  static void* pop(Blocks& blocks, std::size_t bytes) {
+    const auto it = blocks.find(bytes);
+    if (it == blocks.end() || it->second.empty()) return nullptr;
+    void* block = it->second.back();
+    it->second.pop_back();
+    return block;
+  }
+
+  void* take_cached(std::size_t bytes) {
+    std::lock_guard lock(mutex_);
+    void* block = pop(free_, bytes);
+    if (block) stats_.cached_bytes -= bytes;
+    return block;
+  }
+
+  // A block that was not in use before, or null.
+  void* make(std::size_t bytes) {
+    if (!is_of_slab(bytes)) return system_allocate(bytes);
+    std::lock_guard lock(mutex_);
+    if (void* block = pop(fresh_, bytes)) return block;
+    auto* slab = static_cast<char*>(system_allocate(kSlabBlocks * bytes));
+    if (!slab) return nullptr;
+    slabs_[slab] = bytes;
+    for (std::size_t i = kSlabBlocks - 1; i > 0; --i) fresh_[bytes].push_back(slab + i * bytes);
+    return slab;
+  }
+
+  // Gives a slab back to the system if none of its blocks is in use.
+  bool drop_slab(char* slab, std::size_t bytes) {
+    const auto is_in_slab = [&](const void* block) { return block >= slab && block < slab + kSlabBlocks * bytes; };
+    std::vector<void*>& fresh = fresh_[bytes];
+    if (std::count_if(fresh.begin(), fresh.end(), is_in_slab) < static_cast<std::ptrdiff_t>(kSlabBlocks)) return false;
+    std::erase_if(fresh, is_in_slab);
+    std::free(slab);
+    return true;
+  }
+
   std::mutex mutex_;
-  std::map<std::size_t, std::vector<void*>> free_;
+  Blocks free_;                         // given back
+  Blocks fresh_;                        // of slabs, with nothing in them
+  std::map<void*, std::size_t> slabs_;  // and the size of their blocks
   MemoryStats stats_{};
 };
 

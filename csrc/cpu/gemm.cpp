@@ -13,16 +13,6 @@
 namespace drupe::cpu {
 namespace {
 
-// One matrix of the batch.
-template <class S>
-struct Problem {
-  const S* a;
-  const S* b;
-  S* y;
-  const S* residual;
-  S* pre_activation;
-};
-
 template <class S>
 Problem<S> locate(const GemmArgs& args, std::int64_t index) {
   const std::int64_t y_offset = index * args.M * args.N;
@@ -38,46 +28,9 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .b = static_cast<const S*>(args.b) + b,
           .y = static_cast<S*>(args.y) + y_offset,
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
-          .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr};
-}
-
-// y = activation(alpha tile + bias + residual) on one finished tile; y may be where the tile lies.
-template <Isa I, class S, Activation A>
-void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0, std::int64_t col0, std::int64_t rows,
-              std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
-  using T = Accumulator<S>;
-  using V = Vec<T, I>;
-  if (cols == GemmTile<I, T>::kCols && args.bias && args.alpha == 1 && !problem.pre_activation &&
-      (!problem.residual || args.residual_col == 1)) {
-    const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
-    // Only gemm_rows ends in a fence.
-    const bool stream = args.b_panels && args.M > kFewRows && passes_caches<S>(args.M * args.N);
-    S* y = problem.y + row0 * args.N + col0;
-    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row, y, args.N, stream};
-    end.template write<A>(rows, tile, tile_row);
-    return;
-  }
-  const V alpha = V::set(static_cast<T>(args.alpha));
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t at = (row0 + i) * args.N + col0;
-    for_vectors<I, T>(cols, [&](std::int64_t j, auto lanes) {
-      V x = alpha * load<V>(tile + i * tile_row + j, lanes);
-      if (args.bias) x = x + load<V>(static_cast<const S*>(args.bias) + col0 + j, lanes);
-      if (problem.residual) {
-        const S* source = problem.residual + (row0 + i) * args.residual_row + (col0 + j) * args.residual_col;
-        if (args.residual_col == 1) {
-          x = x + load<V>(source, lanes);
-        } else {
-          T values[V::kLanes] = {};
-          const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols - j);
-          for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<T>(source[k * args.residual_col]);
-          x = x + V::load(values);
-        }
-      }
-      if (problem.pre_activation) store(x, problem.pre_activation + at + j, lanes);
-      store(activate<A>(x), problem.y + at + j, lanes);
-    });
-  }
+          .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
+          // Only gemm_rows ends in a fence.
+          .stream = args.b_panels && args.M > kFewRows && passes_caches<S>(args.M * args.N)};
 }
 
 // Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts

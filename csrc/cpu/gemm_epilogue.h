@@ -1,9 +1,10 @@
-// The end of a product for the common case of whole tiles: activation(tile + bias + residual).
+// The end of a product: activation(alpha tile + bias + residual), and faster the common case of whole tiles.
 #pragma once
 
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/lanes.h"
+#include "ops/gemm.h"
 
 namespace drupe::cpu {
 
@@ -71,5 +72,53 @@ struct TileEnd {
     }
   }
 };
+
+// One matrix of the batch.
+template <class S>
+struct Problem {
+  const S* a;
+  const S* b;
+  S* y;
+  const S* residual;
+  S* pre_activation;
+  bool stream = false;  // as TileEnd's
+};
+
+// y = activation(alpha tile + bias + residual) on one finished tile; y may be where the tile lies.
+template <Isa I, class S, Activation A>
+void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0, std::int64_t col0, std::int64_t rows,
+              std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  if (cols == GemmTile<I, T>::kCols && args.bias && args.alpha == 1 && !problem.pre_activation &&
+      (!problem.residual || args.residual_col == 1)) {
+    const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
+    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row,
+                            problem.y + row0 * args.N + col0,        args.N,   problem.stream};
+    end.template write<A>(rows, tile, tile_row);
+    return;
+  }
+  const V alpha = V::set(static_cast<T>(args.alpha));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t at = (row0 + i) * args.N + col0;
+    for_vectors<I, T>(cols, [&](std::int64_t j, auto lanes) {
+      V x = alpha * load<V>(tile + i * tile_row + j, lanes);
+      if (args.bias) x = x + load<V>(static_cast<const S*>(args.bias) + col0 + j, lanes);
+      if (problem.residual) {
+        const S* source = problem.residual + (row0 + i) * args.residual_row + (col0 + j) * args.residual_col;
+        if (args.residual_col == 1) {
+          x = x + load<V>(source, lanes);
+        } else {
+          T values[V::kLanes] = {};
+          const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols - j);
+          for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<T>(source[k * args.residual_col]);
+          x = x + V::load(values);
+        }
+      }
+      if (problem.pre_activation) store(x, problem.pre_activation + at + j, lanes);
+      store(activate<A>(x), problem.y + at + j, lanes);
+    });
+  }
+}
 
 }  // namespace drupe::cpu

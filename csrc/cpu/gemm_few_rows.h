@@ -13,7 +13,7 @@
 namespace drupe::cpu {
 
 inline constexpr std::int64_t kFewRows = 16;     // at most
-inline constexpr std::int64_t kShortRow = 2048;  // bytes of a row of B, at most
+inline constexpr std::int64_t kShortRow = 4096;  // bytes of a row of B, at most
 inline constexpr std::int64_t kLongRow = 8192;   // at least
 
 template <Isa I>
@@ -22,7 +22,9 @@ struct FewRows {
   static constexpr int kDepth = 8;                          // rows of B that are read side by side
   // Registers for sums: columns of the result where B's rows are contiguous, in vectors; rows of B where k is.
   static constexpr int vectors(int height) { return height <= 2 ? 4 : 2; }
-  static constexpr int lines(int height) { return height == 1 ? 8 : height <= 4 ? 4 : 2; }
+  static constexpr int lines(int height) { return height == 1 ? 1 : height <= 4 ? 4 : 2; }
+  // Sums of a line: with one row, lines are read one after another, which memory is faster with.
+  static constexpr int turns(int height) { return height == 1 ? 4 : 1; }
 };
 
 // A copy of A's rows as T, contiguous along k; the padding keeps them out of one cache set.
@@ -35,8 +37,13 @@ struct GatheredRows {
   GatheredRows(const S* from, std::int64_t from_row, std::int64_t from_col, std::int64_t M, std::int64_t K)
       : row(K + 64 / static_cast<std::int64_t>(sizeof(T))), data(static_cast<std::size_t>(M * row)) {
     for (std::int64_t i = 0; i < M; ++i) {
-      for (std::int64_t k = 0; k < K; ++k)
-        data[static_cast<std::size_t>(i * row + k)] = static_cast<T>(from[i * from_row + k * from_col]);
+      const S* source = from + i * from_row;
+      T* target = data.data() + i * row;
+      if (from_col == 1) {
+        for (std::int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(source[k]);  // a loop of vectors
+      } else {
+        for (std::int64_t k = 0; k < K; ++k) target[k] = static_cast<T>(source[k * from_col]);
+      }
     }
   }
 };
@@ -110,34 +117,46 @@ template <Isa I, class How, int kHeight, int kLines, class S, class T>
 void dot_products(const typename How::Left* a, std::int64_t a_row, const S* b, std::int64_t b_line, std::int64_t depth,
                   T* y, std::int64_t y_row, bool accumulate) {
   using V = Vec<T, I>;
-  V sum[kHeight][kLines];
+  constexpr int kTurns = FewRows<I>::turns(kHeight);
+  V sum[kTurns][kHeight][kLines];
+#pragma GCC unroll 4
+  for (int t = 0; t < kTurns; ++t) {
 #pragma GCC unroll 8
-  for (int i = 0; i < kHeight; ++i) {
+    for (int i = 0; i < kHeight; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kLines; ++j) sum[i][j] = V::zero();
+      for (int j = 0; j < kLines; ++j) sum[t][i][j] = V::zero();
+    }
   }
-  const auto step = [&](std::int64_t k, auto... n) {
+  const auto step = [&](int turn, std::int64_t k, auto... n) __attribute__((always_inline)) {
     V line[kLines];
 #pragma GCC unroll 8
     for (int j = 0; j < kLines; ++j) {
       line[j] = How::load(b + j * b_line + k, n...);
-      __builtin_prefetch(b + (j + kLines) * b_line + k);  // the next lines, which no prefetcher foresees
+      // The next lines, which no prefetcher foresees.
+      if constexpr (kLines > 1) __builtin_prefetch(b + (j + kLines) * b_line + k);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i) {
       const V left = How::load(a + i * a_row + k, n...);
 #pragma GCC unroll 8
-      for (int j = 0; j < kLines; ++j) sum[i][j] = How::add(left, line[j], sum[i][j]);
+      for (int j = 0; j < kLines; ++j) sum[turn][i][j] = How::add(left, line[j], sum[turn][i][j]);
     }
   };
   std::int64_t k = 0;
-  for (; k + How::kStep <= depth; k += How::kStep) step(k);
-  if (k < depth) step(k, static_cast<int>(depth - k));
+  for (; k + kTurns * How::kStep <= depth; k += kTurns * How::kStep) {
+#pragma GCC unroll 4
+    for (int t = 0; t < kTurns; ++t) step(t, k + t * How::kStep);
+  }
+  for (; kTurns > 1 && k + How::kStep <= depth; k += How::kStep) step(0, k);
+  if (k < depth) step(0, k, static_cast<int>(depth - k));
 #pragma GCC unroll 8
   for (int i = 0; i < kHeight; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < kLines; ++j) {
-      const T total = reduce_add(sum[i][j]);
+      V all = sum[0][i][j];
+#pragma GCC unroll 4
+      for (int t = 1; t < kTurns; ++t) all = all + sum[t][i][j];
+      const T total = reduce_add(all);
       y[i * y_row + j] = accumulate ? y[i * y_row + j] + total : total;
     }
   }
@@ -153,17 +172,19 @@ void with_height(std::int64_t height, const F& f) {
   }
 }
 
-// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side. What is
-// fetched ahead is the next such rows or, of long ones, the next columns: the former would meet in the same cache sets.
+// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side; with one
+// row of a, short rows one after another, which memory is faster with and the prefetchers foresee. What is fetched
+// ahead is the next such rows or, of long ones, the next columns: the former would meet in the same cache sets.
 template <Isa I, class S, class T>
 void few_rows_by_rows(std::int64_t M, std::int64_t cols, std::int64_t K, const T* a, std::int64_t a_row, const S* b,
                       std::int64_t b_row, T* y, std::int64_t y_row) {
   using Rows = FewRows<I>;
   constexpr std::int64_t kNear = 256 / sizeof(S);
-  const bool far = cols * static_cast<std::int64_t>(sizeof(S)) < kLongRow;
-  for (std::int64_t k = 0; k < K; k += Rows::kDepth) {
-    const int depth = static_cast<int>(std::min<std::int64_t>(Rows::kDepth, K - k));
-    const std::int64_t ahead = !far ? kNear : k + 2 * Rows::kDepth <= K ? Rows::kDepth * b_row : 0;
+  const std::int64_t row_bytes = cols * static_cast<std::int64_t>(sizeof(S));
+  const std::int64_t rows = M == 1 && row_bytes <= kShortRow ? 1 : Rows::kDepth;
+  for (std::int64_t k = 0; k < K; k += rows) {
+    const int depth = static_cast<int>(std::min<std::int64_t>(rows, K - k));
+    const std::int64_t ahead = rows == 1 ? 0 : row_bytes >= kLongRow ? kNear : k + 2 * rows <= K ? rows * b_row : 0;
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         add_outer_products<I, kHeight>(a + i * a_row + k, a_row, b + k * b_row, b_row, depth, cols, y + i * y_row,
@@ -178,9 +199,9 @@ template <Isa I, class How, class S, class T>
 void few_rows_by_lines(std::int64_t M, std::int64_t cols, std::int64_t K, const typename How::Left* a,
                        std::int64_t a_row, const S* b, std::int64_t b_col, T* y, std::int64_t y_row) {
   using Rows = FewRows<I>;
-  constexpr std::int64_t kSlice = 4096 / sizeof(typename How::Left);
-  for (std::int64_t k = 0; k < K; k += kSlice) {
-    const std::int64_t depth = std::min(kSlice, K - k);
+  const std::int64_t slice = (M == 1 ? 16384 : 4096) / static_cast<std::int64_t>(sizeof(typename How::Left));
+  for (std::int64_t k = 0; k < K; k += slice) {
+    const std::int64_t depth = std::min(slice, K - k);
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         constexpr int kLines = Rows::lines(kHeight);
@@ -215,15 +236,13 @@ void few_rows(std::int64_t M, std::int64_t N, std::int64_t grain, const Columns&
 }
 
 // How many runs of B's rows to make tasks of, rather than of its columns, of which a task reads a piece of each row:
-// the runs are read in order from end to end. That pays where the pieces are short or the rows long, unless the sums of
-// the runs are more than a small part of B.
-template <Isa I>
-std::int64_t count_slabs(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t row_bytes) {
+// from memory the runs stream in order from end to end. That pays unless B is small, or the sums of the runs are more
+// than a small part of it.
+inline std::int64_t count_slabs(std::int64_t M, std::int64_t N, std::int64_t K) {
   constexpr std::int64_t kTask = 131072;  // elements of B, about
   const auto tasks = static_cast<std::uint64_t>(N * K / kTask);
   const std::int64_t slabs = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::bit_floor(tasks)), 8, 256);
-  const bool pays = row_bytes <= kShortRow || row_bytes >= kLongRow;
-  return pays && tasks >= 4 && slabs * M * 16 <= K ? slabs : 1;
+  return tasks >= 4 && slabs * M * 16 <= K ? slabs : 1;
 }
 
 // few_rows_by_rows in such tasks, whose sums are added in order afterwards. finish and y as gemm_core's.
@@ -278,7 +297,7 @@ void gemm_few_rows(std::int64_t M, std::int64_t N, std::int64_t K, const S* a, s
   };
   if (b_row != 1) {
     const GatheredRows<T> rows(a, a_row, a_col, M, K);
-    if (const std::int64_t slabs = count_slabs<I>(M, N, K, N * static_cast<std::int64_t>(sizeof(S))); slabs > 1) {
+    if (const std::int64_t slabs = count_slabs(M, N, K); slabs > 1) {
       few_rows_by_slabs<I>(M, N, K, slabs, rows.data.data(), rows.row, b, b_row, finish, y, y_row);
       return;
     }

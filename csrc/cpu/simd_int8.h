@@ -1,6 +1,6 @@
 // Dot products of rows of bytes: sums[i][j] = sum over k of a[i][k] b[j][k], exact, for a few rows of each at a time.
 // Both operands are read as they lie; rows past the last are the last one again. And the product of fours of bytes for
-// gemm_core.
+// gemm_core, and bytes and halves of them as floats.
 #pragma once
 
 #include <algorithm>
@@ -200,5 +200,52 @@ DRUPE_INLINE void add_128(float* p, std::int64_t n) {
     std::memcpy(p + i, &bits, sizeof(bits));
   }
 }
+
+// A register of floats from bytes, or from the low or the high four bits of each; all have a sign.
+template <Isa I>
+struct FloatsOfBytes {
+  using V = Vec<float, I>;
+  DRUPE_INLINE static V whole(const std::uint8_t* p) { return {static_cast<float>(static_cast<std::int8_t>(*p))}; }
+  DRUPE_INLINE static V low(const std::uint8_t* p) { return {static_cast<float>((*p & 7) - (*p & 8))}; }
+  DRUPE_INLINE static V high(const std::uint8_t* p) { return {static_cast<float>(static_cast<std::int8_t>(*p) >> 4)}; }
+};
+
+#if defined(__AVX2__)
+template <>
+struct FloatsOfBytes<Isa::avx2> {
+  using V = Vec<float, Isa::avx2>;
+  DRUPE_INLINE static V whole(const std::uint8_t* p) { return {_mm256_cvtepi32_ps(widen(p))}; }
+  DRUPE_INLINE static V low(const std::uint8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(widen(p), 28), 28))};
+  }
+  DRUPE_INLINE static V high(const std::uint8_t* p) { return {_mm256_cvtepi32_ps(_mm256_srai_epi32(widen(p), 4))}; }
+
+ private:
+  DRUPE_INLINE static __m256i widen(const std::uint8_t* p) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+};
+#endif
+
+#if defined(__AVX512F__)
+template <>
+struct FloatsOfBytes<Isa::avx512> {
+  using V = Vec<float, Isa::avx512>;
+  DRUPE_INLINE static V whole(const std::uint8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load(p)))}; }
+  // A permutation takes the low four bits of each index alone.
+  DRUPE_INLINE static V low(const std::uint8_t* p) {
+    return {_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(load(p)), table())};
+  }
+  DRUPE_INLINE static V high(const std::uint8_t* p) {
+    return {_mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_cvtepu8_epi32(load(p)), 4), table())};
+  }
+
+ private:
+  DRUPE_INLINE static __m128i load(const std::uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  DRUPE_INLINE static __m512 table() { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1); }
+};
+#endif
 
 }  // namespace drupe::cpu

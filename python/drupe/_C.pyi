@@ -9,6 +9,7 @@ __all__: list[str] = [
     "Graph",
     "PackedFilters",
     "PackedMatrix",
+    "QuantizedMatrix",
     "Stream",
     "Tensor",
     "activation",
@@ -27,6 +28,7 @@ __all__: list[str] = [
     "bce_with_logits",
     "bce_with_logits_backward",
     "binary",
+    "cached_attention",
     "cast",
     "clamp",
     "clamp_backward",
@@ -70,6 +72,7 @@ __all__: list[str] = [
     "full",
     "gemm",
     "gemm_int8",
+    "gemm_quantized",
     "group_norm",
     "group_norm_backward",
     "gru",
@@ -96,6 +99,7 @@ __all__: list[str] = [
     "pad",
     "pin",
     "quantize_int8",
+    "quantize_weight",
     "record_use",
     "reduce",
     "reset_peak_memory",
@@ -214,6 +218,22 @@ class Graph:
 class PackedMatrix:
     @property
     def transpose(self) -> bool: ...
+
+class QuantizedMatrix:
+    @property
+    def K(self) -> int: ...
+    @property
+    def N(self) -> int: ...
+    @property
+    def bits(self) -> int: ...
+    @property
+    def group(self) -> int: ...
+    @property
+    def scales(self) -> Tensor: ...
+    @property
+    def transpose(self) -> bool: ...
+    @property
+    def values(self) -> Tensor: ...
 
 class PackedFilters:
     @property
@@ -347,6 +367,17 @@ def bce_with_logits_backward(
     want_dtargets: bool,
 ) -> tuple[Tensor, Tensor]: ...
 def binary(name: str, a: Tensor, b: Tensor) -> Tensor: ...
+def cached_attention(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    starts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    bias: Tensor | None,
+    lengths: Tensor | None,
+    query_lengths: Tensor | None,
+    right: typing.SupportsInt | typing.SupportsIndex | None,
+    scale: typing.SupportsFloat | typing.SupportsIndex | None,
+) -> Tensor: ...
 def cast(x: Tensor, dtype: str) -> Tensor: ...
 def clamp(
     x: Tensor, low: typing.SupportsFloat | typing.SupportsIndex, high: typing.SupportsFloat | typing.SupportsIndex
@@ -586,6 +617,9 @@ def gemm_int8(
     activation: str,
     dtype: str,
 ) -> Tensor: ...
+def gemm_quantized(
+    a: Tensor, weight: QuantizedMatrix, bias: Tensor | None, residual: Tensor | None, activation: str
+) -> Tensor: ...
 def group_norm(
     x: Tensor,
     groups: typing.SupportsInt | typing.SupportsIndex,
@@ -714,6 +748,12 @@ def pad(
 ) -> Tensor: ...
 def pin(x: Tensor, device: str) -> Tensor: ...
 def quantize_int8(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple[Tensor, Tensor]: ...
+def quantize_weight(
+    b: Tensor,
+    transpose: bool,
+    bits: typing.SupportsInt | typing.SupportsIndex,
+    group: typing.SupportsInt | typing.SupportsIndex,
+) -> QuantizedMatrix: ...
 def record_use(x: Tensor, stream: Stream) -> None: ...
 def reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor: ...
 def reset_peak_memory() -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,6 +66,24 @@ def test_empty_cache_gives_everything_back():
     assert stats()["cached_bytes"] == 0
     assert kept.tolist() == [1, 2]
     drupe.empty_cache()
+
+
+def test_blocks_that_share_huge_pages():
+    tensors = [drupe.empty((2**20,), "uint8") for _ in range(20)]
+    for i, t in enumerate(tensors):
+        t.numpy()[...] = i
+    places = sorted(t.raw.data_ptr for t in tensors)
+    assert all(b - a >= 2**20 for a, b in pairwise(places))
+    assert sum(b - a == 2**20 for a, b in pairwise(places)) >= 15
+    kept = tensors[3::7]
+    del t, tensors
+    drupe.empty_cache()
+    assert stats()["cached_bytes"] == 0
+    assert [int(t.numpy().max()) for t in kept] == [3, 10, 17]
+    more = [drupe.zeros((2**20,), "uint8") for _ in range(30)]
+    assert not any(t.numpy().any() for t in more)
+    assert [int(t.numpy().min()) for t in kept] == [3, 10, 17]
+    assert len({t.raw.data_ptr for t in (*kept, *more)}) == 33
 
 
 def test_peak():

@@ -177,6 +177,31 @@ def test_packed_weights_do_not_change_the_bits(rng):
     assert np.abs(model.predict(ids) - expected).max() > 1e-2
 
 
+@pytest.mark.parametrize(("kind", "bound", "alike"), [("int8", 0.02, 0.95), ("int4", 0.3, 0.6)])
+def test_quantized_weights_are_close(rng, kind, bound, alike):
+    model = make(n_embd=64, vocab_size=500)
+    names = list(model.state_dict())
+    ids = rng.integers(0, 500, (3, 20))
+    exact, tokens = model.predict(ids), model.generate(ids, 3)
+    model.quantize_weights(kind)
+    found = model.predict(ids)
+    assert 0 < np.abs(found - exact).max() < bound * np.abs(exact).max()
+    assert (found.argmax(-1) == exact.argmax(-1)).mean() > alike
+    continued = model.generate(ids, 3)
+    np.testing.assert_array_equal(continued[:, :20], ids)
+    with drupe.no_grad():  # one token at a time reads the integers: the same but for roundings
+        cache = model.make_cache(3)
+        for i in range(20):
+            y = model(ids[:, i : i + 1], cache=cache).numpy()
+            np.testing.assert_allclose(y[:, 0], found[:, i], rtol=1e-3, atol=1e-4 * np.abs(exact).max())
+    assert list(model.state_dict()) == names
+    head = model.lm_head.weight
+    assert head is model.transformer.wte.weight  # the word vectors stay as they are
+    model.train().eval()
+    np.testing.assert_array_equal(model.predict(ids), exact)
+    np.testing.assert_array_equal(model.generate(ids, 3), tokens)
+
+
 def greedy(model, prompt, count):
     for _ in range(count):
         prompt = np.append(prompt, model.predict(prompt[None])[0, -1].argmax())

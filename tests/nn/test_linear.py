@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import drupe
-from drupe import nn
+from drupe import nn, ops
 from reference import ACTIVATIONS
 
 
@@ -102,8 +102,51 @@ def zeroed(layer):
     ],
     ids=["loaded", "train()", "a recorded pass", "packed again", "copied into", "converted"],
 )
-def test_changed_weights_are_not_taken_from_the_copy(rng, change):
-    layer = nn.Linear(40, 30).eval().pack_weights()
+@pytest.mark.parametrize("prepare", [nn.Module.pack_weights, nn.Module.quantize_weights])
+def test_changed_weights_are_not_taken_from_the_copy(rng, change, prepare):
+    layer = prepare(nn.Linear(40, 30).eval())
+    x = rng.standard_normal((25, 40), dtype=np.float32)
+    with drupe.no_grad():
+        assert layer(x).numpy().any()
     change(layer)
     with drupe.no_grad():
-        assert not layer(rng.standard_normal((25, 40), dtype=np.float32)).numpy().any()
+        assert not layer(x).numpy().any()
+
+
+@pytest.mark.parametrize(("kind", "group"), [("int8", None), ("int8", 16), ("int4", None), ("int4", 8)])
+def test_quantized_weights_are_multiplied_and_not_saved(rng, kind, group):
+    layer = nn.Linear(40, 30, activation="gelu").eval()
+    state = {name: value.numpy().copy() for name, value in layer.state_dict().items()}
+    x, residual = (rng.standard_normal(shape, dtype=np.float32) for shape in ((3, 40), (3, 30)))
+    assert layer.quantize_weights(kind, group=group) is layer
+    weight = ops.quantize_weight(layer.weight, kind, transpose_b=True, group=group)
+    with drupe.no_grad():
+        expected = ops.gemm_quantized(x, weight, layer.bias, residual=residual, activation="gelu")
+        np.testing.assert_array_equal(layer(x, residual=residual).numpy(), expected.numpy())
+        exact = ops.gemm(x, layer.weight, bias=layer.bias, transpose_b=True, residual=residual, activation="gelu")
+    assert 0 < np.abs(expected.numpy() - exact.numpy()).max() < (0.02 if kind == "int8" else 0.3)
+    assert list(layer.state_dict()) == list(state)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), state[name])
+
+
+def test_quantized_weights_and_packed_ones_take_turns(rng):
+    layer, x = nn.Linear(40, 30).eval(), rng.standard_normal((20, 40), dtype=np.float32)
+    with drupe.no_grad():
+        exact = layer(x).numpy()
+        quantized = layer.quantize_weights()(x).numpy()
+        assert (quantized != exact).any()
+        np.testing.assert_array_equal(layer.pack_weights()(x).numpy(), exact)
+        np.testing.assert_array_equal(layer.quantize_weights()(x).numpy(), quantized)
+        np.testing.assert_array_equal(layer.train()(x).numpy(), exact)
+
+
+def test_errors_of_quantize_weights():
+    layer = nn.Linear(4, 3).eval()
+    with pytest.raises(ValueError, match='dtype is "float8": expected int8 or int4'):
+        layer.quantize_weights("float8")
+    with pytest.raises(ValueError, match="group is 0: expected at least 1"):
+        layer.quantize_weights(group=0)
+    layer.quantize_weights().requires_grad_(False)
+    with pytest.raises(RuntimeError, match=r"\[gemm_quantized\] an input requires a gradient"):
+        layer(drupe.tensor(np.ones((2, 4), np.float32), requires_grad=True))

@@ -146,6 +146,9 @@ class GPT2Attention(Module):
     def forward(self, x: Any, residual: Any, sight: Sight, last: bool) -> Any:
         """Return ``residual`` (B, S, D) plus the attention of ``x`` (B, S, D); with ``last`` (B, 1, D) of both."""
         fused = self.c_attn(x)  # (B, S, 3 D)
+        if sight.cache is not None and not last:
+            y = sight.cache.attend(self.index, fused, sight.starts, scale=self.scale, **sight.mask)
+            return _project(self.c_proj, self.resid_dropout, y, residual)
         q, k, v = ops.split_heads(fused, self.heads, 3)  # (B, H, S, D / H)
         if sight.cache is not None:
             k, v = sight.cache.append(self.index, k, v, sight.starts)  # (B, H, n, D / H)

@@ -62,6 +62,13 @@ class KVCache:
         """
         return ops.append_rows(self.keys[layer], k, starts), ops.append_rows(self.values[layer], v, starts)
 
+    def attend(self, layer: int, x: Any, starts: int | list[int], **options: Any) -> Any:
+        """Append the keys and values in ``x`` (B, S, 3 H D), and return (B, S, H D): the attention over all tokens.
+
+        See :func:`drupe.ops.cached_attention`; the lengths are left as they are.
+        """
+        return ops.cached_attention(x, self.keys[layer], self.values[layer], starts, **options)
+
     def reset(self) -> None:
         """Forget all tokens; the memory stays."""
         self.lengths = np.zeros_like(self.lengths)

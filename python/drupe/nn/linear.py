@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, ClassVar
 
 from drupe import ops
@@ -38,15 +37,22 @@ class Linear(Module):
 
     def forward(self, x: Any, *, residual: Any = None) -> Any:
         """Return (..., N) for ``x`` (..., K) and an optional ``residual`` that broadcasts to the result."""
-        packed = self._packed(partial(ops.pack_weight, self.weight, transpose_b=self._transposed), self.weight)
+        kept = self._packed(self._prepare, self.weight)
+        if isinstance(kept, ops.QuantizedWeight):
+            return ops.gemm_quantized(x, kept, self.bias, residual=residual, activation=self.activation)
         return ops.gemm(
             x,
-            self.weight if packed is None else packed,
+            self.weight if kept is None else kept,
             bias=self.bias,
             residual=residual,
             transpose_b=self._transposed,
             activation=self.activation,
         )
+
+    def _prepare(self) -> ops.PackedWeight | ops.QuantizedWeight:
+        if (how := self._quantization) is not None:
+            return ops.quantize_weight(self.weight, how.dtype, transpose_b=self._transposed, group=how.group)
+        return ops.pack_weight(self.weight, transpose_b=self._transposed)
 
     def extra_repr(self) -> str:
         """Name the sizes."""

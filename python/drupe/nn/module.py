@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from drupe import ops
 from drupe.autograd import is_grad_enabled
 from drupe.nn.parameter import Buffer, Parameter
 from drupe.tensor import DtypeLike, Tensor, as_tensor
@@ -28,6 +31,13 @@ class _Copy(NamedTuple):
     sources: list[tuple[Any, int]]
 
 
+class _Quantization(NamedTuple):
+    """How a layer is to quantise its weight: arguments of :func:`drupe.ops.quantize_weight`."""
+
+    dtype: str
+    group: int | None
+
+
 class Module:
     """A function with parameters.
 
@@ -44,6 +54,7 @@ class Module:
     forward: Callable[..., Any]
     _keeps_copy: bool = False
     _copy: _Copy | None = None
+    _quantization: _Quantization | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return ``forward`` of the same arguments."""
@@ -197,7 +208,30 @@ class Module:
         weight; call this again afterwards, and after any change of a weight through memory that it shares.
         """
         for module in self.modules():
-            module._keeps_copy, module._copy = True, None
+            module._keeps_copy, module._copy, module._quantization = True, None, None
+        return self
+
+    def quantize_weights(self: Self, dtype: str = "int8", *, group: int | None = None) -> Self:
+        """Let the linear layers below multiply with weights of small integers, and return self: to decode on the CPU.
+
+        As :meth:`pack_weights`, but ``Linear``, and what derives from it, keeps a copy that
+        :func:`drupe.ops.quantize_weight` makes, whose docstring states the error; other layers keep what
+        ``pack_weights`` would have them keep. The parameters, and with them ``state_dict``, stay as they are, and so
+        does what else reads them: the word vectors of a tied head, say. Call it for parts of a network, and
+        ``pack_weights`` for others, to quantise only those. Passes that record gradients are for other weights.
+
+        Args:
+            dtype: ``"int8"`` or ``"int4"``.
+            group: how many neighbours along the input features share a scale: by default all of them for int8, 64 for
+                int4.
+
+        Raises:
+            ValueError: another ``dtype``, or a group below 1.
+        """
+        ops.quantize_weight(np.zeros((1, 1), np.float32), dtype, group=group)  # complains now, not in the first pass
+        self.pack_weights()
+        for module in self.modules():
+            module._quantization = _Quantization(dtype, group)
         return self
 
     def _unpack_weights(self) -> None:
@@ -205,10 +239,10 @@ class Module:
             module._drop_copy()
 
     def _drop_copy(self) -> None:
-        self._keeps_copy, self._copy = False, None
+        self._keeps_copy, self._copy, self._quantization = False, None, None
 
     def _packed(self, make: Callable[[], V], *tensors: Tensor | None) -> V | None:
-        """Return ``make()``, kept from the first call on, while :meth:`pack_weights` holds; else None.
+        """Return ``make()``, kept from the first call on, while :meth:`pack_weights` or the other holds; else None.
 
         The copy is dropped once one of the tensors that it is made from has changed, or is to get a gradient.
         """
@@ -219,10 +253,7 @@ class Module:
             self._drop_copy()
         elif self._copy is None:
             self._copy = _Copy(make(), sources)
-        elif len(sources) != len(self._copy.sources) or any(
-            raw is not other or version != before
-            for (raw, version), (other, before) in zip(sources, self._copy.sources, strict=True)
-        ):
+        elif sources != self._copy.sources:
             self._drop_copy()
         return None if self._copy is None else self._copy.value
 

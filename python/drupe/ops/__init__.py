@@ -4,6 +4,7 @@ from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
 from drupe.ops.attention import attention
 from drupe.ops.batch_norm import batch_norm
 from drupe.ops.bce_with_logits import bce_with_logits
+from drupe.ops.cached_attention import cached_attention
 from drupe.ops.conv2d import conv2d
 from drupe.ops.cross_entropy import cross_entropy
 from drupe.ops.ctc_loss import ctc_loss
@@ -53,6 +54,7 @@ from drupe.ops.embedding_step import embedding_bag_step, embedding_step
 from drupe.ops.fm_interaction import fm_interaction
 from drupe.ops.gemm import gemm
 from drupe.ops.gemm_int8 import gemm_int8
+from drupe.ops.gemm_quantized import gemm_quantized
 from drupe.ops.group_norm import group_norm
 from drupe.ops.gru import gru
 from drupe.ops.heads import append_rows, merge_heads, split_heads
@@ -66,6 +68,7 @@ from drupe.ops.pack_filters import PackedFilters, pack_filters
 from drupe.ops.pack_weight import PackedWeight, pack_weight
 from drupe.ops.pool2d import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from drupe.ops.quantize_int8 import quantize_int8
+from drupe.ops.quantize_weight import QuantizedWeight, quantize_weight
 from drupe.ops.reduce import all, any, argmax, argmin, logsumexp, max, mean, min, prod, sum, topk, var
 from drupe.ops.rms_norm import rms_norm
 from drupe.ops.sample import sample
@@ -91,6 +94,7 @@ from drupe.ops.spmm import propagate, spmm
 __all__ = [
     "PackedFilters",
     "PackedWeight",
+    "QuantizedWeight",
     "abs",
     "adam",
     "adamw",
@@ -106,6 +110,7 @@ __all__ = [
     "batch_norm",
     "bce_with_logits",
     "broadcast_to",
+    "cached_attention",
     "cast",
     "ceil",
     "clamp",
@@ -133,6 +138,7 @@ __all__ = [
     "gelu",
     "gemm",
     "gemm_int8",
+    "gemm_quantized",
     "getitem",
     "global_norm",
     "group_norm",
@@ -172,6 +178,7 @@ __all__ = [
     "prod",
     "propagate",
     "quantize_int8",
+    "quantize_weight",
     "reciprocal",
     "relu",
     "reshape",

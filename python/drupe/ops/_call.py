@@ -65,30 +65,32 @@ class Call(Generic[A]):
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
         raws: list[Any] = []
-        tensors = guests = wanted = False  # guests are arrays of other kinds
+        wanted = guests = False  # guests are arrays of other kinds
         for x in self.inputs:
-            if isinstance(x, Tensor):
-                raws.append(x.raw)
-                tensors = True
-                wanted = wanted or x.requires_grad
-            elif x is None:
+            if x is None:
                 raws.append(None)
+            elif isinstance(x, Tensor):
+                raws.append(x.raw)
+                if x.requires_grad:
+                    wanted = True
             else:
                 raws.append(to_raw(x, name))
                 guests = True
         self.raw: tuple[Any, ...] = tuple(raws)
         self._export: Callable[[_C.Tensor], Any] = Tensor
         self._recorded = wanted and is_grad_enabled()
-        if tensors and guests:
-            held = (x.raw.device for x in self.inputs if isinstance(x, Tensor))
-            device = next((device for device in held if device != "cpu"), None)
-            if device is not None:
-                self._follow(device)
-        elif not tensors:
-            given = next((x for x in self.inputs if x is not None), None)
-            if given is None:
-                to_raw(None, name)  # raises, as for anything else that is no array
-            self._export = _exporter(given)
+        if guests:
+            self._join()
+        elif first is None and not any(x is not None for x in others):
+            to_raw(None, name)  # raises, as for anything else that is no array
+
+    def _join(self) -> None:
+        """Bring arrays of other kinds together with the tensors beside them, or give back their kind where are none."""
+        held = [x.raw.device for x in self.inputs if isinstance(x, Tensor)]
+        if not held:
+            self._export = _exporter(next(x for x in self.inputs if x is not None))
+        elif (device := next((device for device in held if device != "cpu"), None)) is not None:
+            self._follow(device)
 
     def _follow(self, device: str) -> None:
         """Take the arrays of the host that are no tensors to a device."""
