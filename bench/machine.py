@@ -22,7 +22,7 @@ def cpu_model() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+?)\s*$", text, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+?)\s*$", text, re.MULTILINE))
     name = fields.get("model name", platform.machine())
     if re.search(r"\d", name) or not {"cpu family", "model"} <= fields.keys():
         return name
@@ -56,7 +56,7 @@ def memory_bytes() -> dict[str, int]:
     except OSError:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return {"total": total, "available": total // 2}
-    fields = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE))
+    fields: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE))
     return {"total": int(fields["MemTotal"]) << 10, "available": int(fields.get("MemAvailable", 0)) << 10}
 
 

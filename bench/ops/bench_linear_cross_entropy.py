@@ -35,7 +35,7 @@ def training(rows: int, width: int, classes: int, rng: np.random.Generator) -> S
     x = rng.standard_normal((rows, width), dtype=np.float32)
     weight = 0.02 * rng.standard_normal((classes, width), dtype=np.float32)
     labels = rng.integers(0, classes, rows)
-    leaves = [drupe.tensor(value, requires_grad=True) for value in (x, weight)]
+    features, words = (drupe.tensor(value, requires_grad=True) for value in (x, weight))
     one = np.ones((), np.float32)
 
     def torch_loss(torch: Any, x: Any, weight: Any, labels: Any) -> Any:
@@ -47,7 +47,7 @@ def training(rows: int, width: int, classes: int, rng: np.random.Generator) -> S
         return (jax.scipy.special.logsumexp(logits, -1) - picked).mean()
 
     return Setup(
-        drupe=peers.drupe_backward(lambda: ops.linear_cross_entropy(*leaves, labels), one, *leaves),
+        drupe=peers.drupe_backward(lambda: ops.linear_cross_entropy(features, words, labels), one, features, words),
         tolerance=1e-5,
         peers={
             "torch": lambda: peers.torch_training(torch_loss, one, x, weight, labels),
