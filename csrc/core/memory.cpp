@@ -87,19 +87,20 @@ class Pool {
 
   void drop_cached() {
     std::lock_guard lock(mutex_);
-    stats_.cached_bytes = 0;
     for (auto& [bytes, list] : free_) {
-      for (void* block : list) {
+      std::vector<void*>& fresh = fresh_[bytes];
+      fresh.reserve(fresh.size() + list.size());
+      while (void* block = pop(free_, bytes)) {
+        stats_.cached_bytes -= bytes;
         allow(block, bytes);
         if (is_of_slab(bytes)) {
           madvise(block, bytes, MADV_DONTNEED);
+          fresh.push_back(block);
         } else {
           std::free(block);
         }
       }
-      if (is_of_slab(bytes)) fresh_[bytes].insert(fresh_[bytes].end(), list.begin(), list.end());
     }
-    free_.clear();
     std::erase_if(slabs_, [this](const auto& slab) { return drop_slab(static_cast<char*>(slab.first), slab.second); });
   }
 
@@ -139,10 +140,12 @@ class Pool {
     if (!is_of_slab(bytes)) return system_allocate(bytes);
     std::lock_guard lock(mutex_);
     if (void* block = pop(fresh_, bytes)) return block;
+    std::vector<void*>& fresh = fresh_[bytes];
+    fresh.reserve(kSlabBlocks);
     auto* slab = static_cast<char*>(system_allocate(kSlabBlocks * bytes));
     if (!slab) return nullptr;
     slabs_[slab] = bytes;
-    for (std::size_t i = kSlabBlocks - 1; i > 0; --i) fresh_[bytes].push_back(slab + i * bytes);
+    for (std::size_t i = kSlabBlocks - 1; i > 0; --i) fresh.push_back(slab + i * bytes);
     return slab;
   }
 

@@ -36,6 +36,7 @@ struct PairProduct {
 #endif
     return sum;
   }
+  DRUPE_INLINE static V join(V before, V sum) { return before + sum; }
 };
 
 // low's lanes, then high's past the caches to `to`, which is aligned to a register: rounded to nearest even, subnormal

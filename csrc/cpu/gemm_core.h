@@ -34,12 +34,16 @@ struct GemmTile {
   static constexpr std::int64_t kTaskCols = (I == Isa::scalar ? 8 : 8 * 32 / kCols) * kCols;
 };
 
-// What an element of A's panel and one of B's add to the sum. A panel's elements may be anything of T's size, as the
-// pairs of gemm_bf16.h.
+// What an element of A's panel and one of B's add to the sum, and the sum of two sums. Elements of panels, and sums,
+// may be anything of T's size, as the pairs of gemm_bf16.h and the integers of simd_int8.h.
 struct Product {
   template <class V>
   DRUPE_INLINE static V add(V left, V right, V sum) {
     return fma(left, right, sum);
+  }
+  template <class V>
+  DRUPE_INLINE static V join(V before, V sum) {
+    return before + sum;
   }
 };
 
@@ -111,7 +115,7 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) {
       T* to = c + i * c_row + j * V::kLanes;
-      (accumulate ? V::load(to) + sum[i][j] : sum[i][j]).store(to);
+      (accumulate ? P::join(V::load(to), sum[i][j]) : sum[i][j]).store(to);
     }
   }
 }

@@ -189,6 +189,12 @@ struct ByteProduct {
 #endif
     return sum;
   }
+  DRUPE_INLINE static V join([[maybe_unused]] V before, V sum) {  // of 32-bit integers
+#if defined(__AVX512F__)
+    sum.v = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(before.v), _mm512_castps_si512(sum.v)));
+#endif
+    return sum;
+  }
 };
 
 // Adds 128 to each of the bytes in n floats, modulo 256.

@@ -43,12 +43,11 @@ Tensor cached_attention(const Tensor& x, const Tensor& keys, const Tensor& value
         " heads of keys and of values, of ", D, " each");
   check(starts.size() == 1 || static_cast<std::int64_t>(starts.size()) == B, kOp, starts.size(),
         " starts for a batch of ", B);
-  std::int64_t first = 0, end = S;
-  if (!starts.empty()) {
-    first = *std::min_element(starts.begin(), starts.end());
-    end += *std::max_element(starts.begin(), starts.end());
-  }
-  check(first >= 0 && end <= capacity, kOp, "rows ", first, " to ", end, " of a cache whose capacity is ", capacity);
+  const std::int64_t first = starts.empty() ? 0 : *std::min_element(starts.begin(), starts.end());
+  const std::int64_t last = starts.empty() ? 0 : *std::max_element(starts.begin(), starts.end());
+  check(first >= 0 && last <= capacity - S, kOp, S, " rows from ", first, " to ", last,
+        " on, of a cache whose capacity is ", capacity);
+  const std::int64_t end = last + S;
 
   const Tensor apart = reshape(x, {B, S, queries + 2 * heads, D}).permute({0, 2, 1, 3});  // (B, heads, S, D)
   write(keys, apart.slice(1, queries, queries + heads, 1), starts);

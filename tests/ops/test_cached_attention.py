@@ -60,9 +60,10 @@ def test_a_recorded_cache_is_not_overlooked(rng):
 @pytest.mark.parametrize(
     ("x", "keys", "values", "starts", "message"),
     [
-        ((2, 3, 24), (2, 2, 4, 4), (2, 2, 4, 4), 2, r"rows 2 to 5 of a cache whose capacity is 4"),
-        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), -1, r"rows -1 to 0 of a cache"),
-        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 4], r"rows 0 to 5"),
+        ((2, 3, 24), (2, 2, 4, 4), (2, 2, 4, 4), 2, r"3 rows from 2 to 2 on, of a cache whose capacity is 4"),
+        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), -1, r"1 rows from -1 to -1 on"),
+        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 4], r"1 rows from 0 to 4 on"),
+        ((1, 1, 24), (1, 2, 4, 4), (1, 2, 4, 4), 2**63 - 1, r"1 rows from"),
         ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 1, 2], r"3 starts for a batch of 2"),
         ((2, 1, 25), (2, 2, 4, 4), (2, 2, 4, 4), 0, r"x is \(2, 1, 25\): its width is not that of queries and of 2"),
         ((2, 1, 16), (2, 2, 4, 4), (2, 2, 4, 4), 0, r"x is \(2, 1, 16\): its width"),
@@ -75,6 +76,22 @@ def test_a_recorded_cache_is_not_overlooked(rng):
 def test_errors(x, keys, values, starts, message):
     with pytest.raises(ValueError, match=rf"\[cached_attention\] {message}"):
         ops.cached_attention(drupe.zeros(x), drupe.zeros(keys), drupe.zeros(values), starts)
+
+
+def test_causal_needs_one_start():
+    x, cache = drupe.zeros((2, 3, 24)), drupe.zeros((2, 2, 8, 4))
+    with pytest.raises(
+        ValueError, match=r"\[cached_attention\] causal, 3 tokens, and starts are \[0, 2\]"
+    ):
+        ops.cached_attention(x, cache, cache, [0, 2], causal=True)
+
+
+def test_a_late_error_still_counts_as_a_change():
+    cache = drupe.zeros((1, 1, 4, 2))
+    before = cache.version
+    with pytest.raises(ValueError, match="scale"):
+        ops.cached_attention(drupe.zeros((1, 1, 6)), cache, drupe.zeros((1, 1, 4, 2)), 0, scale=float("nan"))
+    assert cache.version > before
 
 
 def test_errors_of_dtypes():

@@ -33,7 +33,7 @@ def cached_attention(
         values: the same.
         starts: where row 0 of the new keys goes: one number for the whole batch, or one for each of its B elements.
         bias: as of :func:`attention`, as are the following; there are max(starts) + S keys.
-        causal: hide later tokens.
+        causal: hide later tokens; with several of them, all starts must be one: else pass a bias.
         lengths: (B,), how many keys count.
         query_lengths: (B,), how many queries count.
         scale: of the logits; 1 / sqrt(D) by default.
@@ -51,8 +51,12 @@ def cached_attention(
         raise RuntimeError("[cached_attention] an input requires a gradient: call it in drupe.no_grad()")
     rx, rkeys, rvalues, rbias, rlengths, rquery_lengths = call.raw
     each = [starts] if isinstance(starts, int) else list(starts)
+    if causal and len(set(each)) > 1 and len(rx.shape) == 3 and rx.shape[1] > 1:
+        raise ValueError(f"[cached_attention] causal, {rx.shape[1]} tokens, and starts are {each}: pass a bias instead")
     right = 0 if causal else None
-    y = _C.cached_attention(rx, rkeys, rvalues, each, rbias, rlengths, rquery_lengths, right, scale)
-    keys.version += 1
-    values.version += 1
+    try:
+        y = _C.cached_attention(rx, rkeys, rvalues, each, rbias, rlengths, rquery_lengths, right, scale)
+    finally:  # an error in what attention takes comes after the cache was written
+        keys.version += 1
+        values.version += 1
     return call.output(y)

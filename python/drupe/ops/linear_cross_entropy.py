@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from drupe import _C
 from drupe.ops._call import A, Array, Call
 
 _CHUNK_ELEMENTS = 16 << 20  # of the logits that exist at one time
-_TINY = {"float32": 1e-38, "float64": 1e-307}
+_TINY = {"float32": 1.2e-38, "float64": 1e-307}
 
 
 def linear_cross_entropy(
@@ -22,8 +24,9 @@ def linear_cross_entropy(
     """``cross_entropy(x @ weight.T + bias, labels)``, some rows at a time.
 
     A language model's logits, (N, C), outweigh all else that it keeps. Here no more than 16 Mi of them (or one row)
-    exist at a time: the forward pass drops them and the backward pass makes them again, at the price of one product
-    more. Gradients of ``weight`` and ``bias`` are added up over the chunks of rows, rounded to their dtype after each.
+    exist at a time, and in the backward pass as many gradients of them. The forward pass drops them and the backward
+    pass makes them again, at the price of one product more. Gradients of ``weight`` and ``bias`` are added up over the
+    chunks of rows, rounded to their dtype after each.
 
     Args:
         x: (..., K), float.
@@ -61,9 +64,9 @@ def linear_cross_entropy(
     def forward(span: tuple[int, int, int]) -> tuple[_C.Tensor, _C.Tensor, _C.Tensor]:
         try:
             return _C.cross_entropy(logits(span), targets.slice(0, *span), None, *options)
-        except IndexError as error:
-            where = f"{error} (counted from row {span[0]})" if span[0] else str(error)
-            raise IndexError(where.replace("[cross_entropy]", "[linear_cross_entropy]")) from None
+        except (IndexError, TypeError, ValueError) as error:
+            message = re.sub(r"^\[\w+\]", "[linear_cross_entropy]", str(error))
+            raise type(error)(f"{message} (counted from row {span[0]})" if span[0] else message) from None
 
     chunks = [forward(span) for span in spans]
     losses = _C.concat([loss for loss, _, _ in chunks], 0)
