@@ -80,9 +80,7 @@ def test_errors(x, keys, values, starts, message):
 
 def test_causal_needs_one_start():
     x, cache = drupe.zeros((2, 3, 24)), drupe.zeros((2, 2, 8, 4))
-    with pytest.raises(
-        ValueError, match=r"\[cached_attention\] causal, 3 tokens, and starts are \[0, 2\]"
-    ):
+    with pytest.raises(ValueError, match=r"\[cached_attention\] causal, 3 tokens, and starts are \[0, 2\]"):
         ops.cached_attention(x, cache, cache, [0, 2], causal=True)
 
 
