@@ -7,6 +7,8 @@
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
+#include <cstring>
+
 #include "core/dispatch.h"
 #include "cpu/attention_decode.h"
 
@@ -16,13 +18,16 @@ namespace {
 constexpr std::int64_t kManyHeads = 32;
 constexpr std::int64_t kPackKeys = 512;  // keys that a packing task takes, where heads are few
 
-template <class S, Isa I>
+// P multiplies, elements of T that hold kItems neighbours of S along the depth.
+template <class S, Isa I, class P>
 class Forward {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kBlockRows = 140 / Tile::kRows * Tile::kRows;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  static constexpr bool kPaired = !std::is_same_v<P, Product>;
+  static constexpr std::int64_t kItems = kPaired ? 2 : 1;
 
   enum class Held { nothing, sums, output };  // what is there of a tile's rows
 
@@ -76,8 +81,11 @@ class Forward {
     return values_in_place() && args_.Skv <= Tile::kDepth && rows[count - 1].y == rows->y + (count - 1) * args_.y.row;
   }
   std::int64_t value_width() const { return round_up(args_.Dv, Tile::kCols); }
-  std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * args_.D; }
-  std::int64_t packed_size() const { return keys_size() + (values_in_place() ? 0 : args_.Skv * value_width()); }
+  std::int64_t depth() const { return ceil_div(args_.D, kItems); }
+  std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * depth(); }
+  std::int64_t packed_size() const {
+    return keys_size() + (values_in_place() ? 0 : ceil_div(args_.Skv, kItems) * value_width());
+  }
 
   // The keys that some query sees.
   Range keys_seen(std::int64_t b) const {
@@ -121,13 +129,40 @@ class Forward {
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j),
-                    args_.D, memory + j * args_.D);
+      pack_keys(locate<const S>(args_.k, b, h, j), std::min<std::int64_t>(Tile::kCols, end - j), memory + j * depth());
     }
     if (values_in_place()) return;
     T* values = memory + keys_size();
-    for (std::int64_t j = begin; j < end; ++j) {
-      load_row<I>(locate<S>(args_.v, b, h, j), args_.Dv, T(1), values + j * value_width(), value_width());
+    for (std::int64_t j = begin; j < end; j += kItems) {
+      pack_values(locate<const S>(args_.v, b, h, j), end - j, values + j / kItems * value_width());
+    }
+  }
+
+  // One panel of K^T.
+  void pack_keys(const S* from, std::int64_t cols, T* panel) const {
+    if constexpr (kPaired) {
+      const PairedMatrix<I> keys{from, args_.k.row, 1, args_.D};
+      if (keys.paired()) {
+        pack_panel<I>(reinterpret_cast<const T*>(from), args_.k.row / 2, cols, depth(), panel);
+      } else {
+        keys.pack_cols(panel, 0, cols, 0, depth());
+      }
+    } else {
+      pack_panel<I>(from, args_.k.row, cols, args_.D, panel);
+    }
+  }
+
+  // One row of V, of the first kItems rows from `from` on; `rows` are there.
+  void pack_values(const S* from, std::int64_t rows, T* to) const {
+    if constexpr (kPaired) {
+      if (rows > 1) {
+        interleave<I>(to, from, from + args_.v.row, args_.Dv);
+      } else {
+        for (std::int64_t d = 0; d < args_.Dv; ++d) to[d] = bf16_pair(from[d], {});
+      }
+      fill<I>(to, args_.Dv, value_width(), T(0));
+    } else {
+      load_row<I>(from, args_.Dv, T(1), to, value_width());
     }
   }
 
@@ -148,7 +183,7 @@ class Forward {
     fill<I>(maximum, 0, count, kLowest);
     fill<I>(sum, 0, count, T(0));
     const std::int64_t tiles = ceil_div(count, Tile::kRows);
-    const std::int64_t slices = ceil_div(args_.D, Tile::kDepth);
+    const std::int64_t slices = ceil_div(depth(), Tile::kDepth);
     const Scratch<T> queries(static_cast<std::size_t>(slices * Tile::kRows * Tile::kStride));
     const Scratch<T> logits(static_cast<std::size_t>(Tile::kRows * Tile::kStride));
     const Scratch<T> sums(static_cast<std::size_t>(count * value_width()));
@@ -180,32 +215,42 @@ class Forward {
     if (seen.empty()) return held;
     const std::int64_t begin = seen.begin - key0, end = seen.end - key0;
     load_queries(rows, count, queries);
-    multiply_panels<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + key0 * args_.D, begin, end,
-                       logits, ahead);
-    soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
-              value_width());
-    Sums<T> to{sums, value_width(), held == Held::sums};
     T factors[Tile::kMostRows];
+    fill<I>(factors, 0, count, factor());
+    multiply_panels<I, P>(count, depth(), queries, Tile::kRows * Tile::kStride, packed.keys + key0 * depth(), begin,
+                          end, logits, kPaired ? factors : nullptr, ahead);
+    soften<I, P>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
+                 value_width());
+    Sums<T> to{sums, value_width(), held == Held::sums};
     const bool in_place = outputs_in_place(rows, count);
     if (in_place) {
       invert<I>(running.sum, count, factors);
       to = {reinterpret_cast<T*>(rows->y), args_.y.row, false, factors};
     }
-    const T* values = packed.values + seen.begin * packed.value_row;
+    const std::int64_t first = begin / kItems, last = ceil_div(end, kItems);
+    const T* values = packed.values + (key0 / kItems + first) * packed.value_row;
     for (std::int64_t d = 0; d < value_width(); d += Tile::kCols, to.c += Tile::kCols) {
-      multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, to, ahead);
+      multiply_tile<I, P>(count, last - first, logits + first, values + d, packed.value_row, to, ahead);
     }
     return in_place ? Held::output : Held::sums;
   }
 
-  // The tile's queries, times the scale and log2(e), as a left operand.
+  // Of the logits.
+  T factor() const { return static_cast<T>(args_.scale * kLog2E); }
+
+  // The tile's queries as a left operand, times the factor but for pairs, whose products are multiplied by it.
   void load_queries(const Row<S>* rows, int count, T* queries) const {
-    const T factor = static_cast<T>(args_.scale * kLog2E);
+    constexpr std::int64_t kDepth = Tile::kDepth * kItems;
     for (int r = 0; r < count; ++r) {
-      for (std::int64_t d = 0; d < args_.D; d += Tile::kDepth) {
-        const std::int64_t depth = std::min(Tile::kDepth, args_.D - d);
-        load_row<I>(rows[r].q + d, depth, factor, queries + (d / Tile::kDepth * Tile::kRows + r) * Tile::kStride,
-                    depth);
+      for (std::int64_t d = 0; d < args_.D; d += kDepth) {
+        const std::int64_t depth = std::min(kDepth, args_.D - d);
+        T* to = queries + (d / kDepth * Tile::kRows + r) * Tile::kStride;
+        if constexpr (kPaired) {
+          if (depth % 2 != 0) to[depth / 2] = bf16_pair(rows[r].q[d + depth - 1], {});
+          std::memcpy(to, rows[r].q + d, static_cast<std::size_t>(depth / 2) * sizeof(T));
+        } else {
+          load_row<I>(rows[r].q + d, depth, factor(), to, depth);
+        }
       }
     }
   }
@@ -220,9 +265,12 @@ void attention(const AttentionArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     if (args.Hq / args.Hkv * args.Sq <= kDecodeRows) {
       Decode<S, I>(args).run();
-    } else {
-      Forward<S, I>(args).run();
+      return;
     }
+    if constexpr (kPairs<I, S>) {
+      if (has_bf16_dot<I>()) return Forward<S, I, PairProduct<I>>(args).run();
+    }
+    Forward<S, I, Product>(args).run();
   });
 }
 

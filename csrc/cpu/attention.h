@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu/attention_product.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/lanes.h"
 #include "cpu/simd_mask.h"
 #include "cpu/simd_math.h"
@@ -155,6 +156,23 @@ DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t 
   return sum0 + sum1;
 }
 
+// The same, to the pairs of P's product: those of logits[2 k] and its neighbour at logits[k]. The sum is that of the
+// rounded values.
+template <Isa I, class P, class T>
+DRUPE_INLINE Vec<T, I> exponentiate_pairs(T* logits, std::int64_t begin, std::int64_t end, T shift) {
+  using V = Vec<T, I>;
+  const V by = V::set(shift), ones = V::set(bf16_pair(BFloat16(1.f), BFloat16(1.f)));
+  V sum = V::zero();
+  for (std::int64_t j = begin; j < end; j += 2 * V::kLanes) {
+    const V low = exp2(V::load(logits + j) - by);
+    const V high = j + V::kLanes < end ? exp2(V::load(logits + j + V::kLanes) - by) : V::zero();
+    const V pairs = P::pair(low, high);
+    pairs.store(logits + j / 2);
+    sum = P::add(pairs, ones, sum);
+  }
+  return sum;
+}
+
 // The query rows [row0, row0 + count) of the heads that share a key/value head.
 template <Isa I, class S>
 void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) {
@@ -175,9 +193,9 @@ void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, s
 }
 
 // The logits [begin, end) of the keys from key0 on, one row per kStride, to probabilities times 2^maximum; zeros where
-// a row does not see what others do. `sums`, if given what earlier keys gave, shrinks to the new maximum. In phases
-// over the rows, so that the latencies across lanes overlap.
-template <Isa I, class S, class T>
+// a row does not see what others do; what P multiplies. `sums`, if given what earlier keys gave, shrinks to the new
+// maximum. In phases over the rows, so that the latencies across lanes overlap.
+template <Isa I, class P, class S, class T>
 void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t key0, std::int64_t begin,
             std::int64_t end, T* logits, Running<T> running, T* sums, std::int64_t width) {
   using Tile = AttentionTile<I, T>;
@@ -204,7 +222,14 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
     store(select(after == all_masked, V::zero(), after), shift + r, lanes);
     store(select(before == after, V::set(1), exp2(before - after)), shrink + r, lanes);
   });
-  for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+  for (int r = 0; r < count; ++r) {
+    T* row = logits + r * Tile::kStride;
+    if constexpr (std::is_same_v<P, Product>) {
+      across[r] = exponentiate<I>(row, from, to, shift[r]);
+    } else {
+      across[r] = exponentiate_pairs<I, P>(row, from, to, shift[r]);
+    }
+  }
   ReduceRows<I, T>::sum(across, reduced);
   for (int r = 0; r < count; ++r) {
     running.sum[r] = running.sum[r] * shrink[r] + reduced[r];

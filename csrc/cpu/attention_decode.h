@@ -97,8 +97,8 @@ class Decode {
                      std::min<std::int64_t>(kGroup, count - i), logits.data() + r * Tile::kStride + i);
         }
       });
-      soften<I>(rows, static_cast<int>(rows_), args_.bias_col, j, 0, count, logits.data(), partial.running,
-                partial.sums, width());
+      soften<I, Product>(rows, static_cast<int>(rows_), args_.bias_col, j, 0, count, logits.data(), partial.running,
+                         partial.sums, width());
       for_groups(rows_, [&]<int kRows>(std::int64_t r) {
         weigh<kRows>(logits.data() + r * Tile::kStride, count, locate<const S>(args_.v, b, h, j),
                      partial.sums + r * width());

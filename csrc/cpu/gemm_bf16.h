@@ -36,6 +36,14 @@ struct PairProduct {
 #endif
     return sum;
   }
+  // The pairs of `low`'s neighbouring lanes, then those of `high`'s, rounded to nearest even.
+  DRUPE_INLINE static V pair([[maybe_unused]] V low, [[maybe_unused]] V high) {
+    V pairs = V::zero();
+#if defined(__AVX512F__)
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs.v) : "v"(low.v), "v"(high.v));
+#endif
+    return pairs;
+  }
 };
 
 // to[i] = the pair of low[i] and high[i]
@@ -56,10 +64,13 @@ struct PairedMatrix {
   const BFloat16* data;
   std::int64_t row, col, K;
 
-  // Pairs of neighbours are elements where they lie on such boundaries.
+  // Whether pairs of neighbours are elements of a matrix of floats, since they lie on such boundaries.
+  bool paired() const {
+    return col == 1 && row % 2 == 0 && K % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
+  }
+
   RowsInPlace<float> in_place() const {
-    const bool paired = col == 1 && row % 2 == 0 && K % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
-    if (!paired || !RowsInPlace<float>::fit(row / 2, Tile::kRows)) return {};
+    if (!paired() || !RowsInPlace<float>::fit(row / 2, Tile::kRows)) return {};
     return {reinterpret_cast<const float*>(data), row / 2};
   }
 
