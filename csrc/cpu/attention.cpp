@@ -7,8 +7,6 @@
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
-#include <cstring>
-
 #include "core/dispatch.h"
 #include "cpu/attention_decode.h"
 
@@ -187,17 +185,16 @@ class Forward {
     const Scratch<T> queries(static_cast<std::size_t>(slices * Tile::kRows * Tile::kStride));
     const Scratch<T> logits(static_cast<std::size_t>(Tile::kRows * Tile::kStride));
     const Scratch<T> sums(static_cast<std::size_t>(count * value_width()));
-    for (std::int64_t key0 = 0; key0 < args_.Skv; key0 += Tile::kDepth) {
+    for (std::int64_t key0 = 0; key0 == 0 || key0 < args_.Skv; key0 += Tile::kDepth) {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
+        T* own = sums.data() + first * value_width();
         held[t] = attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(), logits.data(),
-                              {maximum + first, sum + first}, sums.data() + first * value_width(), held[t], ahead);
+                              {maximum + first, sum + first}, own, held[t], ahead);
+        if (key0 + Tile::kDepth < args_.Skv) continue;
+        finish<I, P>(rows + first, end - first, sum + first, held[t] == Held::sums ? own : nullptr, value_width(),
+                     args_.Dv);
       }
-    }
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
-      finish<I>(rows + first, end - first, sum + first,
-                held[t] == Held::sums ? sums.data() + first * value_width() : nullptr, value_width(), args_.Dv);
     }
     store_lse<I>(Running<T>{maximum, sum}, count,
                  static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
@@ -246,8 +243,9 @@ class Forward {
         const std::int64_t depth = std::min(kDepth, args_.D - d);
         T* to = queries + (d / kDepth * Tile::kRows + r) * Tile::kStride;
         if constexpr (kPaired) {
+          const T* from = reinterpret_cast<const T*>(rows[r].q + d);
+          for_vectors<I, T>(depth / 2, [&](std::int64_t k, auto lanes) { load<V>(from + k, lanes).store(to + k); });
           if (depth % 2 != 0) to[depth / 2] = bf16_pair(rows[r].q[d + depth - 1], {});
-          std::memcpy(to, rows[r].q + d, static_cast<std::size_t>(depth / 2) * sizeof(T));
         } else {
           load_row<I>(rows[r].q + d, depth, factor(), to, depth);
         }

@@ -74,11 +74,16 @@ DRUPE_INLINE void load_row(const S* from, std::int64_t count, T factor, T* to, s
     V::zero().store(to + j, static_cast<int>(std::min<std::int64_t>(V::kLanes, width - j)));
 }
 
-// to[0, count) = factor * from.
-template <Isa I, class S, class T>
+// to[0, count) = factor * from; with P's conversion, if it multiplies pairs.
+template <Isa I, class P = Product, class S, class T>
 DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) {
   using V = Vec<T, I>;
   const V f = V::set(factor);
+  if constexpr (!std::is_same_v<P, Product>) {
+    for (; count >= 2 * V::kLanes; count -= 2 * V::kLanes, from += 2 * V::kLanes, to += 2 * V::kLanes) {
+      P::pair(f * V::load(from), f * V::load(from + V::kLanes)).store(reinterpret_cast<T*>(to));
+    }
+  }
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
 }
 
@@ -259,15 +264,16 @@ void store_lse(Running<T> running, std::int64_t count, T* lse) {
   });
 }
 
-// y from the sums of weighted values; without those y is there already, but for rows that see nothing.
-template <Isa I, class S, class T>
+// y from the sums of weighted values, rounded as P's pairs are; without those y is there already, but for rows that see
+// nothing.
+template <Isa I, class P, class S, class T>
 void finish(const Row<S>* rows, std::int64_t count, const T* total, const T* sums, std::int64_t width,
             std::int64_t Dv) {
   for (std::int64_t r = 0; r < count; ++r) {
     if (total[r] == 0) {
       for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
     } else if (sums) {
-      store_row<I>(sums + r * width, Dv, 1 / total[r], rows[r].y);
+      store_row<I, P>(sums + r * width, Dv, 1 / total[r], rows[r].y);
     }
   }
 }

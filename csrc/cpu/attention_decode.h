@@ -67,7 +67,7 @@ class Decode {
   std::int64_t width() const { return round_up(args_.Dv, V::kLanes); }
 
   void finish_head(const Row<S>* rows, std::int64_t head, const Partial& partial) const {
-    finish<I>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
+    finish<I, Product>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
     store_lse<I>(partial.running, rows_, static_cast<T*>(args_.lse) + head * rows_);
   }
 
