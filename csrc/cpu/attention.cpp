@@ -4,6 +4,7 @@
 // in blocks of kDepth; per tile of kRows rows: logits = Q K^T into an L1 buffer, e^(logit - max) in place, and that
 // buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave; where one block holds
 // all keys, P V is scaled and written to y at once. The products fetch y and the next head meanwhile (Ahead).
+// bfloat16's dot instruction takes pairs: of D in Q and K^T, which are copied, of keys in P, rounded, and V.
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
@@ -16,7 +17,7 @@ namespace {
 constexpr std::int64_t kManyHeads = 32;
 constexpr std::int64_t kPackKeys = 512;  // keys that a packing task takes, where heads are few
 
-// P multiplies, elements of T that hold kItems neighbours of S along the depth.
+// P multiplies elements of T, which hold kItems neighbours of S along the depth.
 template <class S, Isa I, class P>
 class Forward {
   using T = Accumulator<S>;
@@ -24,7 +25,7 @@ class Forward {
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kBlockRows = 140 / Tile::kRows * Tile::kRows;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
-  static constexpr bool kPaired = !std::is_same_v<P, Product>;
+  static constexpr bool kPaired = kMultipliesPairs<P>;
   static constexpr std::int64_t kItems = kPaired ? 2 : 1;
 
   enum class Held { nothing, sums, output };  // what is there of a tile's rows
@@ -150,7 +151,7 @@ class Forward {
     }
   }
 
-  // One row of V, of the first kItems rows from `from` on; `rows` are there.
+  // One row of the right operand, of the next kItems rows of V, of which `rows` are left.
   void pack_values(const S* from, std::int64_t rows, T* to) const {
     if constexpr (kPaired) {
       if (rows > 1) {
@@ -232,7 +233,7 @@ class Forward {
     return in_place ? Held::output : Held::sums;
   }
 
-  // Of the logits.
+  // What makes logits in units of log 2 of products.
   T factor() const { return static_cast<T>(args_.scale * kLog2E); }
 
   // The tile's queries as a left operand, times the factor but for pairs, whose products are multiplied by it.

@@ -79,7 +79,7 @@ template <Isa I, class P = Product, class S, class T>
 DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) {
   using V = Vec<T, I>;
   const V f = V::set(factor);
-  if constexpr (!std::is_same_v<P, Product>) {
+  if constexpr (kMultipliesPairs<P>) {
     for (; count >= 2 * V::kLanes; count -= 2 * V::kLanes, from += 2 * V::kLanes, to += 2 * V::kLanes) {
       P::pair(f * V::load(from), f * V::load(from + V::kLanes)).store(reinterpret_cast<T*>(to));
     }
@@ -162,7 +162,7 @@ DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t 
 }
 
 // The same, to the pairs of P's product: those of logits[2 k] and its neighbour at logits[k]. The sum is that of the
-// rounded values.
+// rounded values, so that their errors cancel where the values they weigh are alike.
 template <Isa I, class P, class T>
 DRUPE_INLINE Vec<T, I> exponentiate_pairs(T* logits, std::int64_t begin, std::int64_t end, T shift) {
   using V = Vec<T, I>;
@@ -229,10 +229,10 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
   });
   for (int r = 0; r < count; ++r) {
     T* row = logits + r * Tile::kStride;
-    if constexpr (std::is_same_v<P, Product>) {
-      across[r] = exponentiate<I>(row, from, to, shift[r]);
-    } else {
+    if constexpr (kMultipliesPairs<P>) {
       across[r] = exponentiate_pairs<I, P>(row, from, to, shift[r]);
+    } else {
+      across[r] = exponentiate<I>(row, from, to, shift[r]);
     }
   }
   ReduceRows<I, T>::sum(across, reduced);

@@ -46,6 +46,9 @@ struct PairProduct {
   }
 };
 
+template <class P>
+inline constexpr bool kMultipliesPairs = !std::is_same_v<P, Product>;
+
 // to[i] = the pair of low[i] and high[i]
 template <Isa I>
 void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64_t n) {
