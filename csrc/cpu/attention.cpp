@@ -4,6 +4,7 @@
 // in blocks of kDepth; per tile of kRows rows: logits = Q K^T into an L1 buffer, e^(logit - max) in place, and that
 // buffer is the left operand of P V. Running maxima and sums rescale what earlier blocks gave; where one block holds
 // all keys, P V is scaled and written to y at once. The products fetch y and the next head meanwhile (Ahead).
+// bfloat16's dot instruction takes pairs: of D in Q and K^T, which are copied, of keys in P, rounded, and V.
 // Bytes: q, k, v read once, y and lse written once. Worklog: bench/worklog/attention.md.
 #include "cpu/attention.h"
 
@@ -16,13 +17,16 @@ namespace {
 constexpr std::int64_t kManyHeads = 32;
 constexpr std::int64_t kPackKeys = 512;  // keys that a packing task takes, where heads are few
 
-template <class S, Isa I>
+// P multiplies elements of T, which hold kItems neighbours of S along the depth.
+template <class S, Isa I, class P>
 class Forward {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kBlockRows = 140 / Tile::kRows * Tile::kRows;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  static constexpr bool kPaired = kMultipliesPairs<P>;
+  static constexpr std::int64_t kItems = kPaired ? 2 : 1;
 
   enum class Held { nothing, sums, output };  // what is there of a tile's rows
 
@@ -76,8 +80,11 @@ class Forward {
     return values_in_place() && args_.Skv <= Tile::kDepth && rows[count - 1].y == rows->y + (count - 1) * args_.y.row;
   }
   std::int64_t value_width() const { return round_up(args_.Dv, Tile::kCols); }
-  std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * args_.D; }
-  std::int64_t packed_size() const { return keys_size() + (values_in_place() ? 0 : args_.Skv * value_width()); }
+  std::int64_t depth() const { return ceil_div(args_.D, kItems); }
+  std::int64_t keys_size() const { return round_up(args_.Skv, Tile::kCols) * depth(); }
+  std::int64_t packed_size() const {
+    return keys_size() + (values_in_place() ? 0 : ceil_div(args_.Skv, kItems) * value_width());
+  }
 
   // The keys that some query sees.
   Range keys_seen(std::int64_t b) const {
@@ -121,13 +128,40 @@ class Forward {
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      pack_panel<I>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j),
-                    args_.D, memory + j * args_.D);
+      pack_keys(locate<const S>(args_.k, b, h, j), std::min<std::int64_t>(Tile::kCols, end - j), memory + j * depth());
     }
     if (values_in_place()) return;
     T* values = memory + keys_size();
-    for (std::int64_t j = begin; j < end; ++j) {
-      load_row<I>(locate<S>(args_.v, b, h, j), args_.Dv, T(1), values + j * value_width(), value_width());
+    for (std::int64_t j = begin; j < end; j += kItems) {
+      pack_values(locate<const S>(args_.v, b, h, j), end - j, values + j / kItems * value_width());
+    }
+  }
+
+  // One panel of K^T.
+  void pack_keys(const S* from, std::int64_t cols, T* panel) const {
+    if constexpr (kPaired) {
+      const PairedMatrix<I> keys{from, args_.k.row, 1, args_.D};
+      if (keys.paired()) {
+        pack_panel<I>(reinterpret_cast<const T*>(from), args_.k.row / 2, cols, depth(), panel);
+      } else {
+        keys.pack_cols(panel, 0, cols, 0, depth());
+      }
+    } else {
+      pack_panel<I>(from, args_.k.row, cols, args_.D, panel);
+    }
+  }
+
+  // One row of the right operand, of the next kItems rows of V, of which `rows` are left.
+  void pack_values(const S* from, std::int64_t rows, T* to) const {
+    if constexpr (kPaired) {
+      if (rows > 1) {
+        interleave<I>(to, from, from + args_.v.row, args_.Dv);
+      } else {
+        for (std::int64_t d = 0; d < args_.Dv; ++d) to[d] = bf16_pair(from[d], {});
+      }
+      fill<I>(to, args_.Dv, value_width(), T(0));
+    } else {
+      load_row<I>(from, args_.Dv, T(1), to, value_width());
     }
   }
 
@@ -148,21 +182,20 @@ class Forward {
     fill<I>(maximum, 0, count, kLowest);
     fill<I>(sum, 0, count, T(0));
     const std::int64_t tiles = ceil_div(count, Tile::kRows);
-    const std::int64_t slices = ceil_div(args_.D, Tile::kDepth);
+    const std::int64_t slices = ceil_div(depth(), Tile::kDepth);
     const Scratch<T> queries(static_cast<std::size_t>(slices * Tile::kRows * Tile::kStride));
     const Scratch<T> logits(static_cast<std::size_t>(Tile::kRows * Tile::kStride));
     const Scratch<T> sums(static_cast<std::size_t>(count * value_width()));
-    for (std::int64_t key0 = 0; key0 < args_.Skv; key0 += Tile::kDepth) {
+    for (std::int64_t key0 = 0; key0 == 0 || key0 < args_.Skv; key0 += Tile::kDepth) {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
+        T* own = sums.data() + first * value_width();
         held[t] = attend_tile(rows + first, static_cast<int>(end - first), key0, packed, queries.data(), logits.data(),
-                              {maximum + first, sum + first}, sums.data() + first * value_width(), held[t], ahead);
+                              {maximum + first, sum + first}, own, held[t], ahead);
+        if (key0 + Tile::kDepth < args_.Skv) continue;
+        finish<I, P>(rows + first, end - first, sum + first, held[t] == Held::sums ? own : nullptr, value_width(),
+                     args_.Dv);
       }
-    }
-    for (std::int64_t t = 0; t < tiles; ++t) {
-      const std::int64_t first = count * t / tiles, end = count * (t + 1) / tiles;
-      finish<I>(rows + first, end - first, sum + first,
-                held[t] == Held::sums ? sums.data() + first * value_width() : nullptr, value_width(), args_.Dv);
     }
     store_lse<I>(Running<T>{maximum, sum}, count,
                  static_cast<T*>(args_.lse) + head * (args_.Hq / args_.Hkv) * args_.Sq + row0);
@@ -180,32 +213,43 @@ class Forward {
     if (seen.empty()) return held;
     const std::int64_t begin = seen.begin - key0, end = seen.end - key0;
     load_queries(rows, count, queries);
-    multiply_panels<I>(count, args_.D, queries, Tile::kRows * Tile::kStride, packed.keys + key0 * args_.D, begin, end,
-                       logits, ahead);
-    soften<I>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
-              value_width());
-    Sums<T> to{sums, value_width(), held == Held::sums};
     T factors[Tile::kMostRows];
+    fill<I>(factors, 0, count, factor());
+    multiply_panels<I, P>(count, depth(), queries, Tile::kRows * Tile::kStride, packed.keys + key0 * depth(), begin,
+                          end, logits, kPaired ? factors : nullptr, ahead);
+    soften<I, P>(rows, count, args_.bias_col, key0, begin, end, logits, running, held == Held::sums ? sums : nullptr,
+                 value_width());
+    Sums<T> to{sums, value_width(), held == Held::sums};
     const bool in_place = outputs_in_place(rows, count);
     if (in_place) {
       invert<I>(running.sum, count, factors);
       to = {reinterpret_cast<T*>(rows->y), args_.y.row, false, factors};
     }
-    const T* values = packed.values + seen.begin * packed.value_row;
+    const std::int64_t first = begin / kItems, last = ceil_div(end, kItems);
+    const T* values = packed.values + (key0 / kItems + first) * packed.value_row;
     for (std::int64_t d = 0; d < value_width(); d += Tile::kCols, to.c += Tile::kCols) {
-      multiply_tile<I>(count, end - begin, logits + begin, values + d, packed.value_row, to, ahead);
+      multiply_tile<I, P>(count, last - first, logits + first, values + d, packed.value_row, to, ahead);
     }
     return in_place ? Held::output : Held::sums;
   }
 
-  // The tile's queries, times the scale and log2(e), as a left operand.
+  // What makes logits in units of log 2 of products.
+  T factor() const { return static_cast<T>(args_.scale * kLog2E); }
+
+  // The tile's queries as a left operand, times the factor but for pairs, whose products are multiplied by it.
   void load_queries(const Row<S>* rows, int count, T* queries) const {
-    const T factor = static_cast<T>(args_.scale * kLog2E);
+    constexpr std::int64_t kDepth = Tile::kDepth * kItems;
     for (int r = 0; r < count; ++r) {
-      for (std::int64_t d = 0; d < args_.D; d += Tile::kDepth) {
-        const std::int64_t depth = std::min(Tile::kDepth, args_.D - d);
-        load_row<I>(rows[r].q + d, depth, factor, queries + (d / Tile::kDepth * Tile::kRows + r) * Tile::kStride,
-                    depth);
+      for (std::int64_t d = 0; d < args_.D; d += kDepth) {
+        const std::int64_t depth = std::min(kDepth, args_.D - d);
+        T* to = queries + (d / kDepth * Tile::kRows + r) * Tile::kStride;
+        if constexpr (kPaired) {
+          const T* from = reinterpret_cast<const T*>(rows[r].q + d);
+          for_vectors<I, T>(depth / 2, [&](std::int64_t k, auto lanes) { load<V>(from + k, lanes).store(to + k); });
+          if (depth % 2 != 0) to[depth / 2] = bf16_pair(rows[r].q[d + depth - 1], {});
+        } else {
+          load_row<I>(rows[r].q + d, depth, factor(), to, depth);
+        }
       }
     }
   }
@@ -220,9 +264,12 @@ void attention(const AttentionArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     if (args.Hq / args.Hkv * args.Sq <= kDecodeRows) {
       Decode<S, I>(args).run();
-    } else {
-      Forward<S, I>(args).run();
+      return;
     }
+    if constexpr (kPairs<I, S>) {
+      if (has_bf16_dot<I>()) return Forward<S, I, PairProduct<I>>(args).run();
+    }
+    Forward<S, I, Product>(args).run();
   });
 }
 

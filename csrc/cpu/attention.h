@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "cpu/attention_product.h"
+#include "cpu/gemm_bf16.h"
 #include "cpu/lanes.h"
 #include "cpu/simd_mask.h"
 #include "cpu/simd_math.h"
@@ -73,11 +74,16 @@ DRUPE_INLINE void load_row(const S* from, std::int64_t count, T factor, T* to, s
     V::zero().store(to + j, static_cast<int>(std::min<std::int64_t>(V::kLanes, width - j)));
 }
 
-// to[0, count) = factor * from.
-template <Isa I, class S, class T>
+// to[0, count) = factor * from; with P's conversion, if it multiplies pairs.
+template <Isa I, class P = Product, class S, class T>
 DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) {
   using V = Vec<T, I>;
   const V f = V::set(factor);
+  if constexpr (kMultipliesPairs<P>) {
+    for (; count >= 2 * V::kLanes; count -= 2 * V::kLanes, from += 2 * V::kLanes, to += 2 * V::kLanes) {
+      P::pair(f * V::load(from), f * V::load(from + V::kLanes)).store(reinterpret_cast<T*>(to));
+    }
+  }
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
 }
 
@@ -155,6 +161,23 @@ DRUPE_INLINE Vec<T, I> exponentiate(T* logits, std::int64_t begin, std::int64_t 
   return sum0 + sum1;
 }
 
+// The same, to the pairs of P's product: those of logits[2 k] and its neighbour at logits[k]. The sum is that of the
+// rounded values, so that their errors cancel where the values they weigh are alike.
+template <Isa I, class P, class T>
+DRUPE_INLINE Vec<T, I> exponentiate_pairs(T* logits, std::int64_t begin, std::int64_t end, T shift) {
+  using V = Vec<T, I>;
+  const V by = V::set(shift), ones = V::set(bf16_pair(BFloat16(1.f), BFloat16(1.f)));
+  V sum = V::zero();
+  for (std::int64_t j = begin; j < end; j += 2 * V::kLanes) {
+    const V low = exp2(V::load(logits + j) - by);
+    const V high = j + V::kLanes < end ? exp2(V::load(logits + j + V::kLanes) - by) : V::zero();
+    const V pairs = P::pair(low, high);
+    pairs.store(logits + j / 2);
+    sum = P::add(pairs, ones, sum);
+  }
+  return sum;
+}
+
 // The query rows [row0, row0 + count) of the heads that share a key/value head.
 template <Isa I, class S>
 void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, std::int64_t count, Row<S>* rows) {
@@ -175,9 +198,9 @@ void describe(const AttentionArgs& args, std::int64_t head, std::int64_t row0, s
 }
 
 // The logits [begin, end) of the keys from key0 on, one row per kStride, to probabilities times 2^maximum; zeros where
-// a row does not see what others do. `sums`, if given what earlier keys gave, shrinks to the new maximum. In phases
-// over the rows, so that the latencies across lanes overlap.
-template <Isa I, class S, class T>
+// a row does not see what others do; what P multiplies. `sums`, if given what earlier keys gave, shrinks to the new
+// maximum. In phases over the rows, so that the latencies across lanes overlap.
+template <Isa I, class P, class S, class T>
 void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t key0, std::int64_t begin,
             std::int64_t end, T* logits, Running<T> running, T* sums, std::int64_t width) {
   using Tile = AttentionTile<I, T>;
@@ -204,7 +227,14 @@ void soften(const Row<S>* rows, int count, std::int64_t bias_col, std::int64_t k
     store(select(after == all_masked, V::zero(), after), shift + r, lanes);
     store(select(before == after, V::set(1), exp2(before - after)), shrink + r, lanes);
   });
-  for (int r = 0; r < count; ++r) across[r] = exponentiate<I>(logits + r * Tile::kStride, from, to, shift[r]);
+  for (int r = 0; r < count; ++r) {
+    T* row = logits + r * Tile::kStride;
+    if constexpr (kMultipliesPairs<P>) {
+      across[r] = exponentiate_pairs<I, P>(row, from, to, shift[r]);
+    } else {
+      across[r] = exponentiate<I>(row, from, to, shift[r]);
+    }
+  }
   ReduceRows<I, T>::sum(across, reduced);
   for (int r = 0; r < count; ++r) {
     running.sum[r] = running.sum[r] * shrink[r] + reduced[r];
@@ -234,15 +264,16 @@ void store_lse(Running<T> running, std::int64_t count, T* lse) {
   });
 }
 
-// y from the sums of weighted values; without those y is there already, but for rows that see nothing.
-template <Isa I, class S, class T>
+// y from the sums of weighted values, rounded as P's pairs are; without those y is there already, but for rows that see
+// nothing.
+template <Isa I, class P, class S, class T>
 void finish(const Row<S>* rows, std::int64_t count, const T* total, const T* sums, std::int64_t width,
             std::int64_t Dv) {
   for (std::int64_t r = 0; r < count; ++r) {
     if (total[r] == 0) {
       for (std::int64_t d = 0; d < Dv; ++d) rows[r].y[d] = S(T(0));
     } else if (sums) {
-      store_row<I>(sums + r * width, Dv, 1 / total[r], rows[r].y);
+      store_row<I, P>(sums + r * width, Dv, 1 / total[r], rows[r].y);
     }
   }
 }

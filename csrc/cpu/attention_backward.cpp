@@ -210,10 +210,10 @@ class Backward {
       const std::int64_t begin = seen.begin - q.begin, end = seen.end - q.begin;
       const std::int64_t row = key0 - k.begin + first;
       const std::int64_t slice = k.count * Tile::kStride;
-      multiply_panels<I>(height, f_.D, k.keys.data() + row * Tile::kStride, slice, q.rows_t.data(), begin, end,
-                         work.p.data(), ahead);
-      multiply_panels<I>(height, f_.Dv, k.values.data() + row * Tile::kStride, slice, q.grads_t.data(), begin, end, ds,
-                         ahead);
+      multiply_panels<I, Product, T>(height, f_.D, k.keys.data() + row * Tile::kStride, slice, q.rows_t.data(), begin,
+                                     end, work.p.data(), nullptr, ahead);
+      multiply_panels<I, Product, T>(height, f_.Dv, k.values.data() + row * Tile::kStride, slice, q.grads_t.data(),
+                                     begin, end, ds, nullptr, ahead);
       for (std::int64_t r = 0; r < rows; ++r) {
         finish_row(q, key0 + first + r, f_.bias ? q.bias_t.data() + (first + r) * Tile::kCols : nullptr, begin, end,
                    work.p.data() + r * Tile::kStride, ds + r * Tile::kStride);
@@ -229,7 +229,7 @@ class Backward {
     if (!to.c) return;
     to.c += first * to.row;
     for (std::int64_t d = 0; d < width; d += Tile::kCols, to.c += Tile::kCols) {
-      multiply_tile<I>(rows, depth, left, right.data + begin * right.row + d, right.row, to, ahead);
+      multiply_tile<I, Product>(rows, depth, left, right.data + begin * right.row + d, right.row, to, ahead);
     }
   }
 
@@ -278,8 +278,9 @@ class Backward {
       to.c += first * to.row;
       for (std::int64_t d = 0; d < key_width(); d += Tile::kCols, to.c += Tile::kCols) {
         const T* right = k.keys.data() + (d / Tile::kDepth * k.count + low - k.begin) * Tile::kStride;
-        multiply_tile<I, T, true>(static_cast<int>(end - first), high - low, ds + (low - key0) * Tile::kStride + first,
-                                  right + d % Tile::kDepth, Tile::kStride, to, ahead);
+        multiply_tile<I, Product, T, true>(static_cast<int>(end - first), high - low,
+                                           ds + (low - key0) * Tile::kStride + first, right + d % Tile::kDepth,
+                                           Tile::kStride, to, ahead);
       }
     }
   }

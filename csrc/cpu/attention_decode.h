@@ -67,7 +67,7 @@ class Decode {
   std::int64_t width() const { return round_up(args_.Dv, V::kLanes); }
 
   void finish_head(const Row<S>* rows, std::int64_t head, const Partial& partial) const {
-    finish<I>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
+    finish<I, Product>(rows, rows_, partial.running.sum, partial.sums, width(), args_.Dv);
     store_lse<I>(partial.running, rows_, static_cast<T*>(args_.lse) + head * rows_);
   }
 
@@ -97,8 +97,8 @@ class Decode {
                      std::min<std::int64_t>(kGroup, count - i), logits.data() + r * Tile::kStride + i);
         }
       });
-      soften<I>(rows, static_cast<int>(rows_), args_.bias_col, j, 0, count, logits.data(), partial.running,
-                partial.sums, width());
+      soften<I, Product>(rows, static_cast<int>(rows_), args_.bias_col, j, 0, count, logits.data(), partial.running,
+                         partial.sums, width());
       for_groups(rows_, [&]<int kRows>(std::int64_t r) {
         weigh<kRows>(logits.data() + r * Tile::kStride, count, locate<const S>(args_.v, b, h, j),
                      partial.sums + r * width());

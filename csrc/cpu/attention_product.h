@@ -79,9 +79,9 @@ struct Sums {
   const T* factors = nullptr;
 };
 
-// The sum over k of a[i][k] b[k][j] for one register tile, kVectors wide. a's element (i, k) is at a[i * kStride + k],
-// or at a[k * kStride + i] with kTransposed; b has rows of any stride.
-template <Isa I, class T, bool kTransposed, int kVectors, int kRows>
+// The sum over k of a[i][k] b[k][j], as P multiplies elements, for one register tile, kVectors wide. a's element (i, k)
+// is at a[i * kStride + k], or at a[k * kStride + i] with kTransposed; b has rows of any stride.
+template <Isa I, class P, class T, bool kTransposed, int kVectors, int kRows>
 [[gnu::noinline]] void attention_microkernel(std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
                                              const Sums<T>& to, Ahead<I>& ahead) {
   using Tile = AttentionTile<I, T>;
@@ -104,7 +104,7 @@ template <Isa I, class T, bool kTransposed, int kVectors, int kRows>
       for (int i = 0; i < kRows; ++i) {
         const V left = V::set(kTransposed ? a[k * Tile::kStride + i] : a[i * Tile::kStride + k]);
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) sum[i][j] = fma(left, row[j], sum[i][j]);
+        for (int j = 0; j < kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
       }
     }
   }
@@ -117,33 +117,35 @@ template <Isa I, class T, bool kTransposed, int kVectors, int kRows>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows.
-template <Isa I, class T, bool kTransposed = false, int kVectors = AttentionTile<I, T>::kVectors,
+template <Isa I, class P, class T, bool kTransposed = false, int kVectors = AttentionTile<I, T>::kVectors,
           int kRows = AttentionTile<I, T>::kRows>
 DRUPE_INLINE void multiply_tile(int rows, std::int64_t depth, const T* a, const T* b, std::int64_t b_row,
                                 const Sums<T>& to, Ahead<I>& ahead) {
   if (rows == kRows) {
-    attention_microkernel<I, T, kTransposed, kVectors, kRows>(depth, a, b, b_row, to, ahead);
+    attention_microkernel<I, P, T, kTransposed, kVectors, kRows>(depth, a, b, b_row, to, ahead);
   } else if constexpr (kRows > 1) {
-    multiply_tile<I, T, kTransposed, kVectors, kRows - 1>(rows, depth, a, b, b_row, to, ahead);
+    multiply_tile<I, P, T, kTransposed, kVectors, kRows - 1>(rows, depth, a, b, b_row, to, ahead);
   }
 }
 
 // The same where the depth spans several slices of the left operand, `slice` elements apart, and b is a panel.
-template <Isa I, class T, int kVectors>
+template <Isa I, class P, int kVectors, class T>
 DRUPE_INLINE void multiply_slices(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* panel, T* c,
-                                  Ahead<I>& ahead) {
+                                  const T* factors, Ahead<I>& ahead) {
   using Tile = AttentionTile<I, T>;
   for (std::int64_t k = 0; k == 0 || k < depth; k += Tile::kDepth) {  // depth 0 gives zeros
-    multiply_tile<I, T, false, kVectors>(rows, std::min(Tile::kDepth, depth - k), a + k / Tile::kDepth * slice,
-                                         panel + k * Tile::kCols, Tile::kCols, Sums<T>{c, Tile::kStride, k > 0}, ahead);
+    const bool last = k + Tile::kDepth >= depth;
+    multiply_tile<I, P, T, false, kVectors>(rows, std::min(Tile::kDepth, depth - k), a + k / Tile::kDepth * slice,
+                                            panel + k * Tile::kCols, Tile::kCols,
+                                            Sums<T>{c, Tile::kStride, k > 0, last ? factors : nullptr}, ahead);
   }
 }
 
-// The columns [begin, end) of the product with panels of kCols columns, to rows of c at kStride: by whole panels, or by
-// half ones at the ends where those will do.
-template <Isa I, class T>
+// The columns [begin, end) of the product with panels of kCols columns, to rows of c at kStride, times the rows'
+// factors if given: by whole panels, or by half ones at the ends where those will do.
+template <Isa I, class P, class T>
 DRUPE_INLINE void multiply_panels(int rows, std::int64_t depth, const T* a, std::int64_t slice, const T* panels,
-                                  std::int64_t begin, std::int64_t end, T* c, Ahead<I>& ahead) {
+                                  std::int64_t begin, std::int64_t end, T* c, const T* factors, Ahead<I>& ahead) {
   using Tile = AttentionTile<I, T>;
   constexpr std::int64_t kCols = Tile::kCols, kHalf = kCols / 2;
   for (std::int64_t j = begin / kCols * kCols; j < end; j += kCols) {
@@ -151,9 +153,9 @@ DRUPE_INLINE void multiply_panels(int rows, std::int64_t depth, const T* a, std:
     const T* panel = panels + j * depth;
     if (upper || lower) {
       const std::int64_t offset = upper ? kHalf : 0;
-      multiply_slices<I, T, Tile::kVectors / 2>(rows, depth, a, slice, panel + offset, c + j + offset, ahead);
+      multiply_slices<I, P, Tile::kVectors / 2>(rows, depth, a, slice, panel + offset, c + j + offset, factors, ahead);
     } else {
-      multiply_slices<I, T, Tile::kVectors>(rows, depth, a, slice, panel, c + j, ahead);
+      multiply_slices<I, P, Tile::kVectors>(rows, depth, a, slice, panel, c + j, factors, ahead);
     }
   }
 }

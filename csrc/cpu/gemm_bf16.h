@@ -37,19 +37,19 @@ struct PairProduct {
     return sum;
   }
   DRUPE_INLINE static V join(V before, V sum) { return before + sum; }
+  // The pairs of `low`'s neighbouring lanes, then those of `high`'s, rounded to nearest even, subnormal numbers to
+  // zero.
+  DRUPE_INLINE static V pair([[maybe_unused]] V low, [[maybe_unused]] V high) {
+    V pairs = V::zero();
+#if defined(__AVX512F__)
+    asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs.v) : "v"(low.v), "v"(high.v));
+#endif
+    return pairs;
+  }
 };
 
-// low's lanes, then high's past the caches to `to`, which is aligned to a register: rounded to nearest even, subnormal
-// numbers to zero.
-template <Isa I>
-DRUPE_INLINE void stream_rounded([[maybe_unused]] Vec<float, I> low, [[maybe_unused]] Vec<float, I> high,
-                                 [[maybe_unused]] BFloat16* to) {
-#if defined(__AVX512F__)  // in assembly as above
-  Vec<float, I> both;
-  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(both.v) : "v"(high.v), "v"(low.v));
-  both.stream(reinterpret_cast<float*>(to));
-#endif
-}
+template <class P>
+inline constexpr bool kMultipliesPairs = !std::is_same_v<P, Product>;
 
 // to[i] = the pair of low[i] and high[i]
 template <Isa I>
@@ -69,10 +69,13 @@ struct PairedMatrix {
   const BFloat16* data;
   std::int64_t row, col, K;
 
-  // Pairs of neighbours are elements where they lie on such boundaries.
+  // Whether pairs of neighbours are elements of a matrix of floats, since they lie on such boundaries.
+  bool paired() const {
+    return col == 1 && row % 2 == 0 && K % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
+  }
+
   RowsInPlace<float> in_place() const {
-    const bool paired = col == 1 && row % 2 == 0 && K % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 4 == 0;
-    if (!paired || !RowsInPlace<float>::fit(row / 2, Tile::kRows)) return {};
+    if (!paired() || !RowsInPlace<float>::fit(row / 2, Tile::kRows)) return {};
     return {reinterpret_cast<const float*>(data), row / 2};
   }
 

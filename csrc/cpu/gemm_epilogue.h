@@ -57,7 +57,7 @@ struct TileEnd {
       S* to = y + i * y_row;
       if constexpr (kStream && kPairs<I, S>) {
         if (by_instruction) {
-          stream_rounded(x[0], x[1], to);
+          PairProduct<I>::pair(x[0], x[1]).stream(reinterpret_cast<float*>(to));
           continue;
         }
       }

@@ -256,6 +256,12 @@ def test_any_strides_misaligned_and_read_only(backend, rng):
     compare(q, k, v, "float32", dy=dy, rng=rng)
 
 
+@pytest.mark.parametrize("width", [40, 41])
+def test_rows_that_begin_between_pairs(backend, rng, width):
+    q, k, v = (draw(rng, (1, 2, 20, width), "bfloat16")[..., 1:37] for _ in range(3))
+    compare(q, k, v, "bfloat16", rng=rng)
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -391,24 +397,26 @@ def test_masked_rows_and_padding_are_exact_zeros(backend, rng):
         np.testing.assert_array_equal(leaf.grad.numpy()[1], np.zeros((2, 30, 8)))
 
 
-def test_padding_is_never_read(backend, rng):
-    q, k, v = operands(rng, 1, 1, 1, 50, 70, 8, 8, "float32")
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_padding_is_never_read(backend, rng, name):
+    q, k, v = operands(rng, 1, 1, 1, 50, 70, 8, 8, name)
     k[:, :, 33:] = np.nan
     v[:, :, 33:] = np.nan
     q[:, :, 21:] = np.nan
     leaves = [drupe.tensor(x, requires_grad=True) for x in (q, k, v)]
     y = ops.attention(*leaves, lengths=np.array([33]), query_lengths=np.array([21]))
-    y.backward(np.ones(y.shape, np.float32))
+    y.backward(np.ones(y.shape, dtype(name)))
     for x in (y.detach(), *(leaf.grad for leaf in leaves)):
-        assert np.isfinite(x.numpy()).all()
+        assert np.isfinite(f64(x.numpy())).all()
 
 
-def test_nan_stays_in_its_row(backend, rng):
-    q, k, v = operands(rng, 1, 1, 1, 20, 40, 8, 8, "float32")
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_nan_stays_in_its_row(backend, rng, name):
+    q, k, v = operands(rng, 1, 1, 1, 20, 40, 8, 8, name)
     q[0, 0, 3, 2] = np.nan
     y = ops.attention(q, k, v)
-    assert np.isnan(y[0, 0, 3]).all()
-    assert np.isfinite(np.delete(y, 3, axis=2)).all()
+    assert np.isnan(f64(y[0, 0, 3])).all()
+    assert np.isfinite(f64(np.delete(y, 3, axis=2))).all()
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.7, 2.5])
