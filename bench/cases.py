@@ -26,7 +26,9 @@ def known(suite: str = "all") -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def collect(names: Sequence[str] = (), *, suite: str = "all", quick: bool = False, text: str = "") -> list[Case]:
+def collect(
+    names: Sequence[str] = (), *, suite: str = "all", quick: bool = False, text: str = "", device: str = "cpu"
+) -> list[Case]:
     """Return cases in the order of their names.
 
     Args:
@@ -34,6 +36,7 @@ def collect(names: Sequence[str] = (), *, suite: str = "all", quick: bool = Fals
         suite: ``"ops"``, ``"models"``, ``"targets"`` (of both, those that have a target) or ``"all"``.
         quick: the small sizes.
         text: what a case's label must contain.
+        device: where they are to run.
 
     Raises:
         ValueError: a suite that does not exist, or a name that has no cases in it; the message names those that have.
@@ -49,4 +52,4 @@ def collect(names: Sequence[str] = (), *, suite: str = "all", quick: bool = Fals
             cases += importlib.import_module(module).cases(quick)
     if suite == "targets":
         cases = [case for case in cases if case.target is not None]
-    return [case for case in cases if text.lower() in case.label.lower()]
+    return [case for case in cases if text.lower() in case.label.lower() and (device == "cpu" or not case.cpu_only)]

@@ -112,6 +112,7 @@ class Case:
     device: str = "cpu"
     working_set: float | None = None  # where the bytes lie, if in more than themselves: a table that is gathered from
     target: float | None = None  # drupe's time is to be at most so many times the best peer's
+    cpu_only: bool = False  # of an op that has no kernel for a GPU
 
     @property
     def label(self) -> str:

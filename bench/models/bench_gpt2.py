@@ -66,6 +66,7 @@ def cases(quick: bool) -> Iterator[Case]:
             bytes_written=2 * (layers * 2 * D + V),
             setup=partial(decode_int8, config, S, kind),
             target=target,
+            cpu_only=True,
         )
 
 

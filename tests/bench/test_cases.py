@@ -61,3 +61,9 @@ def test_suites():
         catalogue.collect(["bert"], suite="ops")
     with pytest.raises(ValueError, match=r'no suite "speed": expected one of ops, models, targets, all'):
         catalogue.collect(suite="speed")
+
+
+def test_a_gpu_is_spared_what_is_for_the_cpu():
+    here, there = (catalogue.collect(["gpt2"], quick=True, device=device) for device in ("cpu", "cuda"))
+    assert [case.label for case in there] == [case.label for case in here if not case.cpu_only]
+    assert len(there) < len(here)

@@ -10,7 +10,7 @@ from drupe.bench.harness import DRUPE, Effort, run_case
 from drupe.runtime import measure_limit
 
 
-@pytest.mark.parametrize("benchmark", catalogue.collect(quick=True), ids=lambda case: case.label)
+@pytest.mark.parametrize("benchmark", catalogue.collect(quick=True, device="cuda"), ids=lambda case: case.label)
 def test_case_is_right(benchmark):
     with drupe.default_device("cuda"):
         timings = run_case(

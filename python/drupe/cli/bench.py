@@ -50,7 +50,9 @@ def run(options: Options) -> int:
     # Standard output belongs to the JSON where that goes there.
     out = Console(stderr=options.json_file == "-")
     try:
-        cases = catalogue.collect(options.names, suite=options.suite, quick=options.quick, text=options.text)
+        cases = catalogue.collect(
+            options.names, suite=options.suite, quick=options.quick, text=options.text, device=options.device
+        )
         if options.list_cases:
             for case in cases:
                 out.print(case.label, highlight=False, markup=False, soft_wrap=True)
