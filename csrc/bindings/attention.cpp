@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/casters.h"
+#include "ops/append_rows.h"
 #include "ops/cached_attention.h"
 #include "ops/softmax.h"
 
@@ -48,6 +49,12 @@ void bind_attention(py::module_& m) {
       py::arg("dy"), py::arg("y"), py::arg("lse"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("bias"),
       py::arg("lengths"), py::arg("query_lengths"), py::arg("left"), py::arg("right"), py::arg("scale"),
       py::arg("wanted"), Nogil());
+  m.def(
+      "append_rows",
+      [](const Tensor& cache, const Tensor& rows, const std::vector<std::int64_t>& starts) {
+        return ops::append_rows(cache, rows, starts);
+      },
+      py::arg("cache"), py::arg("rows"), py::arg("starts"), Nogil());
   m.def(
       "cached_attention",
       [](const Tensor& x, const Tensor& keys, const Tensor& values, const std::vector<std::int64_t>& starts,

@@ -8,14 +8,12 @@ namespace drupe {
 // Throws std::logic_error: an op let a dtype through that its kernel does not have.
 [[noreturn]] void unexpected_dtype(Dtype dtype);
 
-// Calls f.operator()<T>() for float, double, Float16 or BFloat16.
+// Calls f.operator()<T>() for float, Float16 or BFloat16, which accumulate in float.
 template <class F>
-[[gnu::always_inline]] inline void dispatch_float(Dtype dtype, F&& f) {
+[[gnu::always_inline]] inline void dispatch_narrow_float(Dtype dtype, F&& f) {
   switch (dtype) {
     case Dtype::f32:
       return f.template operator()<float>();
-    case Dtype::f64:
-      return f.template operator()<double>();
     case Dtype::f16:
       return f.template operator()<Float16>();
     case Dtype::bf16:
@@ -23,6 +21,13 @@ template <class F>
     default:
       unexpected_dtype(dtype);
   }
+}
+
+// For those and double.
+template <class F>
+[[gnu::always_inline]] inline void dispatch_float(Dtype dtype, F&& f) {
+  if (dtype == Dtype::f64) return f.template operator()<double>();
+  dispatch_narrow_float(dtype, f);
 }
 
 // For int32 and int64.

@@ -86,13 +86,6 @@ class Forward {
     return keys_size() + (values_in_place() ? 0 : ceil_div(args_.Skv, kItems) * value_width());
   }
 
-  // The keys that some query sees.
-  Range keys_seen(std::int64_t b) const {
-    const std::int64_t last = (args_.query_lengths ? args_.query_lengths[b] : args_.Sq) - 1;
-    if (last < 0) return {0, 0};
-    return {keys_of<I>(args_, b, 0).begin, keys_of<I>(args_, b, last).end};
-  }
-
   // What the block of rows from row0 on and its successor will touch: y, and the next queries, of the next head with
   // its keys and values if it comes next.
   void expect(Ahead<I>& ahead, std::int64_t head, std::int64_t row0, std::int64_t block, std::int64_t rows,
@@ -102,7 +95,7 @@ class Forward {
       expect_rows(ahead, args_.q, args_.D, head, row0 + block, std::min(block, rows - row0 - block));
     } else if (next_head) {
       const std::int64_t b = (head + 1) / args_.Hkv, h = (head + 1) % args_.Hkv;
-      const Range seen = keys_seen(b);
+      const Range seen = keys_seen<I>(args_, b, 0, args_.Sq);
       ahead.add_rows(locate<const S>(args_.k, b, h, seen.begin), args_.k.row, seen.end - seen.begin, args_.D);
       ahead.add_rows(locate<const S>(args_.v, b, h, seen.begin), args_.v.row, seen.end - seen.begin, args_.Dv);
       expect_rows(ahead, args_.q, args_.D, head + 1, 0, block);
@@ -124,7 +117,7 @@ class Forward {
   // K^T as panels of kCols keys, then V with its rows padded; only the keys in [begin, end) that some query sees.
   void pack(std::int64_t head, std::int64_t begin, std::int64_t end, T* memory) const {
     const std::int64_t b = head / args_.Hkv, h = head % args_.Hkv;
-    const Range seen = keys_seen(b);
+    const Range seen = keys_seen<I>(args_, b, 0, args_.Sq);
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {

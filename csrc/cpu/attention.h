@@ -45,6 +45,14 @@ DRUPE_INLINE Range keys_of(const AttentionArgs& args, std::int64_t b, std::int64
   return {std::max<std::int64_t>(0, position - args.left), std::min(length, position + args.right + 1)};
 }
 
+// The keys that any of the queries [begin, end) sees.
+template <Isa I>
+DRUPE_INLINE Range keys_seen(const AttentionArgs& args, std::int64_t b, std::int64_t begin, std::int64_t end) {
+  if (args.query_lengths) end = std::min(end, args.query_lengths[b]);
+  if (begin >= end) return {0, 0};
+  return {keys_of<I>(args, b, begin).begin, keys_of<I>(args, b, end - 1).end};
+}
+
 template <Isa>
 DRUPE_INLINE Range queries_of(const AttentionArgs& args, std::int64_t b, std::int64_t j) {
   if (args.lengths && j >= args.lengths[b]) return {0, 0};

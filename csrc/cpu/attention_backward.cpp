@@ -115,13 +115,6 @@ class Backward {
     return {.p = Scratch<T>(size(Tile::kRows, Tile::kStride)), .ds = Scratch<T>(size(kBlock, Tile::kStride))};
   }
 
-  // The keys that any of the queries [begin, end) sees.
-  Range keys_seen(std::int64_t b, std::int64_t begin, std::int64_t end) const {
-    if (f_.query_lengths) end = std::min(end, f_.query_lengths[b]);
-    if (begin >= end) return {0, 0};
-    return {keys_of<I>(f_, b, begin).begin, keys_of<I>(f_, b, end - 1).end};
-  }
-
   void load_queries(Queries<T>& q, std::int64_t b, std::int64_t h, std::int64_t begin) const {
     q.b = b, q.h = h, q.begin = begin, q.count = std::min(kBlock, f_.Sq - begin);
     const T* lse = static_cast<const T*>(f_.lse) + (b * f_.Hq + h) * f_.Sq + begin;
@@ -268,7 +261,7 @@ class Backward {
     const std::int64_t tiles = ceil_div(q.count, Tile::kRows);
     for (std::int64_t t = 0; t < tiles; ++t) {
       const std::int64_t first = q.count * t / tiles, end = q.count * (t + 1) / tiles;
-      const Range seen = keys_seen(q.b, q.begin + first, q.begin + end);
+      const Range seen = keys_seen<I>(f_, q.b, q.begin + first, q.begin + end);
       const std::int64_t low = std::max(key0, seen.begin), high = std::min(key0 + count, seen.end);
       if (low >= high) {
         put_zeros(dq, first, end - first, key_width());
@@ -300,7 +293,7 @@ class Backward {
     for (std::int64_t g = 0; g < group; ++g) {
       for (std::int64_t i = 0; i < f_.Sq; i += kBlock) {
         const std::int64_t h = kv_head * group + g, rows = std::min(kBlock, f_.Sq - i);
-        const Range seen = keys_seen(b, i, i + rows);
+        const Range seen = keys_seen<I>(f_, b, i, i + rows);
         const std::int64_t low = one_pair ? key_begin : std::max(key_begin, seen.begin / kBlock * kBlock);
         const std::int64_t high = one_pair ? key_end : std::min(key_end, seen.end);
         Ahead<I> ahead;
@@ -396,7 +389,7 @@ class Backward {
     for (std::int64_t b = batches.begin; b < batches.end; ++b) {
       for (std::int64_t h = heads.begin; h < heads.end; ++h) {
         for (std::int64_t i = rows.begin; i < rows.end; i += kBlock) {
-          const Range seen = keys_seen(b, i, std::min(rows.end, i + kBlock));
+          const Range seen = keys_seen<I>(f_, b, i, std::min(rows.end, i + kBlock));
           load_queries(q, b, h, i);
           for (std::int64_t j = cols.begin; j < cols.end; j += kBlock) {
             const std::int64_t count = std::min(kBlock, cols.end - j);

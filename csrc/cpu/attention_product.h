@@ -10,13 +10,6 @@
 
 namespace drupe::cpu {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
-  return ceil_div(a, b) * b;
-}
-
 // Register tile and the layout of a left operand: rows of at most kDepth at a stride that spreads over cache sets.
 template <Isa I, class T>
 struct AttentionTile {

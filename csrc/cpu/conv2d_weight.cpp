@@ -14,10 +14,6 @@ namespace {
 
 constexpr std::int64_t kLeastTasks = 16;
 
-DRUPE_INLINE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // How the sums of one group are cut.
 template <Isa I, class T>
 struct WeightBlocks {

@@ -18,6 +18,13 @@
 
 namespace drupe::cpu {
 
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
+  return ceil_div(a, b) * b;
+}
+
 // Register tile and cache blocks, in elements of the accumulator type T.
 template <Isa I, class T>
 struct GemmTile {
@@ -148,8 +155,8 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
   using Tile = GemmTile<I, T>;
   constexpr int kDepthStep = kByDepth ? Tile::kRows : 1;
   alignas(64) T edge[Tile::kRows * Tile::kCols];
-  const std::int64_t panels_down = (rows + Tile::kRows - 1) / Tile::kRows;
-  const std::int64_t next_step = (Tile::kCols + panels_down - 1) / panels_down;  // each tile fetches its share
+  const std::int64_t panels_down = ceil_div(rows, Tile::kRows);
+  const std::int64_t next_step = ceil_div(Tile::kCols, panels_down);  // each tile fetches its share
   for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
     const T* right = b + n / Tile::kCols * b_panel;
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
@@ -178,7 +185,7 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
 // The range of elements in share i of n almost equal ones, in whole panels.
 inline std::pair<std::int64_t, std::int64_t> share_of(std::int64_t size, std::int64_t panel, std::int64_t i,
                                                       std::int64_t n) {
-  const std::int64_t panels = (size + panel - 1) / panel;
+  const std::int64_t panels = ceil_div(size, panel);
   return {panels * i / n * panel, std::min(size, panels * (i + 1) / n * panel)};
 }
 
@@ -201,8 +208,8 @@ struct GemmSlices {
   std::int64_t count, depth;
   explicit GemmSlices(std::int64_t K) {
     constexpr std::int64_t kDepth = GemmTile<I, T>::kDepth;
-    count = std::max<std::int64_t>(1, (K + kDepth - 1) / kDepth);
-    depth = std::max<std::int64_t>(1, (K + count - 1) / count);
+    count = std::max<std::int64_t>(1, ceil_div(K, kDepth));
+    depth = std::max<std::int64_t>(1, ceil_div(K, count));
   }
 };
 
@@ -214,7 +221,7 @@ struct ColumnPanels {
   GemmSlices<I, T> slices;
 
   ColumnPanels(std::int64_t columns, std::int64_t depth)
-      : N(columns), K(depth), panels((columns + Tile::kCols - 1) / Tile::kCols), slices(depth) {}
+      : N(columns), K(depth), panels(ceil_div(columns, Tile::kCols)), slices(depth) {}
   std::int64_t panel_size() const { return slices.depth * Tile::kCols; }
   std::int64_t size() const { return slices.count * panels * panel_size(); }
   std::int64_t offset(std::int64_t slice, std::int64_t panel) const { return (slice * panels + panel) * panel_size(); }
@@ -248,8 +255,8 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
   const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
   const std::int64_t outer_cols = std::min(N, Tile::kOuterCols);
   const std::int64_t slices = whole.slices.count, slice = whole.slices.depth;
-  const std::int64_t row_panels = left.data ? 0 : (outer_rows + Tile::kRows - 1) / Tile::kRows;
-  const std::int64_t col_panels = (outer_cols + Tile::kCols - 1) / Tile::kCols;
+  const std::int64_t row_panels = left.data ? 0 : ceil_div(outer_rows, Tile::kRows);
+  const std::int64_t col_panels = ceil_div(outer_cols, Tile::kCols);
   const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
   const std::int64_t b_panel = whole.panel_size();
   const Scratch<T> a(static_cast<std::size_t>(row_panels * a_panel));
@@ -267,8 +274,8 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
         const std::int64_t depth = std::min(slice, K - k0);
         const bool last = k0 + depth >= K;
         // The previous block's B is still packed when only the rows have moved on and K is one slice.
-        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? (cols + Tile::kCols - 1) / Tile::kCols : 0;
-        const std::int64_t pack_rows = left.data ? 0 : (rows + Tile::kRows - 1) / Tile::kRows;
+        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? ceil_div(cols, Tile::kCols) : 0;
+        const std::int64_t pack_rows = left.data ? 0 : ceil_div(rows, Tile::kRows);
         // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
         const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
         parallel_for(shares, [&](std::int64_t share) {
@@ -281,8 +288,8 @@ void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack
             pack_b(b.data() + p * b_panel, n0 + n, std::min<std::int64_t>(Tile::kCols, cols - n), k0, depth);
           }
         });
-        const std::int64_t tasks_down = (rows + Tile::kTaskRows - 1) / Tile::kTaskRows;
-        const std::int64_t tasks_across = (cols + Tile::kTaskCols - 1) / Tile::kTaskCols;
+        const std::int64_t tasks_down = ceil_div(rows, Tile::kTaskRows);
+        const std::int64_t tasks_across = ceil_div(cols, Tile::kTaskCols);
         parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
           const auto [m_begin, m_end] = share_of(rows, Tile::kRows, task / tasks_across, tasks_down);
           const auto [n_begin, n_end] = share_of(cols, Tile::kCols, task % tasks_across, tasks_across);

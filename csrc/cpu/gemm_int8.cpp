@@ -43,16 +43,7 @@ template <Isa I, class Sum>
 void finish(const GemmInt8Args& args, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols,
             const Sum& sum) {
   dispatch_activation(args.activation, [&]<Activation A>() {
-    switch (args.dtype) {
-      case Dtype::f32:
-        return finish<I, float, A>(args, row0, col0, rows, cols, sum);
-      case Dtype::f16:
-        return finish<I, Float16, A>(args, row0, col0, rows, cols, sum);
-      case Dtype::bf16:
-        return finish<I, BFloat16, A>(args, row0, col0, rows, cols, sum);
-      default:
-        unexpected_dtype(args.dtype);
-    }
+    dispatch_narrow_float(args.dtype, [&]<class S>() { finish<I, S, A>(args, row0, col0, rows, cols, sum); });
   });
 }
 

@@ -48,7 +48,7 @@ struct Weight {
   int bits;
 
   std::int64_t row_bytes() const { return kQuantizedCols * bits / 8; }
-  std::int64_t groups() const { return (K + group - 1) / group; }
+  std::int64_t groups() const { return ceil_div(K, group); }
   const float* panel_scales(std::int64_t col) const {
     return scales + col / kQuantizedCols * groups() * kQuantizedCols + col % kQuantizedCols;
   }
@@ -167,9 +167,9 @@ template <Isa I, class S, class Finish>
 void multiply_few_rows(std::int64_t M, std::int64_t N, const Weight& weight, const S* a, const Finish& finish) {
   constexpr std::int64_t kCols = GemmTile<I, float>::kCols;
   const GatheredRows<float> rows(a, weight.K, 1, M, weight.K);
-  parallel_for((N + kQuantizedCols - 1) / kQuantizedCols, [&](std::int64_t panel) {
+  parallel_for(ceil_div(N, kQuantizedCols), [&](std::int64_t panel) {
     const std::int64_t first = panel * kQuantizedCols;
-    float tile[kQuantizedFewRows * kCols];
+    float tile[kFewRows * kCols];
     for (std::int64_t col = first; col < std::min(N, first + kQuantizedCols); col += kCols) {
       weight.with_load<I>(col, [&]<class Load>(Load) {
         for (std::int64_t i = 0; i < M; i += FewRows<I>::kHeight) {
@@ -234,27 +234,13 @@ void multiply(const GemmQuantizedArgs& args) {
       epilogue<I, S, A>(product, problem, row0, col0, rows, cols, tile, tile_row);
     });
   };
-  if (product.M <= kQuantizedFewRows) {
+  if (product.M <= kFewRows) {
     multiply_few_rows<I>(product.M, product.N, weight, problem.a, finish);
     return;
   }
   float* partial = nullptr;
   if constexpr (std::is_same_v<S, float>) partial = problem.y;
   multiply_many_rows<I>(product.M, product.N, weight, problem.a, finish, partial);
-}
-
-template <class F>
-void dispatch_narrow(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f.template operator()<float>();
-    case Dtype::f16:
-      return f.template operator()<Float16>();
-    case Dtype::bf16:
-      return f.template operator()<BFloat16>();
-    default:
-      unexpected_dtype(dtype);
-  }
 }
 
 // Quantises a group of rows of GemmTile's columns, which lie one after another; the integers come as floats, in place.
@@ -286,7 +272,7 @@ void quantize_panel(const QuantizeWeightArgs& args, std::int64_t panel) {
   const StridedMatrix<I, S> matrix{static_cast<const S*>(args.b), args.b_col, args.b_row};
   const Scratch<float> rows(static_cast<std::size_t>(args.K * Tile::kCols));
   std::uint8_t* values = args.values + panel * args.K * row_bytes;
-  float* scales = args.scales + panel * ((args.K + args.group - 1) / args.group) * kQuantizedCols;
+  float* scales = args.scales + panel * ceil_div(args.K, args.group) * kQuantizedCols;
   for (std::int64_t first = 0; first < kQuantizedCols; first += Tile::kCols) {
     const std::int64_t col = panel * kQuantizedCols + first;
     const std::int64_t cols = std::clamp<std::int64_t>(args.N - col, 0, Tile::kCols);
@@ -315,15 +301,14 @@ void quantize_panel(const QuantizeWeightArgs& args, std::int64_t panel) {
 
 template <Isa I>
 void quantize_weight(const QuantizeWeightArgs& args) {
-  dispatch_narrow(args.dtype, [&]<class S>() {
-    parallel_for((args.N + kQuantizedCols - 1) / kQuantizedCols,
-                 [&](std::int64_t panel) { quantize_panel<I, S>(args, panel); });
+  dispatch_narrow_float(args.dtype, [&]<class S>() {
+    parallel_for(ceil_div(args.N, kQuantizedCols), [&](std::int64_t panel) { quantize_panel<I, S>(args, panel); });
   });
 }
 
 template <Isa I>
 void gemm_quantized(const GemmQuantizedArgs& args) {
-  dispatch_narrow(args.product.dtype, [&]<class S>() { multiply<I, S>(args); });
+  dispatch_narrow_float(args.product.dtype, [&]<class S>() { multiply<I, S>(args); });
 }
 
 template void quantize_weight<Isa::DRUPE_ISA>(const QuantizeWeightArgs&);

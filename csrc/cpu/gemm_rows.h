@@ -32,17 +32,17 @@ void gemm_rows(std::int64_t M, const ColumnPanels<I, T>& layout, const T* b, con
   constexpr std::int64_t kLeastTasks = 16;  // enough for a few threads to share
   constexpr std::int64_t kLeastRows = Tile::kTaskRows / 2;
   constexpr std::int64_t kPanel = Tile::kRows * Tile::kPanelStride;
-  std::int64_t tasks_down = (M + Tile::kTaskRows - 1) / Tile::kTaskRows;
-  tasks_down = std::max(tasks_down, std::min(kLeastTasks, (M + kLeastRows - 1) / kLeastRows));
+  std::int64_t tasks_down = ceil_div(M, Tile::kTaskRows);
+  tasks_down = std::max(tasks_down, std::min(kLeastTasks, ceil_div(M, kLeastRows)));
   std::int64_t panels = std::min<std::int64_t>(layout.panels, 2048 / Tile::kCols);
-  while (panels > 2 && tasks_down * ((layout.panels + panels - 1) / panels) < kLeastTasks) panels = (panels + 1) / 2;
-  const std::int64_t tasks_across = (layout.panels + panels - 1) / panels;
+  while (panels > 2 && tasks_down * ceil_div(layout.panels, panels) < kLeastTasks) panels = (panels + 1) / 2;
+  const std::int64_t tasks_across = ceil_div(layout.panels, panels);
   parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
     const auto [m0, m_end] = share_of(M, Tile::kRows, task / tasks_across, tasks_down);
     const auto [n0, n_end] = share_of(layout.N, Tile::kCols, task % tasks_across, tasks_across);
     const std::int64_t rows = m_end - m0, cols = n_end - n0;
     const std::int64_t packed_rows = left.data ? 0 : rows;
-    const Scratch<T> a(static_cast<std::size_t>((packed_rows + Tile::kRows - 1) / Tile::kRows * kPanel));
+    const Scratch<T> a(static_cast<std::size_t>(ceil_div(packed_rows, Tile::kRows) * kPanel));
     const bool apart = layout.slices.count == 1 && !in_place;
     const std::int64_t own_row = cols + Tile::kPadding;
     const Scratch<T> sums(c || apart ? 0 : static_cast<std::size_t>(rows * own_row));

@@ -56,16 +56,7 @@ void quantize_int8(const QuantizeInt8Args& args) {
       }
     });
   };
-  switch (args.dtype) {
-    case Dtype::f32:
-      return quantize.template operator()<float>();
-    case Dtype::f16:
-      return quantize.template operator()<Float16>();
-    case Dtype::bf16:
-      return quantize.template operator()<BFloat16>();
-    default:
-      unexpected_dtype(args.dtype);
-  }
+  dispatch_narrow_float(args.dtype, quantize);
 }
 
 template void quantize_int8<Isa::DRUPE_ISA>(const QuantizeInt8Args&);

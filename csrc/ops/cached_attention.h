@@ -2,9 +2,9 @@
 // its two projections. ops::attention, with
 //
 //   x        (B, S, (Hq + 2 Hkv) D)     q, k and v of S new tokens side by side, each with its heads side by side
-//   keys     (B, Hkv, capacity, D)      rows start[b] … start[b] + S - 1 become k's
+//   keys     (B, Hkv, capacity, D)      k's rows are appended (append_rows.h)
 //   values   the same                   v's
-//   starts   one for the whole batch, or one for each of its B elements
+//   starts   where, as append_rows'
 //   y        (B, S, Hq D)               over the keys and values 0 … max(start) + S - 1
 #pragma once
 

@@ -8,7 +8,7 @@
 //   residual  broadcastable to (..., M, N)      optional, as a
 //   y         (..., M, N), C-contiguous, fresh, as a
 //
-// Sums are float32. Up to kQuantizedFewRows rows read the integers, whose groups' sums are scaled; more rows multiply
+// Sums are float32. Few rows read the integers, whose groups' sums are scaled; more rows multiply
 // what dequantises to, rounded to float32, or to bfloat16 where a is that and the processor has a dot instruction.
 // Symmetric quantisation: scale = max|w| / most over the group, q = round(w / scale), ties to even, within -most and
 // most, which is 127 or 7. A group of zeros, or one whose scale is 0 in float32, gives scale 0 and q 0.
@@ -21,7 +21,6 @@
 
 namespace drupe {
 
-inline constexpr std::int64_t kQuantizedFewRows = 16;
 inline constexpr std::int64_t kQuantizedCols = 32;  // of a panel
 
 // A weight in panels of columns, the last one filled up with zeros. A row of a panel is its columns' bytes, or with 4

@@ -18,6 +18,7 @@ __all__: list[str] = [
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
     "add_rows",
+    "append_rows",
     "arg_extremum",
     "attention",
     "attention_backward",
@@ -288,6 +289,9 @@ def adam(
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
 def add_rows(dense: Tensor, indices: Tensor, values: Tensor) -> None: ...
+def append_rows(
+    cache: Tensor, rows: Tensor, starts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+) -> Tensor: ...
 def arg_extremum(name: str, x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, keepdims: bool) -> Tensor: ...
 def attention(
     q: Tensor,

@@ -60,10 +60,10 @@ def test_a_recorded_cache_is_not_overlooked(rng):
 @pytest.mark.parametrize(
     ("x", "keys", "values", "starts", "message"),
     [
-        ((2, 3, 24), (2, 2, 4, 4), (2, 2, 4, 4), 2, r"3 rows from 2 to 2 on, of a cache whose capacity is 4"),
-        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), -1, r"1 rows from -1 to -1 on"),
-        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 4], r"1 rows from 0 to 4 on"),
-        ((1, 1, 24), (1, 2, 4, 4), (1, 2, 4, 4), 2**63 - 1, r"1 rows from"),
+        ((2, 3, 24), (2, 2, 4, 4), (2, 2, 4, 4), 2, r"rows 2 to 5 of a cache whose capacity is 4"),
+        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), -1, r"rows -1 to 0 of a cache"),
+        ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 4], r"rows 0 to 5 of a cache"),
+        ((1, 1, 24), (1, 2, 4, 4), (1, 2, 4, 4), 2**63 - 1, r"rows 9223372036854775807 to"),
         ((2, 1, 24), (2, 2, 4, 4), (2, 2, 4, 4), [0, 1, 2], r"3 starts for a batch of 2"),
         ((2, 1, 25), (2, 2, 4, 4), (2, 2, 4, 4), 0, r"x is \(2, 1, 25\): its width is not that of queries and of 2"),
         ((2, 1, 16), (2, 2, 4, 4), (2, 2, 4, 4), 0, r"x is \(2, 1, 16\): its width"),

@@ -32,7 +32,8 @@ def conv2d(
     The kernels work on NHWC memory. Whatever the layout, the result is NHWC in memory (with ``layout="NCHW"`` a
     permuted view of that: "channels last"), and an input that lies so already is not copied: in a chain of
     convolutions, normalisations and pools only the first input can be. Sums accumulate in float32 for float16 and
-    bfloat16, in the dtype itself otherwise; where :func:`gemm` may take subnormal numbers as zeros, so may this.
+    bfloat16, in the dtype itself otherwise; where :func:`gemm` may take subnormal numbers as zeros, so may this, and
+    round results to such zeros.
 
     Args:
         x: (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``; any strides. H and W at least 1.

@@ -80,20 +80,9 @@ def append_rows(cache: Tensor, rows: Tensor, starts: int | Sequence[int]) -> Ten
     Raises:
         ValueError: shapes that do not fit, or rows outside the capacity.
     """
-    into, new = cache.raw, rows.raw
-    room, shape = into.shape, new.shape
-    if len(room) != 4 or len(shape) != 4 or room[:2] != shape[:2] or room[3] != shape[3]:
-        raise ValueError(f"[append_rows] rows is {shape}, cache {room}: expected (B, H, S, D) beside it")
-    each = (starts,) if isinstance(starts, int) else tuple(starts)
-    if not isinstance(starts, int) and len(each) != shape[0]:
-        raise ValueError(f"[append_rows] {len(each)} starts for a batch of {shape[0]}")
-    S, end = shape[2], max(each, default=0) + shape[2]
-    if min(each, default=0) < 0 or end > room[2]:
-        raise ValueError(f"[append_rows] rows {min(each, default=0)} to {end} of a cache whose capacity is {room[2]}")
-    if isinstance(starts, int):
-        _C.copy_into(into.slice(2, starts, end, 1), new)
-    else:
-        for b, start in enumerate(each):
-            _C.copy_into(into.select(0, b).slice(1, start, start + S, 1), new.select(0, b))
+    each = [starts] if isinstance(starts, int) else list(starts)
+    if not isinstance(starts, int) and rows.ndim > 0 and len(each) != rows.shape[0]:
+        raise ValueError(f"[append_rows] {len(each)} starts for a batch of {rows.shape[0]}")
+    view = _C.append_rows(cache.raw, rows.raw, each)
     cache.version += 1
-    return Tensor(into.slice(2, 0, end, 1))
+    return Tensor(view)
