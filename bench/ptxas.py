@@ -39,7 +39,7 @@ def compile_verbosely(source: Path, arch: str) -> str:
     """Everything that nvcc and ptxas print for one source and one architecture."""
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc/cuda/hw'}"]
     with tempfile.TemporaryDirectory() as folder:
-        command = ["nvcc", *FLAGS, f"-arch={arch}", *includes, "-c", str(source), "-o", f"{folder}/kernel.o"]
+        command = ["nvcc", *FLAGS, f"-arch={arch}", *includes, "-cubin", str(source), "-o", f"{folder}/kernel.cubin"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     text = done.stdout + done.stderr
     return text if done.returncode == 0 else f"error: nvcc exited with {done.returncode}\n{text}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the extension with some options into build/NAME and runs pytest on that build.
 #   tests/with_build.sh NAME [cmake option…] -- [pytest argument…]
-# Needs an environment with the test extra, cmake, ninja and pybind11. The library path of a sanitizer is to be in PRELOAD.
+# Needs an environment with the groups test and dev: cmake, ninja and pybind11. The library path of a sanitizer is to be in PRELOAD.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=build/$1

@@ -86,14 +86,16 @@ bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
 // The gathered rows times the weight of one group, which lies packed in `panels`, if given; the rest as gemm_rows'.
 template <Isa I, class S, class Finish>
 void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
-              const void* panels, const Finish& finish, Accumulator<S>* c, std::int64_t c_row, bool in_place) {
+              const void* panels, const Finish& finish, const GemmResult<Accumulator<S>>& result) {
   using T = Accumulator<S>;
   const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b, const auto& pixels) {
     const ColumnPanels<I, T> layout(columns, depth);
     const Scratch<T> own(panels ? 0 : static_cast<std::size_t>(layout.size()));
     if (!panels) layout.fill(own.data(), pack_b);
-    gemm_rows<I, P>(rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), pack_a, finish, c,
-                    c_row, in_place, {}, rows.plain() ? pixels.in_place() : RowsInPlace<T>());
+    const PackedRows<T, std::decay_t<decltype(pack_a)>> left{pack_a,
+                                                             rows.plain() ? pixels.in_place() : RowsInPlace<T>()};
+    gemm_rows<I, P>(0, rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), left, finish,
+                    result);
   };
   if constexpr (kPairs<I, S>) {
     if (has_bf16_dot<I>()) {
@@ -163,7 +165,7 @@ void forward(const Conv2dArgs& args) {
         rows, columns, args.N, K, args.panels,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
-        partial ? partial + group * K : nullptr, args.K, plain);
+        GemmResult<T>{.sums = partial ? partial + group * K : nullptr, .sums_row = args.K, .in_place = plain});
   });
 }
 
@@ -239,7 +241,8 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
             std::int64_t tile_row) {
           if (!direct) writer(row0, group * C + col0, height, width, tile, tile_row);
         },
-        direct ? direct + group * C : nullptr, args.C, direct != nullptr);
+        GemmResult<T>{
+            .sums = direct ? direct + group * C : nullptr, .sums_row = args.C, .in_place = direct != nullptr});
   });
 }
 

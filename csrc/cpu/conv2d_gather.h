@@ -113,7 +113,7 @@ struct Gather {
     }
   }
 
-  // As gemm_core's pack_a.
+  // As PackedRows'.
   void pack_rows(T* panel, std::int64_t row0, std::int64_t count, std::int64_t k0, std::int64_t depth) const {
     using Tile = GemmTile<I, T>;
     Position positions[Tile::kRows];
@@ -177,7 +177,7 @@ struct Filters {
       StridedMatrix<I, S>::transpose(to + i * taps * kCols, kCols, from, column_stride, cols, run * taps);
     }
   }
-  // As gemm_core's pack_b.
+  // As ColumnPanels::fill's pack.
   void pack(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
     constexpr std::int64_t kCols = GemmTile<I, T>::kCols;
     const S* columns = data + col0 * column_stride;

@@ -1,4 +1,4 @@
-// gemm: few rows against B as it lies, everything else by gemm_core from panels, bfloat16 in pairs where the processor
+// gemm: few rows against B as it lies, everything else by gemm_rows from panels, bfloat16 in pairs where the processor
 // multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm.h"
 
@@ -30,7 +30,7 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
           .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
           // Only gemm_rows ends in a fence.
-          .stream = args.b_panels && args.M > kFewRows && passes_caches<S>(args.M * args.N)};
+          .stream = args.M > kFewRows && passes_caches<S>(args.M * args.N)};
 }
 
 // Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts
@@ -67,16 +67,18 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     return;
   }
   with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
-    const auto pack_a = [&](auto... panel) { a.pack_rows(panel...); };
+    const GemmResult<T> result{.sums = partial,
+                               .sums_row = args.N,
+                               .in_place = plain,
+                               .data = reinterpret_cast<char*>(problem.y),
+                               .row_bytes = args.N * std::int64_t{sizeof(S)},
+                               .col_bytes = sizeof(S)};
     if (args.b_panels) {
-      gemm_rows<I, P>(args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), pack_a, finish,
-                      partial, args.N, plain,
-                      {reinterpret_cast<char*>(problem.y), args.N * std::int64_t{sizeof(S)}, sizeof(S)}, a.in_place());
-      return;
+      gemm_rows<I, P>(0, args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), a, finish,
+                      result);
+    } else {
+      gemm_blocks<I, P>(args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result);
     }
-    gemm_core<I, T, P>(
-        args.M, args.N, K, pack_a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, partial, args.N,
-        a.in_place());
   });
 }
 

@@ -79,18 +79,30 @@ struct PairedMatrix {
     return {reinterpret_cast<const float*>(data), row / 2};
   }
 
-  // As gemm_core's pack_a, k0 and depth in pairs.
+  // k0 and depth in pairs.
   void pack_rows(float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
-    if (row == 1 && col != 1) {
-      transpose_lines<I>(
-          panel, Tile::kPanelStride, depth, rows,
-          [&](float* to, std::int64_t k, std::int64_t i, std::int64_t n) { across(to, row0 + i, n, k0 + k); });
-    } else {
-      for (std::int64_t i = 0; i < rows; ++i) along(panel + i * Tile::kPanelStride, row0 + i, k0, depth);
+    for (std::int64_t i = 0; i < rows; ++i) along(panel + i * Tile::kPanelStride, row0 + i, k0, depth);
+  }
+
+  bool by_depth() const { return row == 1 && col != 1; }
+  void pack_by_depth(float* panels, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
+    using V = Vec<float, I>;
+    for (std::int64_t k = k0; k < k0 + depth; ++k, panels += Tile::kRows) {
+      const BFloat16* low = data + row0 + 2 * k * col;
+      for_panels_by_depth<Tile, V::kLanes>(rows, [&](std::int64_t m, std::int64_t panel, bool whole) {
+        for (int odd = 0; odd < 2; ++odd) __builtin_prefetch(low + (2 * kLinesAhead + odd) * col + m);
+        if constexpr (I == Isa::avx512) {
+          if (whole && 2 * k + 1 < K) {
+            V::load_pairs(low + m, low + col + m).store(panels + panel);
+            return;
+          }
+        }
+        across(panels + panel, row0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k);
+      });
     }
   }
 
-  // As gemm_core's pack_b, of the transposed matrix.
+  // As ColumnPanels::fill's pack, of the transposed matrix.
   void pack_cols(float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
     if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(float));
     if (col == 1 && row != 1) {

@@ -1,11 +1,8 @@
-// The blocked matrix product that gemm and conv2d share: who packs the operands, and what happens to a
-// finished tile, is up to the caller.
+// What all blocked products share: the register tile, its microkernel, and how operands lie in panels.
 //
-// C (M x N) is cut into outer blocks; per block and per slice of K both operands are packed once, in
-// parallel, into panels, and then C's tiles are computed in parallel. A's panel: kRows rows, contiguous along
-// k, at a fixed stride. B's panel: kCols columns, row k after row k. A microkernel keeps a kRows x kCols tile
-// of C in registers, reads a B row as vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and
-// 2 vectors for 2 kRows FMAs.
+// B's panel: kCols columns, row k after row k. A's rows lie packed or as they are, contiguous along k; or in panels by
+// depth, kRows elements for each k. A microkernel keeps a kRows x kCols tile of C in registers, reads a B row as
+// vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and 2 vectors for 2 kRows FMAs.
 #pragma once
 
 #include <algorithm>
@@ -35,10 +32,9 @@ struct GemmTile {
   static constexpr std::int64_t kDepth = 3072 / sizeof(T);  // of a K slice: an A panel stays about L1, B panels in L2
   static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
   static constexpr std::int64_t kPanelStride = kDepth + kPadding;
-  static constexpr std::int64_t kOuterRows = 96 * kRows;  // of an outer block
-  static constexpr std::int64_t kOuterCols = 2048 / kCols * kCols;
-  static constexpr std::int64_t kTaskRows = 8 * kRows;  // of one task's share of C
-  static constexpr std::int64_t kTaskCols = (I == Isa::scalar ? 8 : 8 * 32 / kCols) * kCols;
+  static constexpr std::int64_t kPanelSize = kRows * kPanelStride;  // of A
+  static constexpr std::int64_t kTaskRows = 8 * kRows;              // of one task's share of C
+  static constexpr std::int64_t kTaskCols = 2048 / kCols * kCols;
 };
 
 // What an element of A's panel and one of B's add to the sum, and the sum of two sums. Elements of panels, and sums,
@@ -213,100 +209,35 @@ struct GemmSlices {
   }
 };
 
-// How a whole K x N matrix B lies in panels: slice by slice, and in a slice panel by panel.
+// How a K x N matrix B, or the given slices of it, lies in panels: slice by slice, and in a slice panel by panel. Its
+// first column may be the col0th of a larger matrix.
 template <Isa I, class T>
 struct ColumnPanels {
   using Tile = GemmTile<I, T>;
-  std::int64_t N, K, panels;
+  std::int64_t N, K, panels, col0 = 0;
   GemmSlices<I, T> slices;
+  std::int64_t first = 0, last;  // slices
 
   ColumnPanels(std::int64_t columns, std::int64_t depth)
-      : N(columns), K(depth), panels(ceil_div(columns, Tile::kCols)), slices(depth) {}
+      : N(columns), K(depth), panels(ceil_div(columns, Tile::kCols)), slices(depth), last(slices.count - 1) {}
   std::int64_t panel_size() const { return slices.depth * Tile::kCols; }
-  std::int64_t size() const { return slices.count * panels * panel_size(); }
-  std::int64_t offset(std::int64_t slice, std::int64_t panel) const { return (slice * panels + panel) * panel_size(); }
+  std::int64_t size() const { return (last - first + 1) * panels * panel_size(); }
+  std::int64_t offset(std::int64_t slice, std::int64_t panel) const {
+    return ((slice - first) * panels + panel) * panel_size();
+  }
 
-  // pack as gemm_core's pack_b.
+  // pack(panel, col0, cols, k0, depth) writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j < kCols, zero
+  // for j >= cols.
   template <class Pack>
   void fill(T* data, const Pack& pack) const {
-    parallel_for(slices.count * panels, [&](std::int64_t task) {
-      const std::int64_t col0 = task % panels * Tile::kCols;
-      const std::int64_t k0 = task / panels * slices.depth;
-      pack(data + task * panel_size(), col0, std::min<std::int64_t>(Tile::kCols, N - col0), k0,
+    parallel_for((last - first + 1) * panels, [&](std::int64_t task) {
+      const std::int64_t col = task % panels * Tile::kCols;
+      const std::int64_t k0 = (first + task / panels) * slices.depth;
+      pack(data + task * panel_size(), col0 + col, std::min<std::int64_t>(Tile::kCols, N - col), k0,
            std::min(slices.depth, K - k0));
     });
   }
 };
-
-// The product of an M x K and a K x N matrix.
-//   pack_a(panel, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k]
-//   pack_b(panel, col0, cols, k0, depth)  writes element (k0 + k, col0 + j) to panel[k * kCols + j] for j <
-//   kCols,
-//                                         zero for j >= cols
-//   finish(row0, col0, rows, cols, tile, tile_row)  takes a finished tile; called once for each of C's
-//   elements
-// `c`, if given, is an M x N array of T to hold partial sums (C itself, where its dtype is T); scratch
-// otherwise. Where `left` has A, it is not packed.
-template <Isa I, class T, class P = Product, class PackA, class PackB, class Finish>
-void gemm_core(std::int64_t M, std::int64_t N, std::int64_t K, const PackA& pack_a, const PackB& pack_b,
-               const Finish& finish, T* c = nullptr, std::int64_t c_row = 0, const RowsInPlace<T>& left = {}) {
-  using Tile = GemmTile<I, T>;
-  const ColumnPanels<I, T> whole(N, K);
-  const std::int64_t outer_rows = std::min(M, Tile::kOuterRows);
-  const std::int64_t outer_cols = std::min(N, Tile::kOuterCols);
-  const std::int64_t slices = whole.slices.count, slice = whole.slices.depth;
-  const std::int64_t row_panels = left.data ? 0 : ceil_div(outer_rows, Tile::kRows);
-  const std::int64_t col_panels = ceil_div(outer_cols, Tile::kCols);
-  const std::int64_t a_panel = Tile::kRows * Tile::kPanelStride;
-  const std::int64_t b_panel = whole.panel_size();
-  const Scratch<T> a(static_cast<std::size_t>(row_panels * a_panel));
-  const Scratch<T> b(static_cast<std::size_t>(col_panels * b_panel));
-  const bool own_c = c != nullptr;
-  const Scratch<T> sums(own_c ? 0 : static_cast<std::size_t>(outer_rows * outer_cols));
-
-  for (std::int64_t n0 = 0; n0 < N; n0 += outer_cols) {
-    const std::int64_t cols = std::min(outer_cols, N - n0);
-    for (std::int64_t m0 = 0; m0 < M; m0 += outer_rows) {
-      const std::int64_t rows = std::min(outer_rows, M - m0);
-      T* block = own_c ? c + m0 * c_row + n0 : sums.data();
-      const std::int64_t block_row = own_c ? c_row : outer_cols;
-      for (std::int64_t k0 = 0; k0 == 0 || k0 < K; k0 += slice) {
-        const std::int64_t depth = std::min(slice, K - k0);
-        const bool last = k0 + depth >= K;
-        // The previous block's B is still packed when only the rows have moved on and K is one slice.
-        const std::int64_t pack_cols = m0 == 0 || slices > 1 ? ceil_div(cols, Tile::kCols) : 0;
-        const std::int64_t pack_rows = left.data ? 0 : ceil_div(rows, Tile::kRows);
-        // Each task packs its share of both, so that a thread finds in its cache much of what it multiplies.
-        const std::int64_t shares = (pack_rows + pack_cols + 3) / 4;
-        parallel_for(shares, [&](std::int64_t share) {
-          for (std::int64_t p = pack_rows * share / shares; p < pack_rows * (share + 1) / shares; ++p) {
-            const std::int64_t m = p * Tile::kRows;
-            pack_a(a.data() + p * a_panel, m0 + m, std::min<std::int64_t>(Tile::kRows, rows - m), k0, depth);
-          }
-          for (std::int64_t p = pack_cols * share / shares; p < pack_cols * (share + 1) / shares; ++p) {
-            const std::int64_t n = p * Tile::kCols;
-            pack_b(b.data() + p * b_panel, n0 + n, std::min<std::int64_t>(Tile::kCols, cols - n), k0, depth);
-          }
-        });
-        const std::int64_t tasks_down = ceil_div(rows, Tile::kTaskRows);
-        const std::int64_t tasks_across = ceil_div(cols, Tile::kTaskCols);
-        parallel_for(tasks_down * tasks_across, [&](std::int64_t task) {
-          const auto [m_begin, m_end] = share_of(rows, Tile::kRows, task / tasks_across, tasks_down);
-          const auto [n_begin, n_end] = share_of(cols, Tile::kCols, task % tasks_across, tasks_across);
-          const T* own =
-              left.data ? left.data + (m0 + m_begin) * left.row + k0 : a.data() + m_begin / Tile::kRows * a_panel;
-          gemm_block<I, false, P>(m_end - m_begin, n_end - n_begin, depth, own,
-                                  left.data ? left.row : Tile::kPanelStride, b.data() + n_begin / Tile::kCols * b_panel,
-                                  b_panel, block + m_begin * block_row + n_begin, block_row, k0 > 0,
-                                  [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
-                                    if (last)
-                                      finish(m0 + m_begin + m, n0 + n_begin + n, height, width, tile, block_row);
-                                  });
-        });
-      }
-    }
-  }
-}
 
 // to[j * to_row + i] = element j of line i, which fill(line, i, j0, n) gives in parts.
 template <Isa I, class Fill>
@@ -329,6 +260,31 @@ void transpose_lines(float* to, std::int64_t to_row, std::int64_t lines, std::in
   }
 }
 
+inline constexpr std::int64_t kLinesAhead = 8;  // to fetch while lines of a matrix are packed
+
+// Calls f(row, where it lies in panels by depth, whether a panel's elements may be moved by whole vectors: those beyond
+// it exist in the source, and the next k overwrites them in the panel) for each panel of `rows` rows.
+template <class Tile, int kLanes, class F>
+DRUPE_INLINE void for_panels_by_depth(std::int64_t rows, const F& f) {
+  for (std::int64_t m = 0, panel = 0; m < rows; m += Tile::kRows, panel += Tile::kPanelSize) {
+    f(m, panel, m + round_up(Tile::kRows, kLanes) <= rows);
+  }
+}
+
+// A matrix as the left operand, in any of three forms:
+//   in_place()                                   says whether and where A's rows may be read as they lie
+//   by_depth(), pack_by_depth(panels, row0, rows, k0, depth)  writes element (row0 + i, k0 + k) of all panels of rows
+//                                                to panels[i / kRows * kPanelSize + k * kRows + i % kRows]
+//   pack_rows(panel, row0, rows, k0, depth)      writes element (row0 + i, k0 + k) to panel[i * kPanelStride + k] of
+//                                                one panel
+// This one has the last alone, and the rows in place if they are given.
+template <class T, class Pack>
+struct PackedRows {
+  Pack pack_rows;
+  RowsInPlace<T> lying = {};
+  RowsInPlace<T> in_place() const { return lying; }
+};
+
 // A strided matrix as an operand: element (i, k) at data[i * row + k * col].
 template <Isa I, class S>
 struct StridedMatrix {
@@ -344,17 +300,29 @@ struct StridedMatrix {
     return {};
   }
 
-  // As gemm_core's pack_a.
   void pack_rows(T* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
-    const S* source = data + row0 * row + k0 * col;
-    if (row == 1 && col != 1) {
-      transpose(panel, Tile::kPanelStride, source, col, depth, rows);
-    } else {
-      copy_rows(panel, Tile::kPanelStride, source, row, col, rows, depth);
+    copy_rows(panel, Tile::kPanelStride, data + row0 * row + k0 * col, row, col, rows, depth);
+  }
+
+  bool by_depth() const { return row == 1 && col != 1; }
+  void pack_by_depth(T* panels, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) const {
+    using V = Vec<T, I>;
+    const S* source = data + row0 + k0 * col;
+    for (std::int64_t k = 0; k < depth; ++k, source += col, panels += Tile::kRows) {
+      for_panels_by_depth<Tile, V::kLanes>(rows, [&](std::int64_t m, std::int64_t panel, bool whole) {
+        __builtin_prefetch(source + kLinesAhead * col + m);
+        if (whole) {
+#pragma GCC unroll 4
+          for (int i = 0; i < Tile::kRows; i += V::kLanes) V::load(source + m + i).store(panels + panel + i);
+        } else {
+          const std::int64_t height = std::min<std::int64_t>(Tile::kRows, rows - m);
+          for (std::int64_t i = 0; i < height; ++i) panels[panel + i] = static_cast<T>(source[m + i]);
+        }
+      });
     }
   }
 
-  // As gemm_core's pack_b, of the transposed matrix: element (k, j) is this matrix's (j, k).
+  // As ColumnPanels::fill's pack, of the transposed matrix: element (k, j) is this matrix's (j, k).
   void pack_cols(T* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
     const S* source = data + col0 * row + k0 * col;
     if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(T));

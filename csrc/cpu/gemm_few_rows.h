@@ -220,8 +220,8 @@ void few_rows_by_lines(std::int64_t M, std::int64_t cols, std::int64_t K, const 
   }
 }
 
-// Runs columns(begin, count, tile, tile_row), which makes these columns of the result, in tasks of `grain`. finish and
-// y as gemm_core's.
+// Runs columns(begin, count, tile, tile_row), which makes these columns of the result, in tasks of `grain`. finish as
+// gemm_rows'; y, if given, is where sums lie.
 template <class T, class Columns, class Finish>
 void few_rows(std::int64_t M, std::int64_t N, std::int64_t grain, const Columns& columns, const Finish& finish, T* y,
               std::int64_t y_row) {
@@ -245,7 +245,7 @@ inline std::int64_t count_slabs(std::int64_t M, std::int64_t N, std::int64_t K) 
   return tasks >= 4 && slabs * M * 16 <= K ? slabs : 1;
 }
 
-// few_rows_by_rows in such tasks, whose sums are added in order afterwards. finish and y as gemm_core's.
+// few_rows_by_rows in such tasks, whose sums are added in order afterwards.
 template <Isa I, class S, class T, class Finish>
 void few_rows_by_slabs(std::int64_t M, std::int64_t N, std::int64_t K, std::int64_t slabs, const T* a,
                        std::int64_t a_row, const S* b, std::int64_t b_row, const Finish& finish, T* y,

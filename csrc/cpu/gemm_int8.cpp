@@ -11,7 +11,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/activation.h"
-#include "cpu/gemm_core.h"
+#include "cpu/gemm_rows.h"
 #include "cpu/lanes.h"
 #include "cpu/simd_int8.h"
 
@@ -68,12 +68,11 @@ void multiply_in_panels(const GemmInt8Args& args, const std::uint32_t* excess) {
     std::memset(to + bytes / 4, 0, static_cast<std::size_t>(n - bytes / 4) * sizeof(float));
     std::memcpy(to, line + 4 * k0, static_cast<std::size_t>(bytes));
   };
-  gemm_core<I, float, ByteProduct<I>>(
-      args.M, args.N, (K + 3) / 4,
-      [&](float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) {
-        for (std::int64_t i = 0; i < rows; ++i)
-          along(panel + i * Tile::kPanelStride, args.a + (row0 + i) * K, k0, depth);
-      },
+  const auto pack_rows = [&](float* panel, std::int64_t row0, std::int64_t rows, std::int64_t k0, std::int64_t depth) {
+    for (std::int64_t i = 0; i < rows; ++i) along(panel + i * Tile::kPanelStride, args.a + (row0 + i) * K, k0, depth);
+  };
+  gemm_blocks<I, ByteProduct<I>, float>(
+      args.M, args.N, (K + 3) / 4, PackedRows<float, decltype(pack_rows)>{pack_rows},
       [&](float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) {
         if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(float));
         transpose_lines<I>(panel, Tile::kCols, cols, depth,

@@ -7,6 +7,7 @@
 #include "cpu/gemm_bf16.h"
 #include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_few_rows.h"
+#include "cpu/gemm_rows.h"
 #include "cpu/simd_int8.h"
 
 namespace drupe::cpu {
@@ -186,7 +187,7 @@ void multiply_few_rows(std::int64_t M, std::int64_t N, const Weight& weight, con
 
 template <Isa I, class S, class Finish>
 void multiply_many_rows(std::int64_t M, std::int64_t N, const Weight& weight, const S* a, const Finish& finish,
-                        float* partial) {
+                        const GemmResult<float>& result) {
   using Tile = GemmTile<I, float>;
   const std::int64_t K = weight.K;
   if constexpr (kPairs<I, S>) {
@@ -205,9 +206,7 @@ void multiply_many_rows(std::int64_t M, std::int64_t N, const Weight& weight, co
           }
         }
       };
-      gemm_core<I, float, PairProduct<I>>(
-          M, N, (K + 1) / 2, [&](auto... panel) { left.pack_rows(panel...); }, pack_b, finish, partial, N,
-          left.in_place());
+      gemm_blocks<I, PairProduct<I>>(M, N, (K + 1) / 2, left, pack_b, finish, result);
       return;
     }
   }
@@ -215,8 +214,7 @@ void multiply_many_rows(std::int64_t M, std::int64_t N, const Weight& weight, co
   const auto pack_b = [&](float* panel, std::int64_t col, std::int64_t, std::int64_t k0, std::int64_t depth) {
     dequantize<I>(weight, col, k0, depth, panel);
   };
-  gemm_core<I, float>(
-      M, N, K, [&](auto... panel) { left.pack_rows(panel...); }, pack_b, finish, partial, N, left.in_place());
+  gemm_blocks<I>(M, N, K, left, pack_b, finish, result);
 }
 
 template <Isa I, class S>
@@ -238,9 +236,9 @@ void multiply(const GemmQuantizedArgs& args) {
     multiply_few_rows<I>(product.M, product.N, weight, problem.a, finish);
     return;
   }
-  float* partial = nullptr;
-  if constexpr (std::is_same_v<S, float>) partial = problem.y;
-  multiply_many_rows<I>(product.M, product.N, weight, problem.a, finish, partial);
+  GemmResult<float> result;
+  if constexpr (std::is_same_v<S, float>) result = {.sums = problem.y, .sums_row = product.N};
+  multiply_many_rows<I>(product.M, product.N, weight, problem.a, finish, result);
 }
 
 // Quantises a group of rows of GemmTile's columns, which lie one after another; the integers come as floats, in place.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,10 +11,15 @@ from drupe.runtime import measure_limit
 from reference import ACTIVATIONS, assert_close, dtype, f64
 
 MOST = {"int8": 127, "int4": 7}
-HAS_DOT = measure_limit("dot_bf16", seconds=0.001) is not None
 # Rows below, at and above what reads the integers; columns and K in whole panels and vectors and not; outer blocks.
 SHAPES = [(1, 1, 1), (1, 33, 70), (2, 40, 9), (3, 64, 130), (8, 32, 64), (16, 31, 65), (17, 50, 66), (30, 70, 1101)]
 SHAPES += [(1, 129, 1101), (1400, 34, 5)]
+
+
+@functools.cache
+def has_dot(isa):
+    assert drupe.cpu_isa() == isa
+    return measure_limit("dot_bf16", seconds=0.001) is not None
 
 
 def draw(rng, shape, name="float32"):
@@ -130,7 +137,7 @@ def test_products(isa, rng, name, kind, shape, transpose_b):
         assert isinstance(y, np.ndarray)
         assert y.dtype == dtype(name)
         wide = weight.dequantize().numpy()
-        if name == "bfloat16" and M > 16 and isa == "avx512" and HAS_DOT:
+        if name == "bfloat16" and M > 16 and has_dot(isa):
             wide = wide.astype(dtype(name))
         exact = f64(a) @ f64(wide.T if transpose_b else wide)
         assert_close(y, exact, name, K, max(1.0, np.sqrt(K) / 8))  # each addition rounds a sum of that size
