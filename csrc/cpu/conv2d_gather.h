@@ -174,7 +174,7 @@ struct Filters {
     const std::int64_t run = channel_stride == taps ? count : 1;  // channels that are neighbours in memory
     for (std::int64_t i = 0; i < count; i += run) {
       const S* from = data + (channel0 + i) * channel_stride + col0 * column_stride;
-      StridedMatrix<I, S>::transpose(to + i * taps * kCols, kCols, from, column_stride, cols, run * taps);
+      StridedMatrix<I, S>::transposed(to + i * taps * kCols, kCols, from, column_stride, cols, run * taps);
     }
   }
   // As ColumnPanels::fill's pack.

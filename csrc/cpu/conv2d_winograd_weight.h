@@ -127,7 +127,7 @@ class WinogradWeightGradient {
             [&](int r, int s, V x) { x.store(windows[c][r * kTaps + s] + j); });
       }
     }
-    StridedMatrix<I, T>::transpose(turned[0], kStretch * kWindow, windows[0][0], Tile::kCols, channels * kWindow, cols);
+    transpose<I>(windows[0][0], Tile::kCols, turned[0], kStretch * kWindow, channels * kWindow, cols);
     for (std::int64_t j = 0; j < cols; ++j) {
       S* to = dw + ((col0 + j) * gather_.channels + c0) * kWindow;
       for_vectors<I, T>(channels * kWindow,

@@ -12,6 +12,7 @@
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/simd.h"
+#include "cpu/simd_transpose.h"
 
 namespace drupe::cpu {
 
@@ -242,20 +243,14 @@ struct ColumnPanels {
 // to[j * to_row + i] = element j of line i, which fill(line, i, j0, n) gives in parts.
 template <Isa I, class Fill>
 void transpose_lines(float* to, std::int64_t to_row, std::int64_t lines, std::int64_t length, const Fill& fill) {
-  constexpr std::int64_t kWidth = 64;
-  float part[4 * kWidth];
+  constexpr std::int64_t kWidth = 64, kLines = 16;
+  float part[kLines * kWidth];
   for (std::int64_t j0 = 0; j0 < length; j0 += kWidth) {
     const std::int64_t width = std::min(kWidth, length - j0);
-    for (std::int64_t i = 0; i < lines; i += 4) {
-      const std::int64_t height = std::min<std::int64_t>(4, lines - i);
+    for (std::int64_t i = 0; i < lines; i += kLines) {
+      const std::int64_t height = std::min(kLines, lines - i);
       for (std::int64_t r = 0; r < height; ++r) fill(part + r * kWidth, i + r, j0, width);
-      std::int64_t j = 0;
-      for (; height == 4 && j + 4 <= width; j += 4) {
-        transpose_4x4<I>(part + j, kWidth, to + (j0 + j) * to_row + i, to_row);
-      }
-      for (; j < width; ++j) {
-        for (std::int64_t r = 0; r < height; ++r) to[(j0 + j) * to_row + i + r] = part[r * kWidth + j];
-      }
+      transpose<I>(part, kWidth, to + j0 * to_row + i, to_row, height, width);
     }
   }
 }
@@ -327,41 +322,27 @@ struct StridedMatrix {
     const S* source = data + col0 * row + k0 * col;
     if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(T));
     if (col == 1 && row != 1) {
-      transpose(panel, Tile::kCols, source, row, cols, depth);
+      transposed(panel, Tile::kCols, source, row, cols, depth);
     } else {
       copy_rows(panel, Tile::kCols, source, col, row, depth, cols);
     }
   }
 
   // to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols
-  static void transpose(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t rows,
-                        std::int64_t cols) {
-    constexpr std::int64_t kWidth = 64;
-    T wide[4 * kWidth];
-    for (std::int64_t j0 = 0; j0 < cols; j0 += kWidth) {
-      const std::int64_t width = std::min(kWidth, cols - j0);
-      std::int64_t i = 0;
-      for (; i + 4 <= rows; i += 4) {
-        const T* source;
-        std::int64_t source_row;
-        if constexpr (std::is_same_v<S, T>) {
-          source = from + i * from_row + j0;
-          source_row = from_row;
-        } else {
-          copy_rows(wide, kWidth, from + i * from_row + j0, from_row, 1, 4, width);
-          source = wide;
-          source_row = kWidth;
+  static void transposed(T* to, std::int64_t to_row, const S* from, std::int64_t from_row, std::int64_t rows,
+                         std::int64_t cols) {
+    if constexpr (std::is_same_v<S, T>) {
+      transpose<I>(from, from_row, to, to_row, rows, cols);
+    } else {
+      constexpr std::int64_t kWidth = 64, kLines = 16;
+      T wide[kLines * kWidth];
+      for (std::int64_t j = 0; j < cols; j += kWidth) {
+        const std::int64_t width = std::min(kWidth, cols - j);
+        for (std::int64_t i = 0; i < rows; i += kLines) {
+          const std::int64_t height = std::min(kLines, rows - i);
+          copy_rows(wide, kWidth, from + i * from_row + j, from_row, 1, height, width);
+          transpose<I>(wide, kWidth, to + j * to_row + i, to_row, height, width);
         }
-        std::int64_t j = 0;
-        for (; j + 4 <= width; j += 4) {
-          transpose_4x4<I>(source + j, source_row, to + (j0 + j) * to_row + i, to_row);
-        }
-        for (; j < width; ++j) {
-          for (int r = 0; r < 4; ++r) to[(j0 + j) * to_row + i + r] = source[r * source_row + j];
-        }
-      }
-      for (; i < rows; ++i) {
-        for (std::int64_t j = j0; j < j0 + width; ++j) to[j * to_row + i] = static_cast<T>(from[i * from_row + j]);
       }
     }
   }

@@ -47,6 +47,27 @@ struct Transpose<Isa::avx512, float> {
 };
 #endif
 
+// to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols: in the largest blocks that fit, then of 4 x 4.
+template <Isa I, class T>
+void transpose(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows, std::int64_t cols) {
+  std::int64_t i = 0;
+  const auto strips = [&]<int kSide>(const auto& block) {
+    for (; i + kSide <= rows; i += kSide) {
+      const T* strip = from + i * from_row;
+      std::int64_t j = 0;
+      for (; j + kSide <= cols; j += kSide) block(strip + j, from_row, to + j * to_row + i, to_row);
+      for (; j < cols; ++j) {
+        for (int r = 0; r < kSide; ++r) to[j * to_row + i + r] = strip[r * from_row + j];
+      }
+    }
+  };
+  strips.template operator()<Transpose<I, T>::kSide>([](auto... a) { Transpose<I, T>::block(a...); });
+  strips.template operator()<4>([](auto... a) { transpose_4x4<I>(a...); });
+  for (; i < rows; ++i) {
+    for (std::int64_t j = 0; j < cols; ++j) to[j * to_row + i] = from[i * from_row + j];
+  }
+}
+
 inline constexpr int kReducedRows = 16;
 
 // to[i] = the largest lane, or the sum of the lanes in a fixed order, of rows[i], for all kReducedRows of them.
