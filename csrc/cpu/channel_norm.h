@@ -58,7 +58,7 @@ template <Isa I, class T, class Body>
 DRUPE_INLINE void for_channel_groups(std::int64_t channels, const Body& body) {
   constexpr std::int64_t kLanes = Vec<T, I>::kLanes;
   std::int64_t j = 0;
-  if constexpr (I == Isa::avx512) {
+  if constexpr (kRegisters<I> == 32) {
     for (; j + 8 * kLanes <= channels; j += 8 * kLanes) body.template operator()<8>(j, AllLanes{});
   }
   for (; j + 4 * kLanes <= channels; j += 4 * kLanes) body.template operator()<4>(j, AllLanes{});

@@ -1,5 +1,5 @@
 // Vec<T, Isa>: a register of floats (or doubles). This file is the contract and its scalar version, one
-// element wide; simd_avx2.h and simd_avx512.h specialise it. Kernels are templates on Isa and reach vectors
+// element wide; simd_avx2.h, simd_avx512.h and simd_neon.h specialise it. Kernels are templates on Isa and reach vectors
 // through this contract alone.
 //
 // Everything here is a template on Isa or forced inline: an object compiled for a newer ISA must export no
@@ -22,6 +22,10 @@
 namespace drupe::cpu {
 
 #define DRUPE_INLINE [[gnu::always_inline]] inline
+
+// How many registers hold vectors.
+template <Isa I>
+inline constexpr int kRegisters = I == Isa::avx512 || I == Isa::neon ? 32 : 16;
 
 // The mask that a comparison gives.
 template <class T, Isa I>
@@ -188,18 +192,21 @@ DRUPE_INLINE T reduce_min(Vec<T, I> a) {
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i, j < 4.
 template <Isa I, class T>
 DRUPE_INLINE void transpose_4x4(const T* src, std::int64_t src_stride, T* dst, std::int64_t dst_stride) {
-#if defined(__SSE2__)
   if constexpr (std::is_same_v<T, float>) {
-    __m128 r0 = _mm_loadu_ps(src), r1 = _mm_loadu_ps(src + src_stride);
-    __m128 r2 = _mm_loadu_ps(src + 2 * src_stride), r3 = _mm_loadu_ps(src + 3 * src_stride);
-    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
-    _mm_storeu_ps(dst, r0);
-    _mm_storeu_ps(dst + dst_stride, r1);
-    _mm_storeu_ps(dst + 2 * dst_stride, r2);
-    _mm_storeu_ps(dst + 3 * dst_stride, r3);
+    using Row [[gnu::vector_size(16)]] = float;  // of which any processor that Vec has an ISA for has registers
+    Row row[4];
+    for (int i = 0; i < 4; ++i) std::memcpy(&row[i], src + i * src_stride, sizeof(Row));
+    const Row low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
+    const Row high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    const Row low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
+    const Row high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    row[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    row[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    row[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    row[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+    for (int j = 0; j < 4; ++j) std::memcpy(dst + j * dst_stride, &row[j], sizeof(Row));
     return;
   }
-#endif
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) dst[j * dst_stride + i] = src[i * src_stride + j];
   }
@@ -212,4 +219,7 @@ DRUPE_INLINE void transpose_4x4(const T* src, std::int64_t src_stride, T* dst, s
 #endif
 #if defined(__AVX512F__)
 #include "cpu/simd_avx512.h"
+#endif
+#if defined(__aarch64__)
+#include "cpu/simd_neon.h"
 #endif
