@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # Compiles for 64-bit ARM with aarch64-linux-gnu-g++; where DRUPE_ARM_ROOT names a directory with an ARM system's Python
-# (of this one's version) and its packages for the tests, runs the op suite, or the tests given, on it under qemu-aarch64.
+# (of this one's version) and the packages that tests need, runs the op suite, or the tests given, there by qemu-aarch64.
 #   tests/cross.sh [pytest argument…]
 set -euo pipefail
-build=(cross -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
-  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+cd "$(dirname "$0")/.."
+options=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
   -DPython_INCLUDE_DIR="$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')"
   -DPYTHON_MODULE_EXTENSION=.so -DPYTHON_MODULE_DEBUG_POSTFIX=)  # this Python's suffix would name this machine
 if [ -n "${DRUPE_ARM_ROOT:-}" ]; then
   [ $# -gt 0 ] || set -- tests/ops
-  export RUN="qemu-aarch64 -L $DRUPE_ARM_ROOT $DRUPE_ARM_ROOT/usr/bin/python3"
+  mkdir -p build
+  export RUN=$PWD/build/cross-python  # a file, which tests that start Python find by sys.executable
+  cat >"$RUN" <<END
+#!/bin/sh
+PYTHONHOME=$DRUPE_ARM_ROOT/usr exec qemu-aarch64 -0 $RUN -L $DRUPE_ARM_ROOT $DRUPE_ARM_ROOT/usr/bin/python3 "\$@"
+END
+  chmod +x "$RUN"
 else
   echo "DRUPE_ARM_ROOT names no ARM system: it is compiled, and nothing is run"
   set --
 fi
-"$(dirname "$0")/with_build.sh" "${build[@]}" -- "$@"
+tests/with_build.sh cross "${options[@]}" -- "$@"

@@ -2,7 +2,7 @@
 # Builds the extension with some options into build/NAME and, given arguments for it, runs pytest on that build.
 #   tests/with_build.sh NAME [cmake option…] -- [pytest argument…]
 # Needs an environment with the test extra, cmake, ninja and pybind11. The library path of a sanitizer is to be in PRELOAD,
-# and the command of another system's Python in RUN.
+# and another Python that is to run the tests, in RUN.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=build/$1
@@ -25,4 +25,4 @@ cp -r bench "$site/drupe/"
 
 [ $# -gt 0 ] || exit 0
 export PYTHONPATH=$site
-LD_PRELOAD="${PRELOAD:-}" ${RUN:-python} -m pytest -p no:cacheprovider "$@"
+LD_PRELOAD="${PRELOAD:-}" "${RUN:-python}" -m pytest -p no:cacheprovider "$@"

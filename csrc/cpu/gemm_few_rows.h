@@ -18,7 +18,7 @@ inline constexpr std::int64_t kLongRow = 8192;   // at least
 
 template <Isa I>
 struct FewRows {
-  static constexpr int kHeight = kRegisters<I> / 4;  // rows of the result in registers
+  static constexpr int kHeight = I == Isa::avx512 ? 8 : 4;  // rows of the result in registers
   static constexpr int kDepth = 8;                          // rows of B that are read side by side
   // Registers for sums: columns of the result where B's rows are contiguous, in vectors; rows of B where k is.
   static constexpr int vectors(int height) { return height <= 2 ? 4 : 2; }

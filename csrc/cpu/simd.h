@@ -1,6 +1,6 @@
 // Vec<T, Isa>: a register of floats (or doubles). This file is the contract and its scalar version, one
-// element wide; simd_avx2.h, simd_avx512.h and simd_neon.h specialise it. Kernels are templates on Isa and reach vectors
-// through this contract alone.
+// element wide; simd_avx2.h, simd_avx512.h and simd_neon.h specialise it. Kernels are templates on Isa and reach
+// vectors through this contract alone.
 //
 // Everything here is a template on Isa or forced inline: an object compiled for a newer ISA must export no
 // weak symbol that the linker could pick for an older one (tests/cpu/test_symbols.py).

@@ -32,9 +32,7 @@ struct Vec<float, Isa::neon> {
   DRUPE_INLINE static Vec set(float x) { return {vdupq_n_f32(x)}; }
 
   DRUPE_INLINE static Vec load(const float* p) { return {vld1q_f32(p)}; }
-  DRUPE_INLINE static Vec load(const Float16* p) {
-    return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)))};
-  }
+  DRUPE_INLINE static Vec load(const Float16* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)))}; }
   DRUPE_INLINE static Vec load(const BFloat16* p) {
     return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16))};
   }
