@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles for 64-bit ARM with aarch64-linux-gnu-g++; where DRUPE_ARM_ROOT names a directory with an ARM system's Python
-# (of this one's version) and the packages that tests need, runs the op suite, or the tests given, there by qemu-aarch64.
+# (of this one's version) and the packages that tests need, runs the op suite, or the tests given, by qemu-aarch64.
 #   tests/cross.sh [pytest argument…]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,9 @@ if [ -n "${DRUPE_ARM_ROOT:-}" ]; then
   export RUN=$PWD/build/cross-python  # a file, which tests that start Python find by sys.executable
   cat >"$RUN" <<END
 #!/bin/sh
-PYTHONHOME=$DRUPE_ARM_ROOT/usr exec qemu-aarch64 -0 $RUN -L $DRUPE_ARM_ROOT $DRUPE_ARM_ROOT/usr/bin/python3 "\$@"
+export PYTHONHOME=$DRUPE_ARM_ROOT/usr
+export OPENBLAS_CORETYPE=ARMV8  # NumPy's products: other kernels raise floating-point exceptions for nothing
+exec qemu-aarch64 -0 $RUN -L $DRUPE_ARM_ROOT $DRUPE_ARM_ROOT/usr/bin/python3 "\$@"
 END
   chmod +x "$RUN"
 else
