@@ -14,6 +14,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/dtype.h"
@@ -192,21 +194,29 @@ DRUPE_INLINE T reduce_min(Vec<T, I> a) {
 // dst[j * dst_stride + i] = src[i * src_stride + j] for i, j < 4.
 template <Isa I, class T>
 DRUPE_INLINE void transpose_4x4(const T* src, std::int64_t src_stride, T* dst, std::int64_t dst_stride) {
+#if defined(__SSE2__)
   if constexpr (std::is_same_v<T, float>) {
-    using Row [[gnu::vector_size(16)]] = float;  // of which any processor that Vec has an ISA for has registers
-    Row row[4];
-    for (int i = 0; i < 4; ++i) std::memcpy(&row[i], src + i * src_stride, sizeof(Row));
-    const Row low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
-    const Row high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-    const Row low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-    const Row high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-    row[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    row[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    row[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    row[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-    for (int j = 0; j < 4; ++j) std::memcpy(dst + j * dst_stride, &row[j], sizeof(Row));
+    __m128 r0 = _mm_loadu_ps(src), r1 = _mm_loadu_ps(src + src_stride);
+    __m128 r2 = _mm_loadu_ps(src + 2 * src_stride), r3 = _mm_loadu_ps(src + 3 * src_stride);
+    _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+    _mm_storeu_ps(dst, r0);
+    _mm_storeu_ps(dst + dst_stride, r1);
+    _mm_storeu_ps(dst + 2 * dst_stride, r2);
+    _mm_storeu_ps(dst + 3 * dst_stride, r3);
     return;
   }
+#elif defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float>) {
+    const float32x4x2_t even = vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_stride));
+    const float32x4x2_t odd = vzipq_f32(vld1q_f32(src + src_stride), vld1q_f32(src + 3 * src_stride));
+    const float32x4x2_t left = vzipq_f32(even.val[0], odd.val[0]), right = vzipq_f32(even.val[1], odd.val[1]);
+    vst1q_f32(dst, left.val[0]);
+    vst1q_f32(dst + dst_stride, left.val[1]);
+    vst1q_f32(dst + 2 * dst_stride, right.val[0]);
+    vst1q_f32(dst + 3 * dst_stride, right.val[1]);
+    return;
+  }
+#endif
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) dst[j * dst_stride + i] = src[i * src_stride + j];
   }
