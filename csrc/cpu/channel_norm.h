@@ -1,9 +1,9 @@
 // The sweeps that batch_norm and group_norm share, over samples x rows x C with contiguous channels.
 //
 // A task owns a block of a sample's rows and a chunk of channels, up to 16384 elements; four vectors of channels (with
-// AVX-512 eight: longer pieces of a row are fetched sooner) go down the block's rows with their sums in registers. Each
-// block's sums are combined in double precision, in block order. Statistics sweep a block twice in cache: its mean,
-// then the moments about it, so that a large mean does not cancel.
+// 32 registers eight: longer pieces of a row are fetched sooner) go down the block's rows with their sums in registers.
+// Each block's sums are combined in double precision, in block order. Statistics sweep a block twice in cache: its
+// mean, then the moments about it, so that a large mean does not cancel.
 #pragma once
 
 #include "core/memory.h"
