@@ -44,6 +44,7 @@ def test_the_layers_it_maps_exist():
 def test_the_instruction_sets_it_names_are_built():
     cmake = (ROOT / "CMakeLists.txt").read_text()
     assert "set(DRUPE_ALL_ISAS scalar avx2 avx512)" in cmake
+    assert "set(DRUPE_ALL_ISAS scalar neon)" in cmake
 
 
 def test_the_core_needs_what_it_says():

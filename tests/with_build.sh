@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds the extension with some options into build/NAME and runs pytest on that build.
+# Builds the extension with some options into build/NAME and, given arguments for it, runs pytest on that build.
 #   tests/with_build.sh NAME [cmake option…] -- [pytest argument…]
-# Needs an environment with the groups test and dev: cmake, ninja and pybind11. The library path of a sanitizer is to be in PRELOAD.
+# Needs an environment with drupe[demo] and the groups test and dev. The library path of a sanitizer is to be in PRELOAD,
+# and another Python that is to run the tests, in RUN.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=build/$1
@@ -22,5 +23,6 @@ cmake --install "$build" --prefix "$site" >/dev/null
 (cd python && find drupe -name '*.py' -print0 | xargs -0 cp --parents -t "$site")
 cp -r bench "$site/drupe/"
 
+[ $# -gt 0 ] || exit 0
 export PYTHONPATH=$site
-LD_PRELOAD="${PRELOAD:-}" python -m pytest -p no:cacheprovider "$@"
+LD_PRELOAD="${PRELOAD:-}" "${RUN:-python}" -m pytest -p no:cacheprovider "$@"

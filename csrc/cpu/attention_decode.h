@@ -125,7 +125,9 @@ class Decode {
       prefetch_row<I>(row[i] + kAhead * args_.k.row, args_.D);
     }
     V sum[kRows][kGroup];
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
       for (int i = 0; i < kGroup; ++i) sum[r][i] = V::zero();
     }
     for (std::int64_t d = 0; d < depth; d += V::kLanes) {

@@ -1,9 +1,9 @@
 // The sweeps that batch_norm and group_norm share, over samples x rows x C with contiguous channels.
 //
 // A task owns a block of a sample's rows and a chunk of channels, up to 16384 elements; four vectors of channels (with
-// AVX-512 eight: longer pieces of a row are fetched sooner) go down the block's rows with their sums in registers. Each
-// block's sums are combined in double precision, in block order. Statistics sweep a block twice in cache: its mean,
-// then the moments about it, so that a large mean does not cancel.
+// 32 registers eight: longer pieces of a row are fetched sooner) go down the block's rows with their sums in registers.
+// Each block's sums are combined in double precision, in block order. Statistics sweep a block twice in cache: its
+// mean, then the moments about it, so that a large mean does not cancel.
 #pragma once
 
 #include "core/memory.h"
@@ -58,7 +58,7 @@ template <Isa I, class T, class Body>
 DRUPE_INLINE void for_channel_groups(std::int64_t channels, const Body& body) {
   constexpr std::int64_t kLanes = Vec<T, I>::kLanes;
   std::int64_t j = 0;
-  if constexpr (I == Isa::avx512) {
+  if constexpr (kRegisters<I> == 32) {
     for (; j + 8 * kLanes <= channels; j += 8 * kLanes) body.template operator()<8>(j, AllLanes{});
   }
   for (; j + 4 * kLanes <= channels; j += 4 * kLanes) body.template operator()<4>(j, AllLanes{});

@@ -2,7 +2,7 @@
 //
 // B's panel: kCols columns, row k after row k. A's rows lie packed or as they are, contiguous along k; or in panels by
 // depth, kRows elements for each k. A microkernel keeps a kRows x kCols tile of C in registers, reads a B row as
-// vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and 2 vectors for 2 kRows FMAs.
+// vectors, and broadcasts A's elements. Loads per k: kRows broadcasts and kVectors vectors for kVectors kRows FMAs.
 #pragma once
 
 #include <algorithm>
@@ -27,8 +27,8 @@ constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
 template <Isa I, class T>
 struct GemmTile {
   using V = Vec<T, I>;
-  static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::avx2 ? 6 : 4;
-  static constexpr int kVectors = I == Isa::scalar ? 4 : 2;
+  static constexpr int kRows = I == Isa::avx512 ? 14 : I == Isa::scalar ? 4 : 6;
+  static constexpr int kVectors = I == Isa::avx512 || I == Isa::avx2 ? 2 : 4;
   static constexpr int kCols = kVectors * V::kLanes;
   static constexpr std::int64_t kDepth = 3072 / sizeof(T);  // of a K slice: an A panel stays about L1, B panels in L2
   static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
@@ -88,6 +88,7 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
                                         std::int64_t c_row, bool accumulate, NextPanel<T> next) {
   using Tile = GemmTile<I, T>;
   using V = Vec<T, I>;
+  constexpr int kLine = 64 / sizeof(T);
   V sum[kRows][Tile::kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -103,7 +104,7 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
     __builtin_prefetch(next.from, 0, 2);
     next.from += next.step;
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) __builtin_prefetch(b + (k + 16) * Tile::kCols + j * V::kLanes);
+    for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16

@@ -80,8 +80,8 @@ template <Isa I, class Load, int kHeight>
                                         float* y, std::int64_t y_row) {
   using Tile = GemmTile<I, float>;
   using V = Vec<float, I>;
-  constexpr int kTurns = kHeight == 1 ? 4 : kHeight <= 3 ? 2 : 1;  // enough sums to hide the latency of an addition
-  constexpr std::int64_t kAhead = 4096;                            // bytes: beyond the page, where prefetchers end
+  constexpr int kSums = kHeight * Tile::kVectors, kTurns = (7 + kSums) / kSums;  // 8 hide the latency of an addition
+  constexpr std::int64_t kAhead = 4096;  // bytes: beyond the page, where prefetchers end
   const std::int64_t row_bytes = weight.row_bytes();
   const std::uint8_t* row = weight.panel_values(col);
   const float* scale = weight.panel_scales(col);

@@ -22,7 +22,7 @@ bool processor_has(Isa isa) {
       return true;
   }
 #else
-  return isa == Isa::scalar;
+  return isa == Isa::scalar || isa == Isa::neon;  // every 64-bit ARM processor has it, and no other build contains it
 #endif
 }
 
@@ -33,6 +33,9 @@ constexpr Isa kBuilt[] = {
 #endif
 #if defined(DRUPE_HAS_avx512)
     Isa::avx512,
+#endif
+#if defined(DRUPE_HAS_neon)
+    Isa::neon,
 #endif
 };
 
@@ -68,6 +71,8 @@ const char* name_of(Isa isa) {
       return "avx512";
     case Isa::avx2:
       return "avx2";
+    case Isa::neon:
+      return "neon";
     default:
       return "scalar";
   }

@@ -8,7 +8,7 @@
 
 namespace drupe {
 
-enum class Isa : std::uint8_t { scalar, avx2, avx512 };
+enum class Isa : std::uint8_t { scalar, avx2, avx512, neon };
 
 const char* name_of(Isa isa);
 
@@ -33,6 +33,10 @@ decltype(auto) dispatch_isa(F&& f) {
 #if defined(DRUPE_HAS_avx2)
     case Isa::avx2:
       return f.template operator()<Isa::avx2>();
+#endif
+#if defined(DRUPE_HAS_neon)
+    case Isa::neon:
+      return f.template operator()<Isa::neon>();
 #endif
     default:
       return f.template operator()<Isa::scalar>();

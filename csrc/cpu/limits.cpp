@@ -11,7 +11,7 @@ namespace {
 template <Isa I>
 double fma_f32(const LimitArgs& args) {
   using V = Vec<float, I>;
-  constexpr int kSums = I == Isa::avx512 ? 24 : 12;
+  constexpr int kSums = kRegisters<I> / 4 * 3;
   parallel_for(args.tasks, [&](std::int64_t task) {
     V factor = V::set(0.875f), term = V::set(0.125f), sums[kSums];
 #pragma GCC unroll 32

@@ -30,10 +30,10 @@ DRUPE_INLINE Vec<T, I> fused(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) {
       sum = std::bit_cast<double>(bits);
     }
     return {static_cast<float>(sum)};
-  } else if constexpr (Vec<T, I>::kLanes == 1) {
-    return {std::fma(a.v, b.v, c.v)};
   }
 #endif
+  // Of two products in a sum the compiler may round the wrong one.
+  if constexpr (Vec<T, I>::kLanes == 1) return {std::fma(a.v, b.v, c.v)};
   return fma(a, b, c);
 }
 

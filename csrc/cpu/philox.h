@@ -81,6 +81,32 @@ struct Words<Isa::avx512> {
 };
 #endif
 
+#if defined(__aarch64__)
+template <>
+struct Words<Isa::neon> {
+  static constexpr int kLanes = 2;
+  uint64x2_t v;
+
+  DRUPE_INLINE static Words set(std::uint32_t x) { return {vdupq_n_u64(x)}; }
+  DRUPE_INLINE static Words counter_low(std::uint64_t from) {
+    return {vaddq_u64(vdupq_n_u64(from), vcombine_u64(vcreate_u64(0), vcreate_u64(1)))};
+  }
+  DRUPE_INLINE static Words counter_high(std::uint64_t from) { return high(counter_low(from)); }
+  DRUPE_INLINE friend Words multiply(Words a, Words b) { return {vmull_u32(vmovn_u64(a.v), vmovn_u64(b.v))}; }
+  DRUPE_INLINE friend Words high(Words a) { return {vshrq_n_u64(a.v, 32)}; }
+  DRUPE_INLINE friend Words operator^(Words a, Words b) { return {veorq_u64(a.v, b.v)}; }
+  DRUPE_INLINE static void interleave(const Words (&words)[4], float* u) {
+    const uint64x2_t w01 = vsliq_n_u64(words[0].v, words[1].v, 32), w23 = vsliq_n_u64(words[2].v, words[3].v, 32);
+    const auto store = [&](uint64x2_t bits, float* to) {
+      const float32x4_t value = vcvtq_f32_u32(vshrq_n_u32(vreinterpretq_u32_u64(bits), 8));
+      vst1q_f32(to, vmulq_f32(value, vdupq_n_f32(0x1p-24f)));
+    };
+    store(vzip1q_u64(w01, w23), u);
+    store(vzip2q_u64(w01, w23), u + 4);
+  }
+};
+#endif
+
 template <Isa I, int Groups = 4>
 struct Philox {
   static constexpr int kGroups = Groups;

@@ -1,6 +1,6 @@
 // Vec<T, Isa>: a register of floats (or doubles). This file is the contract and its scalar version, one
-// element wide; simd_avx2.h and simd_avx512.h specialise it. Kernels are templates on Isa and reach vectors
-// through this contract alone.
+// element wide; simd_avx2.h, simd_avx512.h and simd_neon.h specialise it. Kernels are templates on Isa and reach
+// vectors through this contract alone.
 //
 // Everything here is a template on Isa or forced inline: an object compiled for a newer ISA must export no
 // weak symbol that the linker could pick for an older one (tests/cpu/test_symbols.py).
@@ -14,6 +14,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/dtype.h"
@@ -22,6 +24,10 @@
 namespace drupe::cpu {
 
 #define DRUPE_INLINE [[gnu::always_inline]] inline
+
+// How many registers hold vectors.
+template <Isa I>
+inline constexpr int kRegisters = I == Isa::avx512 || I == Isa::neon ? 32 : 16;
 
 // The mask that a comparison gives.
 template <class T, Isa I>
@@ -199,6 +205,17 @@ DRUPE_INLINE void transpose_4x4(const T* src, std::int64_t src_stride, T* dst, s
     _mm_storeu_ps(dst + 3 * dst_stride, r3);
     return;
   }
+#elif defined(__aarch64__)
+  if constexpr (std::is_same_v<T, float>) {
+    const float32x4x2_t even = vzipq_f32(vld1q_f32(src), vld1q_f32(src + 2 * src_stride));
+    const float32x4x2_t odd = vzipq_f32(vld1q_f32(src + src_stride), vld1q_f32(src + 3 * src_stride));
+    const float32x4x2_t left = vzipq_f32(even.val[0], odd.val[0]), right = vzipq_f32(even.val[1], odd.val[1]);
+    vst1q_f32(dst, left.val[0]);
+    vst1q_f32(dst + dst_stride, left.val[1]);
+    vst1q_f32(dst + 2 * dst_stride, right.val[0]);
+    vst1q_f32(dst + 3 * dst_stride, right.val[1]);
+    return;
+  }
 #endif
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) dst[j * dst_stride + i] = src[i * src_stride + j];
@@ -212,4 +229,7 @@ DRUPE_INLINE void transpose_4x4(const T* src, std::int64_t src_stride, T* dst, s
 #endif
 #if defined(__AVX512F__)
 #include "cpu/simd_avx512.h"
+#endif
+#if defined(__aarch64__)
+#include "cpu/simd_neon.h"
 #endif

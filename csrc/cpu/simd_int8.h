@@ -64,6 +64,22 @@ struct Bytes<Isa::avx512> {
 };
 #endif
 
+#if defined(__aarch64__)
+template <>
+struct Bytes<Isa::neon> {
+  static constexpr int kWidth = 16, kRows = 4, kCols = 4;
+  using Wide = int8x16_t;  // which the multiplication widens
+  using Sum = int32x4_t;
+  DRUPE_INLINE static Wide load(const std::int8_t* p) { return vld1q_s8(p); }
+  DRUPE_INLINE static Sum zero() { return vdupq_n_s32(0); }
+  DRUPE_INLINE static Sum add_products(Sum sum, Wide a, Wide b) {
+    sum = vpadalq_s16(sum, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    return vpadalq_s16(sum, vmull_high_s8(a, b));
+  }
+  DRUPE_INLINE static std::int32_t reduce(Sum sum) { return vaddvq_s32(sum); }
+};
+#endif
+
 // The rows of a tile.
 template <Isa I, int kRows>
 struct ByteRows {
@@ -229,6 +245,25 @@ struct FloatsOfBytes<Isa::avx2> {
  private:
   DRUPE_INLINE static __m256i widen(const std::uint8_t* p) {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  }
+};
+#endif
+
+#if defined(__aarch64__)
+template <>
+struct FloatsOfBytes<Isa::neon> {
+  using V = Vec<float, Isa::neon>;
+  DRUPE_INLINE static V whole(const std::uint8_t* p) { return {vcvtq_f32_s32(widen(p))}; }
+  DRUPE_INLINE static V low(const std::uint8_t* p) {
+    return {vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(widen(p), 28), 28))};
+  }
+  DRUPE_INLINE static V high(const std::uint8_t* p) { return {vcvtq_f32_s32(vshrq_n_s32(widen(p), 4))}; }
+
+ private:
+  DRUPE_INLINE static int32x4_t widen(const std::uint8_t* p) {
+    std::uint32_t four;
+    std::memcpy(&four, p, sizeof four);
+    return vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four))));
   }
 };
 #endif

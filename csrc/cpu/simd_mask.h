@@ -53,6 +53,30 @@ struct MaskBits<double, Isa::avx512> {
 };
 #endif
 
+#if defined(__aarch64__)
+template <>
+struct MaskBits<float, Isa::neon> {
+  DRUPE_INLINE static std::uint32_t from(Mask<float, Isa::neon> mask) {
+    return vaddvq_u32(vandq_u32(mask.bits, lane()));
+  }
+  DRUPE_INLINE static Mask<float, Isa::neon> to(std::uint32_t bits) { return {vtstq_u32(vdupq_n_u32(bits), lane())}; }
+
+ private:
+  DRUPE_INLINE static uint32x4_t lane() { return uint32x4_t{1, 2, 4, 8}; }
+};
+
+template <>
+struct MaskBits<double, Isa::neon> {
+  DRUPE_INLINE static std::uint32_t from(Mask<double, Isa::neon> mask) {
+    return static_cast<std::uint32_t>(vaddvq_u64(vandq_u64(mask.bits, lane())));
+  }
+  DRUPE_INLINE static Mask<double, Isa::neon> to(std::uint32_t bits) { return {vtstq_u64(vdupq_n_u64(bits), lane())}; }
+
+ private:
+  DRUPE_INLINE static uint64x2_t lane() { return uint64x2_t{1, 2}; }
+};
+#endif
+
 // a * 2^n as ldexp where `keep`, and 0 elsewhere, where a and n may be anything.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> ldexp_where(Mask<T, I> keep, Vec<T, I> a, Vec<T, I> n) {
@@ -98,6 +122,18 @@ struct EqualBytes<Isa::avx512> {
   DRUPE_INLINE static Mask<float, Isa::avx512> of(const std::uint8_t* bytes, std::uint8_t byte) {
     const __m128i given = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
     return {_mm_cmpeq_epi8_mask(given, _mm_set1_epi8(static_cast<char>(byte)))};
+  }
+};
+#endif
+
+#if defined(__aarch64__)
+template <>
+struct EqualBytes<Isa::neon> {
+  DRUPE_INLINE static Mask<float, Isa::neon> of(const std::uint8_t* bytes, std::uint8_t byte) {
+    std::uint32_t four;
+    std::memcpy(&four, bytes, sizeof four);
+    const int8x8_t equal = vreinterpret_s8_u8(vceq_u8(vcreate_u8(four), vdup_n_u8(byte)));
+    return {vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(vmovl_s8(equal))))};
   }
 };
 #endif

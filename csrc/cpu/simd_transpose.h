@@ -116,4 +116,27 @@ struct ReduceRows<Isa::avx512, float> {
 };
 #endif
 
+#if defined(__aarch64__)
+template <>
+struct ReduceRows<Isa::neon, float> {
+  using V = Vec<float, Isa::neon>;
+  DRUPE_INLINE static void maximum(const V* rows, float* to) {
+    merge(rows, to, [](float32x4_t a, float32x4_t b) { return vpmaxnmq_f32(a, b); });
+  }
+  DRUPE_INLINE static void sum(const V* rows, float* to) {
+    merge(rows, to, [](float32x4_t a, float32x4_t b) { return vpaddq_f32(a, b); });
+  }
+
+ private:
+  // f combines neighbouring lanes of two registers.
+  template <class F>
+  DRUPE_INLINE static void merge(const V* rows, float* to, const F& f) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kReducedRows; i += 4) {
+      vst1q_f32(to + i, f(f(rows[i].v, rows[i + 1].v), f(rows[i + 2].v, rows[i + 3].v)));
+    }
+  }
+};
+#endif
+
 }  // namespace drupe::cpu

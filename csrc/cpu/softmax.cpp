@@ -36,8 +36,7 @@ constexpr T kLowest = -std::numeric_limits<T>::infinity();
 // How many rows of so many vectors are worked on together, where registers hold them: their reductions overlap.
 template <Isa I, bool kLog>
 constexpr int rows_at_once(int vectors) {
-  constexpr int kRegisters = I == Isa::avx512 ? 32 : 16;
-  return std::clamp(kRegisters / (kLog ? 4 : 2) / vectors, 1, 2);
+  return std::clamp(kRegisters<I> / (kLog ? 4 : 2) / vectors, 1, 2);
 }
 
 // kRows rows of exactly kVectors vectors, the last one perhaps in part.

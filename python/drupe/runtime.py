@@ -24,7 +24,7 @@ def set_num_threads(count: int) -> None:
 
 
 def cpu_isa() -> str:
-    """Return the instruction set in use: ``"scalar"``, ``"avx2"`` or ``"avx512"``."""
+    """Return the instruction set in use: ``"scalar"``, ``"avx2"``, ``"avx512"`` or ``"neon"``."""
     return _C.isa()
 
 

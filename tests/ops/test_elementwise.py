@@ -172,8 +172,9 @@ def test_pow(backend, rng, name):
 def test_where(backend, rng, name):
     for shape_c, shape_a, shape_b in [((200,), (200,), (200,)), ((5, 1), (7,), ()), ((3, 4), (4,), (3, 1))]:
         condition = rng.random(shape_c) < 0.5
-        a = draw(rng, shape_a, "float32").astype(dtype(name))
-        b = draw(rng, shape_b, "float32").astype(dtype(name))
+        a, b = (
+            draw(rng, shape, "int8" if name == "bool" else name).astype(dtype(name)) for shape in (shape_a, shape_b)
+        )
         np.testing.assert_array_equal(ops.where(condition, a, b), np.where(condition, a, b))
     np.testing.assert_array_equal(ops.where(condition, 1, a), np.where(condition, np.ones((), a.dtype), a)) if (
         name != "bool"
