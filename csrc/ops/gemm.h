@@ -60,9 +60,9 @@ struct GemmOptions {
   bool transpose_a = false;
   bool transpose_b = false;
   double alpha = 1;
-  std::string activation;
-  bool keep_pre_activation = false;    // give the activation's input as the second result
-  std::optional<PackedMatrix> packed;  // b, packed before: the same result, without packing it again
+  std::string activation = {};
+  bool keep_pre_activation = false;         // give the activation's input as the second result
+  std::optional<PackedMatrix> packed = {};  // b, packed before: the same result, without packing it again
 };
 
 namespace ops {

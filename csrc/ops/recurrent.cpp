@@ -127,7 +127,7 @@ RecurrentResult recurrent(Cell cell, const Tensor& x, const std::vector<Recurren
     const RecurrentWeights& given = weights[static_cast<std::size_t>(d)];
     const std::optional<Tensor> bias = apart ? std::nullopt : given.bias_ih;
     if (apart && given.bias_ih) args.direction[d].input_bias = problem.keep(*given.bias_ih);
-    const Tensor gates = gemm(problem.x, given.weight_ih, bias, {}, {.transpose_b = true, .activation = {}}).first;
+    const Tensor gates = gemm(problem.x, given.weight_ih, bias, {}, {.transpose_b = true}).first;
     Tensor hidden, memory;
     if (args.keep) {
       hidden = empty(problem.hidden(), dtype, problem.device);
@@ -202,7 +202,7 @@ RecurrentGradients recurrent_backward(Cell cell, const std::optional<Tensor>& dy
     const RecurrentWeights& given = weights[static_cast<std::size_t>(d)];
     const RecurrentWants::Weights& wanted = wants.weights[d];
     const Tensor& hidden = saved[static_cast<std::size_t>(3 * d + 1)];
-    const GemmOptions transposed{.transpose_a = true, .activation = {}};
+    const GemmOptions transposed{.transpose_a = true};
     RecurrentWeights dweights;
     if (wanted.weight_ih) dweights.weight_ih = product(rows_of(dinput[d]), rows_of(problem.x), transposed);
     if (wanted.weight_hh) dweights.weight_hh = product(rows_of(drecurrent[d]), rows_of(hidden), transposed);
