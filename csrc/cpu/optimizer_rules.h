@@ -37,7 +37,8 @@ DRUPE_INLINE Vec<T, I> fused(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) {
   return fma(a, b, c);
 }
 
-// A rule makes p and its states new in registers: operator()(p, g, states). This is what all of them do to g first.
+// A rule makes p and its states new in registers: operator()(p, g, states). Where the states may be narrow (kNarrow),
+// is_signed says which of them are no means of squares. This is what all of them do to g first.
 template <class T, Isa I>
 struct Penalty {
   using V = Vec<T, I>;
@@ -63,6 +64,8 @@ template <class T, Isa I, bool Momentum>
 struct SgdRule {
   using V = Vec<T, I>;
   static constexpr int kStates = Momentum ? 1 : 0;
+  static constexpr bool kNarrow = Momentum;
+  static constexpr bool is_signed(int) { return true; }
   Penalty<T, I> penalty;
   V minus_lr, momentum;
   bool nesterov;
@@ -87,6 +90,8 @@ template <class T, Isa I>
 struct AdamRule {
   using V = Vec<T, I>;
   static constexpr int kStates = 2;
+  static constexpr bool kNarrow = true;
+  static constexpr bool is_signed(int state) { return state == 0; }
   Penalty<T, I> penalty;
   V keep, beta1, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_scale, eps;
 
@@ -117,6 +122,8 @@ template <class T, Isa I, bool Centered, bool Momentum>
 struct RmspropRule {
   using V = Vec<T, I>;
   static constexpr int kStates = 1 + Centered + Momentum;
+  static constexpr bool kNarrow = !Centered;
+  static constexpr bool is_signed(int state) { return state > 0; }
   Penalty<T, I> penalty;
   V alpha, one_minus_alpha, minus_lr, momentum, eps;
 
