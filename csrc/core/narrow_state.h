@@ -10,7 +10,8 @@
 //
 // The 8 bits are a tapered code: the logarithm of the logarithm, each as the bits of a float have it, linear between
 // powers of two. A value x of the block becomes y = |x| / scale in (0, 1], that t = 127 - (y's bits) 2^-23 octaves below
-// 1, that 1 + t slope, and the code counts units of 2^-fraction of its bits upwards from 1. So a unit is finest
+// 1, that u = 2 + 2 t (signed) or 2 + t, and the code counts units of 2^-4 or 2^-5 at first, double that from each power
+// of two on: the upper bits of u. So a unit is finest
 // near the block's largest value, 2.2 % of it, and grows to 17 % 15 octaves (signed) or 30 octaves (unsigned) below; no
 // table is needed, and the code of a value is linear in it, so that the mean of the draws is the value itself.
 // - unsigned (means of squares): what is smaller than the smallest code becomes that one: the root that a step divides
@@ -39,11 +40,11 @@ inline constexpr int kBrainShift = 16;
 // y from 2^-30 on if unsigned.
 template <bool kSigned>
 struct TaperedCode {
-  static constexpr int kShift = kSigned ? 18 : 17;  // bits of the second logarithm below a unit
+  static constexpr int kShift = kSigned ? 18 : 17;  // bits of u below a unit
   static constexpr std::uint32_t kLast = kSigned ? 127 : 255;
-  static constexpr float kSlope = kSigned ? 0x1p-23f : 0x1p-24f;  // in units of 1's last place
+  static constexpr float kSlope = kSigned ? 0x1p-22f : 0x1p-23f;  // of u, by y's bits below those of 1
 };
-inline constexpr std::uint32_t kOneBits = 0x3f800000u;
+inline constexpr std::uint32_t kOneBits = 0x3f800000u, kTaperedBase = 0x40000000u;  // of y = 1 and of u = 2
 inline constexpr float kTaperedZero = 0x1.4p-15f;
 inline constexpr float kScaleMargin = 1 + 0x1p-14f, kLeastScale = 0x1p-60f;
 inline constexpr std::uint32_t kScaleLimitBits = 0x7e800000u;  // of 2^126

@@ -145,13 +145,13 @@ void sweep(const StepList& list, const MakeRule& make_rule) {
       const std::int64_t to = std::min(end - list.starts[i], tensor.size);
       if (from >= to) continue;
       dispatch_float(tensor.dtype, [&]<class S>() {
-        const auto rule = make_rule.template operator()<Accumulator<S>>();
+        auto rule = make_rule.template operator()<Accumulator<S>>();
         if constexpr (std::is_same_v<Accumulator<S>, float> && decltype(rule)::kNarrow) {
           if (tensor.state_dtype == Dtype::bf16) {
-            return update_narrow<BrainStates, I, S>(rule, tensor, list.rounding, from, to);
+            return update_narrow<BrainStates<I, decltype(rule)>, I, S>(rule, tensor, list.rounding, from, to);
           }
           if (tensor.state_dtype == Dtype::u8) {
-            return update_narrow<CodedStates, I, S>(rule, tensor, list.rounding, from, to);
+            return update_narrow<CodedStates<I, decltype(rule)>, I, S>(rule, tensor, list.rounding, from, to);
           }
         }
         update_range<I, S>(rule, tensor, list.rounding, from, to);

@@ -1,5 +1,6 @@
-// An optimizer's rule on tensors whose states are narrow (core/narrow_state.h), block by block. Blocks in 8 bits are
-// widened, updated and kept in L1 until their scale is known, and then encoded: adam moves 16 bytes an element.
+// An optimizer's rule on tensors whose states are narrow (core/narrow_state.h), by whole blocks: a tensor's last one in
+// copies, filled up with its last element. Blocks in 8 bits are widened, updated and kept in L1 until their scale is
+// known, and then encoded: adam moves 16 bytes an element of the 28 of float32, and 20 in bfloat16.
 #pragma once
 
 #include <algorithm>
@@ -14,246 +15,295 @@
 
 namespace drupe::cpu {
 
-// The words that the elements of a block draw.
+// What the elements of a block draw.
 template <Isa I>
 class StateDraws {
  public:
+  static constexpr int kLanes = Vec<float, I>::kLanes;
+
   DRUPE_INLINE StateDraws(const Rounding& rounding, std::int64_t tensor)
       : philox_{rounding.seed, rounding.offset},
         first_((static_cast<std::uint64_t>(tensor) << kRoundingTensorShift) + (std::uint64_t{1} << kDrawShift)) {}
 
-  // Good until the next call.
+  // The words of the block's first elements, good until the next call.
   DRUPE_INLINE const std::uint32_t* operator()(std::int64_t block) {
     if (block / kAhead != held_) {
       held_ = block / kAhead;
-      philox_(first_ + static_cast<std::uint64_t>(held_ * kAhead * kDrawWords / 4), drawn_);
+      philox_(first_ + static_cast<std::uint64_t>(held_ * kAhead * kDrawWords / 4), words_);
     }
-    const std::uint32_t* from = drawn_ + block % kAhead * kDrawWords;
-    for (std::int64_t i = 0; i < kStateBlock; i += kDrawWords) {
-      const auto shift = static_cast<std::uint32_t>(i / kDrawWords) * kDrawStep;
-      for (int k = 0; k < kDrawWords; ++k) words_[i + k] = from[k] + shift;
+    return words_ + block % kAhead * kDrawWords;
+  }
+
+  // body(i, draw) for each vector of a block.
+  template <class Body>
+  DRUPE_INLINE static void for_block(const std::uint32_t* words, const Body& body) {
+    Bits<I> shift = Bits<I>::set(0);
+    for (std::int64_t row = 0; row < kStateBlock; row += kDrawWords) {
+#pragma GCC unroll 2
+      for (int k = 0; k < kDrawWords; k += kLanes) body(row + k, Bits<I>::load(words + k) + shift);
+      shift = shift + Bits<I>::set(kDrawStep);
     }
-    return words_;
   }
 
  private:
   static constexpr std::int64_t kAhead = 4;  // blocks drawn at once
   static constexpr int kGroups = static_cast<int>(kAhead * kDrawWords / 4 / Words<I>::kLanes);
 
-  alignas(64) std::uint32_t words_[kStateBlock];
-  alignas(64) std::uint32_t drawn_[kAhead * kDrawWords];
+  alignas(64) std::uint32_t words_[kAhead * kDrawWords];
   Philox<I, kGroups> philox_;
   std::uint64_t first_;
   std::int64_t held_ = -1;
 };
 
-// The two logarithms, and back.
-template <bool kSigned, Isa I>
-DRUPE_INLINE Bits<I> taper(Vec<float, I> y) {
-  using V = Vec<float, I>;
-  const V octaves = (Bits<I>::set(kOneBits) - Bits<I>::of(y)).to_float() * V::set(TaperedCode<kSigned>::kSlope);
-  return Bits<I>::of(octaves + V::set(1)) - Bits<I>::set(kOneBits);
-}
-template <bool kSigned, Isa I>
-DRUPE_INLINE Vec<float, I> untaper(Bits<I> code) {
-  using V = Vec<float, I>;
-  const V u = (code.template left<TaperedCode<kSigned>::kShift>() + Bits<I>::set(kOneBits)).as_float();
-  const V distance = (u - V::set(1)) * V::set(1 / TaperedCode<kSigned>::kSlope);
-  return (Bits<I>::set(kOneBits) - Bits<I>::from_float(distance)).as_float();
-}
-
-inline constexpr std::uint32_t kSignBit = 0x80000000u;
-
-template <bool kSigned, Isa I>
-DRUPE_INLINE Vec<float, I> decode(Bits<I> code, float scale) {
-  using V = Vec<float, I>;
-  if constexpr (!kSigned) return untaper<false>(code) * V::set(scale);
-  const V magnitude = fused(untaper<true>(code & Bits<I>::set(0x7f)), V::set(scale), V::set(-kTaperedZero * scale));
-  return copysign(magnitude, code.template left<24>().as_float());
-}
-
-template <bool kSigned, Isa I>
-DRUPE_INLINE Bits<I> encode(Vec<float, I> value, float inverse, Bits<I> draw) {
+template <Isa I, bool kSigned>
+struct TaperedVector {
   using V = Vec<float, I>;
   using B = Bits<I>;
   using Code = TaperedCode<kSigned>;
-  if constexpr (!kSigned) {
-    return (taper<false>(value * V::set(inverse)) + draw.template right<32 - Code::kShift>()).template right<Code::kShift>();
-  } else {
-    const B place = taper<true>(fused(abs(value), V::set(inverse), V::set(kTaperedZero)));
-    const B random = draw & B::set((1u << Code::kShift) - 1);
-    const B code = min((place + random).template right<Code::kShift>(), B::set(Code::kLast));
-    return code | (B::of(value).template right<24>() & B::set(0x80));
-  }
-}
 
-// A block's states in bfloat16.
+  // x = (y's bits as a number) is linear in u: see core/narrow_state.h. All of this but the scaling is exact.
+  DRUPE_INLINE static V decode(const std::uint8_t* codes, V scale, V zero) {
+    if constexpr (kSigned) {
+      const B code = B::load(reinterpret_cast<const std::int8_t*>(codes));
+      const B place = code.template left<Code::kShift>() & B::set(Code::kLast << Code::kShift);
+      return copysign(fused(untaper(place), scale, zero), code.as_float());
+    } else {
+      return untaper(B::load(codes).template left<Code::kShift>()) * scale;
+    }
+  }
+
+  DRUPE_INLINE static B encode(V value, V inverse, B draw) {
+    if constexpr (kSigned) {
+      const B place = taper(fused(abs(value), inverse, V::set(kTaperedZero)));
+      const B code = finish(place + (draw & B::set((1u << Code::kShift) - 1)));
+      return code | (B::of(value).template right<24>() & B::set(0x80));
+    } else {
+      return finish(taper(value * inverse) + draw.template right<32 - Code::kShift>());
+    }
+  }
+
+ private:
+  DRUPE_INLINE static V untaper(B place) {
+    const V u = (place | B::set(kTaperedBase)).as_float();
+    const V x = fma(u, V::set(-1 / Code::kSlope), V::set(static_cast<float>(kOneBits) + 2 / Code::kSlope));
+    return B::from_float(x).as_float();
+  }
+  // The place, above kTaperedBase.
+  DRUPE_INLINE static B taper(V y) {
+    return B::of(fma((B::set(kOneBits) - B::of(y)).to_float(), V::set(Code::kSlope), V::set(2)));
+  }
+  DRUPE_INLINE static B finish(B place) {
+    return min(place, B::set(kTaperedBase + (Code::kLast << Code::kShift))).template right<Code::kShift>();
+  }
+};
+
+// A block's states in bfloat16, ...
 template <Isa I, class Rule>
 class BrainStates {
   using V = Vec<float, I>;
   using B = Bits<I>;
 
  public:
-  BrainStates(const StepTensor& tensor, std::int64_t place, std::int64_t, const std::uint32_t* draws) : draws_(draws) {
-    for (int n = 0; n < Rule::kStates; ++n) state_[n] = static_cast<BFloat16*>(tensor.state[n]) + place;
+  using Element = BFloat16;
+  struct Wide {};
+
+  DRUPE_INLINE BrainStates(BFloat16* const* states, float* const*, Wide&) {
+    for (int n = 0; n < Rule::kStates; ++n) states_[n] = states[n];
   }
 
-  template <class Lanes>
-  DRUPE_INLINE V load_state(int n, std::int64_t i, Lanes lanes) const {
-    return load<V>(state_[n] + i, lanes);
-  }
-  template <class Lanes>
-  DRUPE_INLINE void store_state(V value, int n, std::int64_t i, Lanes lanes) {
-    const B draw = B::load(draws_ + i);
+  DRUPE_INLINE V read(int n, std::int64_t i) const { return V::load(states_[n] + i); }
+  DRUPE_INLINE void write(V value, int n, std::int64_t i, B draw) {
     const B random = Rule::is_signed(n) ? draw & B::set(0xffff) : draw.template right<16>();
-    const B rounded = B::of(value) + random;
-    if constexpr (std::is_same_v<Lanes, AllLanes>) {
-      rounded.store_high(state_[n] + i);
-    } else {
-      BFloat16 some[V::kLanes];
-      rounded.store_high(some);
-      std::copy_n(some, lanes.count, state_[n] + i);
-    }
+    (B::of(value) + random).store_high(states_[n] + i);
   }
-  DRUPE_INLINE void finish() {}
+  DRUPE_INLINE void finish(const std::uint32_t*) {}
 
  private:
-  BFloat16* state_[kMaxStates];
-  const std::uint32_t* draws_;
+  BFloat16* states_[kMaxStates];
 };
 
-// A block's states in 8 bits.
+// ... and in 8 bits.
 template <Isa I, class Rule>
 class CodedStates {
   using V = Vec<float, I>;
   using B = Bits<I>;
 
  public:
-  DRUPE_INLINE CodedStates(const StepTensor& tensor, std::int64_t place, std::int64_t size, const std::uint32_t* draws)
-      : size_(size), draws_(draws) {
+  using Element = std::uint8_t;
+  struct Wide {
+    alignas(64) float values[Rule::kStates][kStateBlock];
+  };
+
+  DRUPE_INLINE CodedStates(std::uint8_t* const* codes, float* const* scales, Wide& wide) {
     for (int n = 0; n < Rule::kStates; ++n) {
-      codes_[n] = static_cast<std::uint8_t*>(tensor.state[n]) + place;
-      scale_[n] = tensor.scales_of(n) + place / kStateBlock;
-      old_scale_[n] = *scale_[n];
+      codes_[n] = codes[n];
+      values_[n] = wide.values[n];
+      scales_[n] = scales[n];
+      scale_[n] = V::set(*scales[n]);
+      zero_[n] = V::set(-kTaperedZero * *scales[n]);
       largest_[n] = B::set(0);
     }
   }
 
-  template <class Lanes>
-  DRUPE_INLINE V load_state(int n, std::int64_t i, Lanes lanes) const {
-    if constexpr (std::is_same_v<Lanes, AllLanes>) {
-      return widen(n, codes_[n] + i);
-    } else {
-      std::uint8_t some[V::kLanes] = {};
-      std::copy_n(codes_[n] + i, lanes.count, some);
-      return only(widen(n, some), lanes);
-    }
+  DRUPE_INLINE V read(int n, std::int64_t i) const {
+    if (Rule::is_signed(n)) return TaperedVector<I, true>::decode(codes_[n] + i, scale_[n], zero_[n]);
+    return TaperedVector<I, false>::decode(codes_[n] + i, scale_[n], zero_[n]);
   }
-  template <class Lanes>
-  DRUPE_INLINE void store_state(V value, int n, std::int64_t i, Lanes lanes) {
-    value = only(value, lanes);
+  DRUPE_INLINE void write(V value, int n, std::int64_t i, B) {
     value.store(values_[n] + i);
-    const B bits = B::of(value);
-    largest_[n] = max(largest_[n], Rule::is_signed(n) ? bits & B::set(~kSignBit) : bits);
+    const B bits = Rule::is_signed(n) ? B::of(abs(value)) : B::of(value);
+    largest_[n] = max(largest_[n], bits);
   }
 
-  DRUPE_INLINE void finish() {
+  DRUPE_INLINE void finish(const std::uint32_t* words) {
+    V inverse[kMaxStates];
 #pragma GCC unroll 2
     for (int n = 0; n < Rule::kStates; ++n) {
       const std::uint32_t largest = largest_[n].largest();
-      const float scale = largest < kScaleLimitBits
-                              ? std::max(std::bit_cast<float>(largest), kLeastScale) * kScaleMargin
-                              : std::numeric_limits<float>::quiet_NaN();
-      *scale_[n] = scale;
-      const float inverse = 1 / scale;
-      for_vectors<I, float>(size_, [&](std::int64_t i, auto lanes) {
-        const V value = V::load(values_[n] + i);
-        const B draw = B::load(draws_ + i);
-        const B code = Rule::is_signed(n) ? encode<true>(value, inverse, draw) : encode<false>(value, inverse, draw);
-        if constexpr (std::is_same_v<decltype(lanes), AllLanes>) {
-          code.store(codes_[n] + i);
-        } else {
-          std::uint8_t some[V::kLanes];
-          code.store(some);
-          std::copy_n(some, lanes.count, codes_[n] + i);
-        }
-      });
+      *scales_[n] = largest < kScaleLimitBits
+                        ? std::max(std::bit_cast<float>(largest), kLeastScale) * kScaleMargin
+                        : std::numeric_limits<float>::quiet_NaN();
+      inverse[n] = V::set(1 / *scales_[n]);
     }
+    StateDraws<I>::for_block(words, [&](std::int64_t i, B draw) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int n = 0; n < Rule::kStates; ++n) {
+        const V value = V::load(values_[n] + i);
+        const B code = Rule::is_signed(n) ? TaperedVector<I, true>::encode(value, inverse[n], draw)
+                                          : TaperedVector<I, false>::encode(value, inverse[n], draw);
+        code.store_low(codes_[n] + i);
+      }
+    });
   }
 
  private:
-  DRUPE_INLINE V widen(int n, const std::uint8_t* codes) const {
-    const B code = B::load(codes);
-    return Rule::is_signed(n) ? decode<true>(code, old_scale_[n]) : decode<false>(code, old_scale_[n]);
-  }
-
-  alignas(64) float values_[Rule::kStates][kStateBlock];
-  std::uint8_t* codes_[kMaxStates];
-  float* scale_[kMaxStates];
-  float old_scale_[kMaxStates];
+  V scale_[kMaxStates], zero_[kMaxStates];
   B largest_[kMaxStates];
-  std::int64_t size_;
-  const std::uint32_t* draws_;
+  std::uint8_t* codes_[kMaxStates];
+  float* values_[kMaxStates];
+  float* scales_[kMaxStates];
 };
 
 // What a block of 16-bit parameters becomes, rounded stochastically.
 template <Isa I, class S>
-void store_drawn(const float* values, std::int64_t place, std::int64_t size, S* to, const Rounding& rounding,
-                 std::int64_t tensor) {
+void store_drawn(const float* values, std::int64_t place, S* to, const Rounding& rounding, std::int64_t tensor) {
   StochasticStore<I, S> drawn(rounding, static_cast<std::uint64_t>(tensor) << kRoundingTensorShift);
-  for (std::int64_t i = 0; i < size; i += drawn.kTile) {
-    const std::int64_t count = std::min(drawn.kTile, size - i);
-    std::copy_n(values + i, count, drawn.values);
-    drawn.store(place + i, count, to + i);
+  for (std::int64_t i = 0; i < kStateBlock; i += drawn.kTile) {
+    std::copy_n(values + i, drawn.kTile, drawn.values);
+    drawn.store(place + i, drawn.kTile, to + i);
   }
 }
 
-// One block, of `size` elements from `place` on; store_param(i, p, lanes) puts its new elements where they belong.
-template <class States, Isa I, class S, class Rule, class P, class Store>
-DRUPE_INLINE void update_block(const Rule& rule, States& states, const P* param, const S* grad, std::int64_t size,
-                               const Store& store_param) {
+// The arrays of a block, or copies of them.
+template <class S, class State>
+struct NarrowBlock {
+  S* param;
+  float* master;
+  const S* grad;
+  State* state[kMaxStates];
+  float* scale[kMaxStates];
+};
+
+// One block; store_param(i, p) puts its new elements where they belong.
+template <Isa I, class States, class S, class Rule, class P, class Store>
+DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, typename States::Element>& at, const P* param,
+                               const std::uint32_t* words, const Store& store_param) {
   using V = Vec<float, I>;
-  for_vectors<I, float>(size, [&](std::int64_t i, auto lanes) {
+  const Rule rule = given;  // in registers: what is stored might be its, for all that the compiler knows
+  typename States::Wide wide;
+  States states(at.state, at.scale, wide);
+  StateDraws<I>::for_block(words, [&](std::int64_t i, Bits<I> draw) __attribute__((always_inline)) {
     V state[kMaxStates];
 #pragma GCC unroll 2
-    for (int n = 0; n < Rule::kStates; ++n) state[n] = states.load_state(n, i, lanes);
-    store_param(i, rule(load<V>(param + i, lanes), load<V>(grad + i, lanes), state), lanes);
+    for (int n = 0; n < Rule::kStates; ++n) state[n] = states.read(n, i);
+    store_param(i, rule(V::load(param + i), V::load(at.grad + i), state));
 #pragma GCC unroll 2
-    for (int n = 0; n < Rule::kStates; ++n) states.store_state(state[n], n, i, lanes);
+    for (int n = 0; n < Rule::kStates; ++n) states.write(state[n], n, i, draw);
   });
-  states.finish();
+  states.finish(words);
+}
+
+// A block of fewer elements, filled up with its last one.
+template <Isa, class S, class State, int kStates>
+class LastBlock {
+ public:
+  LastBlock(const NarrowBlock<S, State>& original, std::int64_t size) : original_(original), size_(size) {
+    fill(original.param, param_);
+    fill(original.grad, grad_);
+    if (original.master) fill(original.master, master_);
+    for (int n = 0; n < kStates; ++n) fill(original.state[n], state_[n]);
+  }
+  NarrowBlock<S, State> copy() {
+    NarrowBlock<S, State> here = original_;
+    here.param = param_;
+    here.grad = grad_;
+    if (here.master) here.master = master_;
+    for (int n = 0; n < kStates; ++n) here.state[n] = state_[n];
+    return here;
+  }
+  void put_back() const {
+    std::copy_n(param_, size_, original_.param);
+    if (original_.master) std::copy_n(master_, size_, original_.master);
+    for (int n = 0; n < kStates; ++n) std::copy_n(state_[n], size_, original_.state[n]);
+  }
+
+ private:
+  template <class T>
+  void fill(const T* from, T* to) {
+    std::copy_n(from, size_, to);
+    std::fill(to + size_, to + kStateBlock, from[size_ - 1]);
+  }
+
+  const NarrowBlock<S, State>& original_;
+  std::int64_t size_;
+  S param_[kStateBlock], grad_[kStateBlock];
+  float master_[kStateBlock];
+  State state_[kStates][kStateBlock];
+};
+
+template <class States, Isa I, class S, class Rule>
+void update_block(const Rule& rule, const NarrowBlock<S, typename States::Element>& at, const std::uint32_t* words,
+                  const StepTensor& tensor, const Rounding& rounding, std::int64_t place) {
+  if constexpr (!std::is_same_v<S, float>) {
+    if (rounding.stochastic) {
+      alignas(64) float values[kStateBlock];
+      update_block<I, States>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(values + i); });
+      return store_drawn<I>(values, place, at.param, rounding, tensor.number);
+    }
+    if (at.master) {
+      return update_block<I, States>(rule, at, at.master, words, [&](std::int64_t i, auto p) {
+        p.store(at.master + i);
+        p.store(at.param + i);
+      });
+    }
+  }
+  update_block<I, States>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(at.param + i); });
 }
 
 // Elements [begin, end) of one tensor: whole blocks, but for its last.
-template <template <Isa, class> class States, Isa I, class S, class Rule>
+template <class States, Isa I, class S, class Rule>
 void update_narrow(const Rule& rule, const StepTensor& tensor, const Rounding& rounding, std::int64_t begin,
                    std::int64_t end) {
+  using State = typename States::Element;
   StateDraws<I> draws(rounding, tensor.number);
   for (std::int64_t place = begin; place < end; place += kStateBlock) {
-    const std::int64_t size = std::min(kStateBlock, end - place);
-    S* param = static_cast<S*>(tensor.param) + place;
-    const S* grad = static_cast<const S*>(tensor.grad) + place;
-    States<I, Rule> states(tensor, place, size, draws(place / kStateBlock));
-    const auto run = [&](const auto* from, const auto& store_param) {
-      update_block<States<I, Rule>, I>(rule, states, from, grad, size, store_param);
-    };
-    if constexpr (!std::is_same_v<S, float>) {
-      if (rounding.stochastic) {
-        alignas(64) float values[kStateBlock];
-        run(param, [&](std::int64_t i, auto p, auto lanes) { store(p, values + i, lanes); });
-        store_drawn<I>(values, place, size, param, rounding, tensor.number);
-        continue;
-      }
-      if (tensor.master) {
-        float* master = tensor.master + place;
-        run(master, [&](std::int64_t i, auto p, auto lanes) {
-          store(p, master + i, lanes);
-          store(p, param + i, lanes);
-        });
-        continue;
-      }
+    NarrowBlock<S, State> at{.param = static_cast<S*>(tensor.param) + place,
+                             .master = tensor.master ? tensor.master + place : nullptr,
+                             .grad = static_cast<const S*>(tensor.grad) + place,
+                             .state = {},
+                             .scale = {}};
+    for (int n = 0; n < Rule::kStates; ++n) {
+      at.state[n] = static_cast<State*>(tensor.state[n]) + place;
+      if (tensor.scales) at.scale[n] = tensor.scales_of(n) + place / kStateBlock;
     }
-    run(param, [&](std::int64_t i, auto p, auto lanes) { store(p, param + i, lanes); });
+    const std::uint32_t* words = draws(place / kStateBlock);
+    if (const std::int64_t size = end - place; size < kStateBlock) {
+      LastBlock<I, S, State, Rule::kStates> last(at, size);
+      update_block<States, I>(rule, last.copy(), words, tensor, rounding, place);
+      last.put_back();
+    } else {
+      update_block<States, I>(rule, at, words, tensor, rounding, place);
+    }
   }
 }
 

@@ -22,8 +22,9 @@ struct Bits {
   }
   DRUPE_INLINE static Bits load(const std::uint32_t* p) { return {*p}; }
   DRUPE_INLINE static Bits load(const std::uint8_t* p) { return {*p}; }
-  // To bytes, those above 255 as 255 (of 16 bits at most); to the upper halves.
-  DRUPE_INLINE void store(std::uint8_t* p) const { *p = static_cast<std::uint8_t>(std::min(v, 255u)); }
+  DRUPE_INLINE static Bits load(const std::int8_t* p) { return {static_cast<std::uint32_t>(std::int32_t{*p})}; }
+  // The lowest bytes; the upper halves.
+  DRUPE_INLINE void store_low(std::uint8_t* p) const { *p = static_cast<std::uint8_t>(v); }
   DRUPE_INLINE void store_high(BFloat16* p) const { p->bits = static_cast<std::uint16_t>(v >> 16); }
 
   DRUPE_INLINE friend Bits operator+(Bits a, Bits b) { return {a.v + b.v}; }
@@ -60,9 +61,14 @@ struct Bits<Isa::avx2> {
   DRUPE_INLINE static Bits load(const std::uint8_t* p) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
   }
-  DRUPE_INLINE void store(std::uint8_t* p) const {
-    const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(half, half));
+  DRUPE_INLINE static Bits load(const std::int8_t* p) {
+    return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
+  }
+  DRUPE_INLINE void store_low(std::uint8_t* p) const {
+    const __m128i low = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m128i first = _mm_shuffle_epi8(_mm256_castsi256_si128(v), low);
+    const __m128i second = _mm_shuffle_epi8(_mm256_extracti128_si256(v, 1), low);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi32(first, second));
   }
   DRUPE_INLINE void store_high(BFloat16* p) const {
     const __m256i high = _mm256_srli_epi32(v, 16);
@@ -107,8 +113,11 @@ struct Bits<Isa::avx512> {
   DRUPE_INLINE static Bits load(const std::uint8_t* p) {
     return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
   }
-  DRUPE_INLINE void store(std::uint8_t* p) const {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(v));
+  DRUPE_INLINE static Bits load(const std::int8_t* p) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
+  DRUPE_INLINE void store_low(std::uint8_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
   }
   DRUPE_INLINE void store_high(BFloat16* p) const {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
