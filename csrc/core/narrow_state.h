@@ -1,6 +1,6 @@
-// Optimizer states in fewer bits than the float32 that a step makes of them: bfloat16, or 8 bits an element in blocks of
-// 256 that share a scale (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"). A step widens a state,
-// makes it new in float32, updates the parameter by that, and only then rounds it.
+// Optimizer states in fewer bits than the float32 that a step makes of them: bfloat16, or 8 bits an element in blocks
+// of 256 that share a scale (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization"). A step widens a
+// state, makes it new in float32, updates the parameter by that, and only then rounds it.
 //
 // It is rounded stochastically: a mean of which 0.999 stay moves by less than half a unit of either format a step, and
 // to nearest would never move. The element at place i (in C order) of tensor k draws word i mod 4 of block
@@ -9,18 +9,18 @@
 // A signed state takes the word's low bits, an unsigned one its high bits.
 //
 // The 8 bits are a tapered code: the logarithm of the logarithm, each as the bits of a float have it, linear between
-// powers of two. A value x of the block becomes y = |x| / scale in (0, 1], that t = 127 - (y's bits) 2^-23 octaves below
-// 1, that u = 2 + 2 t (signed) or 2 + t, and the code counts units of 2^-4 or 2^-5 at first, double that from each power
-// of two on: the upper bits of u. So a unit is finest
-// near the block's largest value, 2.2 % of it, and grows to 17 % 15 octaves (signed) or 30 octaves (unsigned) below; no
-// table is needed, and the code of a value is linear in it, so that the mean of the draws is the value itself.
+// powers of two. A value x of the block becomes y = |x| / scale in (0, 1], that t = 127 - (y's bits) 2^-23 octaves
+// below 1, that u = 2 + 2 t (signed) or 2 + t, and the code counts units of 2^-4 or 2^-5 at first, double that from
+// each power of two on: the upper bits of u. So a unit is finest near the block's largest value, 2.2 % of it, and grows
+// to 17 % 15 octaves (signed) or 30 octaves (unsigned) below; no table is needed, and the code of a value is linear in
+// it, so that the mean of the draws is the value itself.
 // - unsigned (means of squares): what is smaller than the smallest code becomes that one: the root that a step divides
 //   by is never 0 where the block has anything.
 // - signed (7 bits, the sign above them): y has 2^-15 added, which the last code stands for alone: 0 is exact, and what
 //   is below the first unit becomes that or 0.
 // The scale is the block's largest magnitude, a little more, so that y stays below 1; at least 2^-60. A block with a
-// value of 2^126 or more, an infinity or a NaN has NaN for a scale: all of it is NaN from then on. Zeros with a scale of
-// 0 are zero.
+// value of 2^126 or more, an infinity or a NaN has NaN for a scale: all of it is NaN from then on. Zeros with a scale
+// of 0 are zero.
 //
 // Measured, beside float32 states: see drupe.ops.optimizer.
 #pragma once

@@ -148,10 +148,10 @@ void sweep(const StepList& list, const MakeRule& make_rule) {
         auto rule = make_rule.template operator()<Accumulator<S>>();
         if constexpr (std::is_same_v<Accumulator<S>, float> && decltype(rule)::kNarrow) {
           if (tensor.state_dtype == Dtype::bf16) {
-            return update_narrow<BrainStates<I, decltype(rule)>, I, S>(rule, tensor, list.rounding, from, to);
+            return update_narrow<I, S, BFloat16>(rule, tensor, list.rounding, from, to);
           }
           if (tensor.state_dtype == Dtype::u8) {
-            return update_narrow<CodedStates<I, decltype(rule)>, I, S>(rule, tensor, list.rounding, from, to);
+            return update_narrow<I, S, std::uint8_t>(rule, tensor, list.rounding, from, to);
           }
         }
         update_range<I, S>(rule, tensor, list.rounding, from, to);

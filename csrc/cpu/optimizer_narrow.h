@@ -19,8 +19,6 @@ namespace drupe::cpu {
 template <Isa I>
 class StateDraws {
  public:
-  static constexpr int kLanes = Vec<float, I>::kLanes;
-
   DRUPE_INLINE StateDraws(const Rounding& rounding, std::int64_t tensor)
       : philox_{rounding.seed, rounding.offset},
         first_((static_cast<std::uint64_t>(tensor) << kRoundingTensorShift) + (std::uint64_t{1} << kDrawShift)) {}
@@ -34,17 +32,6 @@ class StateDraws {
     return words_ + block % kAhead * kDrawWords;
   }
 
-  // body(i, draw) for each vector of a block.
-  template <class Body>
-  DRUPE_INLINE static void for_block(const std::uint32_t* words, const Body& body) {
-    Bits<I> shift = Bits<I>::set(0);
-    for (std::int64_t row = 0; row < kStateBlock; row += kDrawWords) {
-#pragma GCC unroll 2
-      for (int k = 0; k < kDrawWords; k += kLanes) body(row + k, Bits<I>::load(words + k) + shift);
-      shift = shift + Bits<I>::set(kDrawStep);
-    }
-  }
-
  private:
   static constexpr std::int64_t kAhead = 4;  // blocks drawn at once
   static constexpr int kGroups = static_cast<int>(kAhead * kDrawWords / 4 / Words<I>::kLanes);
@@ -54,6 +41,23 @@ class StateDraws {
   std::uint64_t first_;
   std::int64_t held_ = -1;
 };
+
+// body(i, draw) for each vector of a block, given the words of its first elements.
+template <Isa I, class Body>
+DRUPE_INLINE void for_block(const std::uint32_t* words, const Body& body) {
+  Bits<I> shift = Bits<I>::set(0);
+  for (std::int64_t row = 0; row < kStateBlock; row += kDrawWords) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kDrawWords; k += Vec<float, I>::kLanes) body(row + k, Bits<I>::load(words + k) + shift);
+    shift = shift + Bits<I>::set(kDrawStep);
+  }
+}
+
+// The scale of a block, given the bits of its largest magnitude.
+DRUPE_INLINE float scale_of(std::uint32_t largest) {
+  if (largest >= kScaleLimitBits) return std::numeric_limits<float>::quiet_NaN();
+  return std::max(std::bit_cast<float>(largest), kLeastScale) * kScaleMargin;
+}
 
 template <Isa I, bool kSigned>
 struct TaperedVector {
@@ -97,93 +101,6 @@ struct TaperedVector {
   }
 };
 
-// A block's states in bfloat16, ...
-template <Isa I, class Rule>
-class BrainStates {
-  using V = Vec<float, I>;
-  using B = Bits<I>;
-
- public:
-  using Element = BFloat16;
-  struct Wide {};
-
-  DRUPE_INLINE BrainStates(BFloat16* const* states, float* const*, Wide&) {
-    for (int n = 0; n < Rule::kStates; ++n) states_[n] = states[n];
-  }
-
-  DRUPE_INLINE V read(int n, std::int64_t i) const { return V::load(states_[n] + i); }
-  DRUPE_INLINE void write(V value, int n, std::int64_t i, B draw) {
-    const B random = Rule::is_signed(n) ? draw & B::set(0xffff) : draw.template right<16>();
-    (B::of(value) + random).store_high(states_[n] + i);
-  }
-  DRUPE_INLINE void finish(const std::uint32_t*) {}
-
- private:
-  BFloat16* states_[kMaxStates];
-};
-
-// ... and in 8 bits.
-template <Isa I, class Rule>
-class CodedStates {
-  using V = Vec<float, I>;
-  using B = Bits<I>;
-
- public:
-  using Element = std::uint8_t;
-  struct Wide {
-    alignas(64) float values[Rule::kStates][kStateBlock];
-  };
-
-  DRUPE_INLINE CodedStates(std::uint8_t* const* codes, float* const* scales, Wide& wide) {
-    for (int n = 0; n < Rule::kStates; ++n) {
-      codes_[n] = codes[n];
-      values_[n] = wide.values[n];
-      scales_[n] = scales[n];
-      scale_[n] = V::set(*scales[n]);
-      zero_[n] = V::set(-kTaperedZero * *scales[n]);
-      largest_[n] = B::set(0);
-    }
-  }
-
-  DRUPE_INLINE V read(int n, std::int64_t i) const {
-    if (Rule::is_signed(n)) return TaperedVector<I, true>::decode(codes_[n] + i, scale_[n], zero_[n]);
-    return TaperedVector<I, false>::decode(codes_[n] + i, scale_[n], zero_[n]);
-  }
-  DRUPE_INLINE void write(V value, int n, std::int64_t i, B) {
-    value.store(values_[n] + i);
-    const B bits = Rule::is_signed(n) ? B::of(abs(value)) : B::of(value);
-    largest_[n] = max(largest_[n], bits);
-  }
-
-  DRUPE_INLINE void finish(const std::uint32_t* words) {
-    V inverse[kMaxStates];
-#pragma GCC unroll 2
-    for (int n = 0; n < Rule::kStates; ++n) {
-      const std::uint32_t largest = largest_[n].largest();
-      *scales_[n] = largest < kScaleLimitBits
-                        ? std::max(std::bit_cast<float>(largest), kLeastScale) * kScaleMargin
-                        : std::numeric_limits<float>::quiet_NaN();
-      inverse[n] = V::set(1 / *scales_[n]);
-    }
-    StateDraws<I>::for_block(words, [&](std::int64_t i, B draw) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-      for (int n = 0; n < Rule::kStates; ++n) {
-        const V value = V::load(values_[n] + i);
-        const B code = Rule::is_signed(n) ? TaperedVector<I, true>::encode(value, inverse[n], draw)
-                                          : TaperedVector<I, false>::encode(value, inverse[n], draw);
-        code.store_low(codes_[n] + i);
-      }
-    });
-  }
-
- private:
-  V scale_[kMaxStates], zero_[kMaxStates];
-  B largest_[kMaxStates];
-  std::uint8_t* codes_[kMaxStates];
-  float* values_[kMaxStates];
-  float* scales_[kMaxStates];
-};
-
 // What a block of 16-bit parameters becomes, rounded stochastically.
 template <Isa I, class S>
 void store_drawn(const float* values, std::int64_t place, S* to, const Rounding& rounding, std::int64_t tensor) {
@@ -204,23 +121,76 @@ struct NarrowBlock {
   float* scale[kMaxStates];
 };
 
-// One block; store_param(i, p) puts its new elements where they belong.
-template <Isa I, class States, class S, class Rule, class P, class Store>
-DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, typename States::Element>& at, const P* param,
+// One block with states in bfloat16; store_param(i, p) puts its new elements where they belong.
+template <Isa I, class S, class Rule, class P, class Store>
+DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, BFloat16>& at, const P* param,
                                const std::uint32_t* words, const Store& store_param) {
   using V = Vec<float, I>;
+  using B = Bits<I>;
   const Rule rule = given;  // in registers: what is stored might be its, for all that the compiler knows
-  typename States::Wide wide;
-  States states(at.state, at.scale, wide);
-  StateDraws<I>::for_block(words, [&](std::int64_t i, Bits<I> draw) __attribute__((always_inline)) {
+  for_block<I>(words, [&](std::int64_t i, B draw) __attribute__((always_inline)) {
     V state[kMaxStates];
 #pragma GCC unroll 2
-    for (int n = 0; n < Rule::kStates; ++n) state[n] = states.read(n, i);
+    for (int n = 0; n < Rule::kStates; ++n) state[n] = V::load(at.state[n] + i);
     store_param(i, rule(V::load(param + i), V::load(at.grad + i), state));
 #pragma GCC unroll 2
-    for (int n = 0; n < Rule::kStates; ++n) states.write(state[n], n, i, draw);
+    for (int n = 0; n < Rule::kStates; ++n) {
+      const B random = Rule::is_signed(n) ? draw & B::set(0xffff) : draw.template right<16>();
+      (B::of(state[n]) + random).store_high(at.state[n] + i);
+    }
   });
-  states.finish(words);
+}
+
+// In 8 bits: the first pass widens and advances the states, the second, which knows their scales, moves the parameters
+// and encodes them. So the divisions overlap with the encoding, and either pass leaves the other half as much to do.
+template <Isa I, class S, class Rule, class P, class Store>
+DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, std::uint8_t>& at, const P* param,
+                               const std::uint32_t* words, const Store& store_param) {
+  using V = Vec<float, I>;
+  using B = Bits<I>;
+  constexpr int kStates = Rule::kStates;
+  const Rule rule = given;
+  alignas(64) float values[kStates][kStateBlock];
+  V scale[kStates], zero[kStates];
+  B largest[kStates];
+#pragma GCC unroll 2
+  for (int n = 0; n < kStates; ++n) {
+    scale[n] = V::set(*at.scale[n]);
+    zero[n] = V::set(-kTaperedZero * *at.scale[n]);
+    largest[n] = B::set(0);
+  }
+  for (std::int64_t i = 0; i < kStateBlock; i += V::kLanes) {
+    V state[kStates];
+#pragma GCC unroll 2
+    for (int n = 0; n < kStates; ++n) {
+      const std::uint8_t* codes = at.state[n] + i;
+      state[n] = Rule::is_signed(n) ? TaperedVector<I, true>::decode(codes, scale[n], zero[n])
+                                    : TaperedVector<I, false>::decode(codes, scale[n], zero[n]);
+    }
+    rule.advance(rule.penalty(V::load(param + i), V::load(at.grad + i)), state);
+#pragma GCC unroll 2
+    for (int n = 0; n < kStates; ++n) {
+      state[n].store(values[n] + i);
+      largest[n] = max(largest[n], B::of(Rule::is_signed(n) ? abs(state[n]) : state[n]));
+    }
+  }
+#pragma GCC unroll 2
+  for (int n = 0; n < kStates; ++n) {
+    *at.scale[n] = scale_of(largest[n].largest());
+    scale[n] = V::set(1 / *at.scale[n]);
+  }
+  for_block<I>(words, [&](std::int64_t i, B draw) __attribute__((always_inline)) {
+    V state[kStates];
+#pragma GCC unroll 2
+    for (int n = 0; n < kStates; ++n) {
+      state[n] = V::load(values[n] + i);
+      const B code = Rule::is_signed(n) ? TaperedVector<I, true>::encode(state[n], scale[n], draw)
+                                        : TaperedVector<I, false>::encode(state[n], scale[n], draw);
+      code.store_low(at.state[n] + i);
+    }
+    const V p = V::load(param + i);
+    store_param(i, rule.move(p, rule.penalty(p, V::load(at.grad + i)), state));
+  });
 }
 
 // A block of fewer elements, filled up with its last one.
@@ -261,30 +231,29 @@ class LastBlock {
   State state_[kStates][kStateBlock];
 };
 
-template <class States, Isa I, class S, class Rule>
-void update_block(const Rule& rule, const NarrowBlock<S, typename States::Element>& at, const std::uint32_t* words,
+template <Isa I, class S, class State, class Rule>
+void update_block(const Rule& rule, const NarrowBlock<S, State>& at, const std::uint32_t* words,
                   const StepTensor& tensor, const Rounding& rounding, std::int64_t place) {
   if constexpr (!std::is_same_v<S, float>) {
     if (rounding.stochastic) {
       alignas(64) float values[kStateBlock];
-      update_block<I, States>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(values + i); });
+      update_block<I>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(values + i); });
       return store_drawn<I>(values, place, at.param, rounding, tensor.number);
     }
     if (at.master) {
-      return update_block<I, States>(rule, at, at.master, words, [&](std::int64_t i, auto p) {
+      return update_block<I>(rule, at, at.master, words, [&](std::int64_t i, auto p) {
         p.store(at.master + i);
         p.store(at.param + i);
       });
     }
   }
-  update_block<I, States>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(at.param + i); });
+  update_block<I>(rule, at, at.param, words, [&](std::int64_t i, auto p) { p.store(at.param + i); });
 }
 
 // Elements [begin, end) of one tensor: whole blocks, but for its last.
-template <class States, Isa I, class S, class Rule>
+template <Isa I, class S, class State, class Rule>
 void update_narrow(const Rule& rule, const StepTensor& tensor, const Rounding& rounding, std::int64_t begin,
                    std::int64_t end) {
-  using State = typename States::Element;
   StateDraws<I> draws(rounding, tensor.number);
   for (std::int64_t place = begin; place < end; place += kStateBlock) {
     NarrowBlock<S, State> at{.param = static_cast<S*>(tensor.param) + place,
@@ -299,10 +268,10 @@ void update_narrow(const Rule& rule, const StepTensor& tensor, const Rounding& r
     const std::uint32_t* words = draws(place / kStateBlock);
     if (const std::int64_t size = end - place; size < kStateBlock) {
       LastBlock<I, S, State, Rule::kStates> last(at, size);
-      update_block<States, I>(rule, last.copy(), words, tensor, rounding, place);
+      update_block<I>(rule, last.copy(), words, tensor, rounding, place);
       last.put_back();
     } else {
-      update_block<States, I>(rule, at, words, tensor, rounding, place);
+      update_block<I>(rule, at, words, tensor, rounding, place);
     }
   }
 }

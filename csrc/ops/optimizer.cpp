@@ -17,8 +17,8 @@
 namespace drupe::ops {
 namespace {
 
-// Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements, and between
-// the blocks of narrow states.
+// Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements, and
+// between the blocks of narrow states.
 constexpr std::int64_t kPlace = kStateBlock;
 
 std::string element(const char* list, std::size_t i) {
@@ -54,8 +54,7 @@ enum class StateKind { any, wide };  // whether states may be narrow
 // Checks the lists, brings what is not dense into dense copies, runs, and brings the results back.
 class Plan {
  public:
-  Plan(const char* op, const StepInputs& inputs, std::initializer_list<Written> states,
-       StateKind kind = StateKind::any)
+  Plan(const char* op, const StepInputs& inputs, std::initializer_list<Written> states, StateKind kind = StateKind::any)
       : op_(op),
         inputs_(inputs),
         states_(states),
@@ -407,11 +406,10 @@ void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   const Written square{"square_avgs", &square_avgs}, mean{"grad_avgs", &grad_avgs}, buffer{"buffers", &buffers};
   const bool momentum = options.momentum != 0;
-  const Plan plan = options.centered
-                        ? momentum ? Plan(op, inputs, {square, mean, buffer}, StateKind::wide)
-                                   : Plan(op, inputs, {square, mean}, StateKind::wide)
-                    : momentum ? Plan(op, inputs, {square, buffer})
-                               : Plan(op, inputs, {square});
+  const Plan plan = options.centered ? momentum ? Plan(op, inputs, {square, mean, buffer}, StateKind::wide)
+                                                : Plan(op, inputs, {square, mean}, StateKind::wide)
+                    : momentum       ? Plan(op, inputs, {square, buffer})
+                                     : Plan(op, inputs, {square});
   const ScalarsPlan on_device(op, inputs.scalars, plan.device(), inputs.params.size());
   options.list = plan.list();
   options.scalars = on_device.get();
