@@ -1,7 +1,8 @@
 // Multi-tensor optimizer steps. The tensors lie side by side in one range that is cut into chunks of fixed size; each
 // chunk is one task, whatever tensors it crosses. An element is read and written once by one rule, in registers: adam
-// moves 7 accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9; a master 2 more. Elements do not see each
-// other, so the cut leaves no trace in the bits. Rows of a sparse gradient are prefetched, and narrow ones gathered.
+// moves 7 accumulators an element, sgd 3 (5 with momentum), rmsprop 5 to 9; a master 2 more; narrow states move less
+// (cpu/optimizer_narrow.h). Elements, or blocks of narrow states, do not see each other, so the cut leaves no trace in
+// the bits. Rows of a sparse gradient are prefetched, and narrow ones gathered.
 #include "ops/optimizer.h"
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "cpu/optimizer_narrow.h"
 #include "cpu/optimizer_update.h"
 #include "cpu/row_sum.h"
 
@@ -143,7 +145,16 @@ void sweep(const StepList& list, const MakeRule& make_rule) {
       const std::int64_t to = std::min(end - list.starts[i], tensor.size);
       if (from >= to) continue;
       dispatch_float(tensor.dtype, [&]<class S>() {
-        update_range<I, S>(make_rule.template operator()<Accumulator<S>>(), tensor, list.rounding, from, to);
+        auto rule = make_rule.template operator()<Accumulator<S>>();
+        if constexpr (std::is_same_v<Accumulator<S>, float> && decltype(rule)::kNarrow) {
+          if (tensor.state_dtype == Dtype::bf16) {
+            return update_narrow<I, S, BFloat16>(rule, tensor, list.rounding, from, to);
+          }
+          if (tensor.state_dtype == Dtype::u8) {
+            return update_narrow<I, S, std::uint8_t>(rule, tensor, list.rounding, from, to);
+          }
+        }
+        update_range<I, S>(rule, tensor, list.rounding, from, to);
       });
     }
   });

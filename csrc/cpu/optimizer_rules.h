@@ -37,7 +37,9 @@ DRUPE_INLINE Vec<T, I> fused(Vec<T, I> a, Vec<T, I> b, Vec<T, I> c) {
   return fma(a, b, c);
 }
 
-// A rule makes p and its states new in registers: operator()(p, g, states). This is what all of them do to g first.
+// A rule makes p and its states new in registers: operator()(p, g, states) is advance(g, states), with the penalty in
+// g, and then move(p, g, states). Where the states may be narrow (kNarrow), is_signed says which of them are no means
+// of squares. This is what all of them do to g first.
 template <class T, Isa I>
 struct Penalty {
   using V = Vec<T, I>;
@@ -63,6 +65,8 @@ template <class T, Isa I, bool Momentum>
 struct SgdRule {
   using V = Vec<T, I>;
   static constexpr int kStates = Momentum ? 1 : 0;
+  static constexpr bool kNarrow = Momentum;
+  static constexpr bool is_signed(int) { return true; }
   Penalty<T, I> penalty;
   V minus_lr, momentum;
   bool nesterov;
@@ -75,10 +79,14 @@ struct SgdRule {
 
   DRUPE_INLINE V operator()(V p, V g, V* state) const {
     g = penalty(p, g);
-    if constexpr (Momentum) {
-      state[0] = fused(momentum, state[0], g);
-      g = nesterov ? fused(momentum, state[0], g) : state[0];
-    }
+    advance(g, state);
+    return move(p, g, state);
+  }
+  DRUPE_INLINE void advance(V g, V* state) const {
+    if constexpr (Momentum) state[0] = fused(momentum, state[0], g);
+  }
+  DRUPE_INLINE V move(V p, V g, const V* state) const {
+    if constexpr (Momentum) g = nesterov ? fused(momentum, state[0], g) : state[0];
     return fused(minus_lr, g, p);
   }
 };
@@ -87,6 +95,8 @@ template <class T, Isa I>
 struct AdamRule {
   using V = Vec<T, I>;
   static constexpr int kStates = 2;
+  static constexpr bool kNarrow = true;
+  static constexpr bool is_signed(int state) { return state == 0; }
   Penalty<T, I> penalty;
   V keep, beta1, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_scale, eps;
 
@@ -105,10 +115,15 @@ struct AdamRule {
 
   DRUPE_INLINE V operator()(V p, V g, V* state) const {
     g = penalty(p, g);
-    p = p * keep;
+    advance(g, state);
+    return move(p, g, state);
+  }
+  DRUPE_INLINE void advance(V g, V* state) const {
     state[0] = fused(beta1, state[0], one_minus_beta1 * g);
     state[1] = fused(beta2, state[1], one_minus_beta2 * g * g);
-    return fused(minus_step_size, state[0] / fused(sqrt(state[1]), root_scale, eps), p);
+  }
+  DRUPE_INLINE V move(V p, V, const V* state) const {
+    return fused(minus_step_size, state[0] / fused(sqrt(state[1]), root_scale, eps), p * keep);
   }
 };
 
@@ -117,6 +132,8 @@ template <class T, Isa I, bool Centered, bool Momentum>
 struct RmspropRule {
   using V = Vec<T, I>;
   static constexpr int kStates = 1 + Centered + Momentum;
+  static constexpr bool kNarrow = !Centered;
+  static constexpr bool is_signed(int state) { return state > 0; }
   Penalty<T, I> penalty;
   V alpha, one_minus_alpha, minus_lr, momentum, eps;
 
@@ -130,19 +147,24 @@ struct RmspropRule {
 
   DRUPE_INLINE V operator()(V p, V g, V* state) const {
     g = penalty(p, g);
+    advance(g, state);
+    return move(p, g, state);
+  }
+  DRUPE_INLINE void advance(V g, V* state) const {
     state[0] = fused(alpha, state[0], one_minus_alpha * g * g);
+    if constexpr (Centered) state[1] = fused(alpha, state[1], one_minus_alpha * g);
+    if constexpr (Momentum) state[kStates - 1] = fused(momentum, state[kStates - 1], quotient(g, state));
+  }
+  DRUPE_INLINE V move(V p, V g, const V* state) const {
+    return fused(minus_lr, Momentum ? state[kStates - 1] : quotient(g, state), p);
+  }
+
+ private:
+  DRUPE_INLINE V quotient(V g, const V* state) const {
     V square = state[0];
-    if constexpr (Centered) {
-      state[1] = fused(alpha, state[1], one_minus_alpha * g);
-      square = max(V::zero(), fused(-state[1], state[1], square));  // rounding may leave less than nothing; NaN stays
-    }
-    V update = g / (sqrt(square) + eps);
-    if constexpr (Momentum) {
-      V& buffer = state[kStates - 1];
-      buffer = fused(momentum, buffer, update);
-      update = buffer;
-    }
-    return fused(minus_lr, update, p);
+    // Rounding may leave less than nothing; NaN stays.
+    if constexpr (Centered) square = max(V::zero(), fused(-state[1], state[1], square));
+    return g / (sqrt(square) + eps);
   }
 };
 

@@ -20,7 +20,10 @@ struct Words {
   DRUPE_INLINE friend Words multiply(Words a, Words b) { return {(a.v & 0xffffffffu) * (b.v & 0xffffffffu)}; }
   DRUPE_INLINE friend Words high(Words a) { return {a.v >> 32}; }
   DRUPE_INLINE friend Words operator^(Words a, Words b) { return {a.v ^ b.v}; }
-  // Writes (word >> 8) 2^-24 of the four words of all lanes, block after block.
+  // Writes the four words of all lanes, block after block, or (word >> 8) 2^-24 of them.
+  DRUPE_INLINE static void interleave(const Words (&words)[4], std::uint32_t* w) {
+    for (int k = 0; k < 4; ++k) w[k] = static_cast<std::uint32_t>(words[k].v);
+  }
   DRUPE_INLINE static void interleave(const Words (&words)[4], float* u) {
     for (int k = 0; k < 4; ++k) u[k] = static_cast<float>((words[k].v & 0xffffffffu) >> 8) * 0x1p-24f;
   }
@@ -40,15 +43,21 @@ struct Words<Isa::avx2> {
   DRUPE_INLINE friend Words multiply(Words a, Words b) { return {_mm256_mul_epu32(a.v, b.v)}; }
   DRUPE_INLINE friend Words high(Words a) { return {_mm256_srli_epi64(a.v, 32)}; }
   DRUPE_INLINE friend Words operator^(Words a, Words b) { return {_mm256_xor_si256(a.v, b.v)}; }
-  DRUPE_INLINE static void interleave(const Words (&words)[4], float* u) {
+  template <class T>
+  DRUPE_INLINE static void interleave(const Words (&words)[4], T* to) {
     const __m256i w01 = _mm256_blend_epi32(words[0].v, _mm256_slli_epi64(words[1].v, 32), 0xaa);
     const __m256i w23 = _mm256_blend_epi32(words[2].v, _mm256_slli_epi64(words[3].v, 32), 0xaa);
-    const auto store = [&](__m256i bits, float* to) {
-      const __m256 value = _mm256_cvtepi32_ps(_mm256_srli_epi32(bits, 8));
-      _mm256_storeu_ps(to, _mm256_mul_ps(value, _mm256_set1_ps(0x1p-24f)));
-    };
-    store(_mm256_unpacklo_epi64(w01, w23), u);
-    store(_mm256_unpackhi_epi64(w01, w23), u + 8);
+    store(_mm256_unpacklo_epi64(w01, w23), to);
+    store(_mm256_unpackhi_epi64(w01, w23), to + 8);
+  }
+
+ private:
+  DRUPE_INLINE static void store(__m256i bits, std::uint32_t* w) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(w), bits);
+  }
+  DRUPE_INLINE static void store(__m256i bits, float* u) {
+    const __m256 value = _mm256_cvtepi32_ps(_mm256_srli_epi32(bits, 8));
+    _mm256_storeu_ps(u, _mm256_mul_ps(value, _mm256_set1_ps(0x1p-24f)));
   }
 };
 #endif
@@ -68,15 +77,19 @@ struct Words<Isa::avx512> {
   DRUPE_INLINE friend Words multiply(Words a, Words b) { return {_mm512_mul_epu32(a.v, b.v)}; }
   DRUPE_INLINE friend Words high(Words a) { return {_mm512_srli_epi64(a.v, 32)}; }
   DRUPE_INLINE friend Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
-  DRUPE_INLINE static void interleave(const Words (&words)[4], float* u) {
+  template <class T>
+  DRUPE_INLINE static void interleave(const Words (&words)[4], T* to) {
     const __m512i w01 = _mm512_mask_blend_epi32(0xaaaa, words[0].v, _mm512_slli_epi64(words[1].v, 32));
     const __m512i w23 = _mm512_mask_blend_epi32(0xaaaa, words[2].v, _mm512_slli_epi64(words[3].v, 32));
-    const auto store = [&](__m512i bits, float* to) {
-      const __m512 value = _mm512_cvtepi32_ps(_mm512_srli_epi32(bits, 8));
-      _mm512_storeu_ps(to, _mm512_mul_ps(value, _mm512_set1_ps(0x1p-24f)));
-    };
-    store(_mm512_unpacklo_epi64(w01, w23), u);
-    store(_mm512_unpackhi_epi64(w01, w23), u + 16);
+    store(_mm512_unpacklo_epi64(w01, w23), to);
+    store(_mm512_unpackhi_epi64(w01, w23), to + 16);
+  }
+
+ private:
+  DRUPE_INLINE static void store(__m512i bits, std::uint32_t* w) { _mm512_storeu_si512(w, bits); }
+  DRUPE_INLINE static void store(__m512i bits, float* u) {
+    const __m512 value = _mm512_cvtepi32_ps(_mm512_srli_epi32(bits, 8));
+    _mm512_storeu_ps(u, _mm512_mul_ps(value, _mm512_set1_ps(0x1p-24f)));
   }
 };
 #endif
@@ -115,8 +128,9 @@ struct Philox {
 
   std::uint64_t seed, offset;
 
-  // u[4 j + k] = uniform k, in [0, 1), of block first + j.
-  DRUPE_INLINE void operator()(std::uint64_t first, float* u) const {
+  // u[4 j + k] = uniform k, in [0, 1), of block first + j; or, of uint32, the word.
+  template <class T>
+  DRUPE_INLINE void operator()(std::uint64_t first, T* u) const {
     using W = Words<I>;
     constexpr std::uint32_t kMultiplier0 = 0xd2511f53u, kMultiplier1 = 0xcd9e8d57u;
     constexpr std::uint32_t kWeyl0 = 0x9e3779b9u, kWeyl1 = 0xbb67ae85u;

@@ -17,8 +17,9 @@
 namespace drupe::ops {
 namespace {
 
-// Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements.
-constexpr std::int64_t kPlace = 64;
+// Tensors start at multiples of this in the sweep, so that the cuts between chunks fall on aligned elements, and
+// between the blocks of narrow states.
+constexpr std::int64_t kPlace = kStateBlock;
 
 std::string element(const char* list, std::size_t i) {
   return std::string(list) + "[" + std::to_string(i) + "]";
@@ -48,13 +49,16 @@ struct Written {
   const Tensors* tensors;
 };
 
+enum class StateKind { any, wide };  // whether states may be narrow
+
 // Checks the lists, brings what is not dense into dense copies, runs, and brings the results back.
 class Plan {
  public:
-  Plan(const char* op, const StepInputs& inputs, std::initializer_list<Written> states)
+  Plan(const char* op, const StepInputs& inputs, std::initializer_list<Written> states, StateKind kind = StateKind::any)
       : op_(op),
         inputs_(inputs),
         states_(states),
+        kind_(kind),
         device_(inputs.params.empty() ? Device{} : inputs.params[0].device()) {
     states_.insert(states_.begin(), {"params", &inputs.params});
     check_counts();
@@ -63,6 +67,7 @@ class Plan {
       fail<std::runtime_error>(op,
                                "stochastic rounding in a captured graph would draw the same numbers at each replay");
     }
+    check_replays();
     check_overlap();
     for (std::size_t i = 0; i < inputs.params.size(); ++i) add(i);
   }
@@ -83,6 +88,25 @@ class Plan {
     return inputs_.masters.empty() ? kNone : inputs_.masters[i];
   }
 
+  const std::optional<Tensor>& scale(std::size_t i) const {
+    static const std::optional<Tensor> kNone;
+    return inputs_.scales.empty() ? kNone : inputs_.scales[i];
+  }
+
+  Dtype state_dtype(std::size_t i) const {
+    return states_.size() > 1 ? (*states_[1].tensors)[i].dtype() : accumulator_of(inputs_.params[i].dtype());
+  }
+
+  void check_replays() const {
+    if (device_.type == DeviceType::cpu || !inputs_.scalars.steps.empty() || !cuda::is_capturing(device_)) return;
+    for (std::size_t i = 0; i < inputs_.params.size(); ++i) {
+      if (!is_narrow_state(state_dtype(i))) continue;
+      fail<std::runtime_error>(op_, element(states_[1].name, i), " is ", state_dtype(i),
+                               ": in a captured graph it would draw the same numbers at each replay, unless the "
+                               "numbers of steps lie on the device");
+    }
+  }
+
   void check_counts() const {
     const auto expect = [&](const char* name, std::size_t count) {
       check(count == inputs_.params.size(), op_, inputs_.params.size(), " params and ", count, " ", name);
@@ -90,6 +114,7 @@ class Plan {
     expect("grads", inputs_.grads.size());
     expect("rows", inputs_.rows.size());
     if (!inputs_.masters.empty()) expect("masters", inputs_.masters.size());
+    if (!inputs_.scales.empty()) expect("scales", inputs_.scales.size());
     for (const Written& state : states_) expect(state.name, state.tensors->size());
     check(states_.size() <= kMaxStates + 1, op_, "too many states");
   }
@@ -112,17 +137,43 @@ class Plan {
       check(grad.shape() == param.shape(), op_, element("params", i), " is ", param.shape(), ", ", element("grads", i),
             " is ", grad.shape());
     }
-    for (const Written& written : states_) {
-      const Tensor& tensor = (*written.tensors)[i];
-      check_written(i, element(written.name, i), tensor,
-                    &tensor == &param ? param.dtype() : accumulator_of(param.dtype()));
-    }
+    check_states(i);
     if (!master(i)) return;
     check_type(accumulator_of(param.dtype()) != param.dtype(), op_, element("masters", i), " is given for a ",
                param.dtype(), " parameter: only float16 and bfloat16 have masters");
     check(!inputs_.rounding.stochastic, op_, element("masters", i),
           " and stochastic rounding exclude each other: what a master keeps need not be drawn");
     check_written(i, element("masters", i), *master(i), Dtype::f32);
+  }
+
+  void check_states(std::size_t i) const {
+    const Tensor& param = inputs_.params[i];
+    check_writable(param, op_, element("params", i).c_str());
+    const Dtype wide = accumulator_of(param.dtype());
+    const bool narrow = wide == Dtype::f32 && is_narrow_state(state_dtype(i));
+    if (narrow) {
+      const std::string first = element(states_[1].name, i);
+      check_type(kind_ == StateKind::any, op_, first, " is ", state_dtype(i),
+                 ": with centered=true states must be float32");
+      check(!inputs_.rows[i], op_, first, " is ", state_dtype(i), ", ", element("grads", i),
+            " has rows: a sparse gradient needs float32 states");
+    }
+    for (std::size_t k = 1; k < states_.size(); ++k) {
+      check_written(i, element(states_[k].name, i), (*states_[k].tensors)[i], narrow ? state_dtype(i) : wide);
+    }
+    const bool coded = narrow && state_dtype(i) == Dtype::u8;
+    check(coded == scale(i).has_value(), op_, states_.size() > 1 ? element(states_[1].name, i) : "there", " is ",
+          states_.size() > 1 ? name_of(state_dtype(i)) : "no state", coded ? ", but there is no " : ", but there is ",
+          element("scales", i));
+    if (!coded) return;
+    const Tensor& scales = *scale(i);
+    const std::string name = element("scales", i);
+    const Dims expected{static_cast<std::int64_t>(states_.size()) - 1, state_blocks(param.numel())};
+    check_type(scales.dtype() == Dtype::f32, op_, name, " is ", scales.dtype(), ": expected float32");
+    check(scales.shape() == expected, op_, element("params", i), " is ", param.shape(), ", ", name, " is ",
+          scales.shape(), ": expected ", expected);
+    check_writable(scales, op_, name.c_str());
+    common_device(op_, {&param, &scales});
   }
 
   void check_written(std::size_t i, const std::string& name, const Tensor& tensor, Dtype dtype) const {
@@ -142,6 +193,7 @@ class Plan {
     for (std::size_t i = 0; i < inputs_.params.size(); ++i) {
       for (const Written& list : states_) add((*list.tensors)[i], list.name, i);
       if (master(i)) add(*master(i), "masters", i);
+      if (scale(i)) add(*scale(i), "scales", i);
     }
     std::stable_sort(written_.begin(), written_.end(),
                      [](const Range& a, const Range& b) { return a.begin < b.begin; });
@@ -163,7 +215,8 @@ class Plan {
   // by the order of the indices.
   bool lies_alike(std::size_t i) const {
     const Tensor& param = inputs_.params[i];
-    const bool drawn = inputs_.rounding.stochastic && accumulator_of(param.dtype()) != param.dtype();
+    const bool drawn = (inputs_.rounding.stochastic && accumulator_of(param.dtype()) != param.dtype()) ||
+                       is_narrow_state(state_dtype(i));
     bool alike = !inputs_.rows[i] && (drawn ? param.is_contiguous() : is_dense(param));
     alike = alike && inputs_.grads[i].strides() == param.strides();
     for (const Written& written : states_) alike = alike && (*written.tensors)[i].strides() == param.strides();
@@ -176,11 +229,13 @@ class Plan {
                     .master = nullptr,
                     .grad = nullptr,
                     .state = {},
+                    .scales = nullptr,
                     .rows = nullptr,
                     .width = 1,
                     .size = grad.numel(),
                     .number = static_cast<std::int64_t>(i),
-                    .dtype = param.dtype()};
+                    .dtype = param.dtype(),
+                    .state_dtype = state_dtype(i)};
     bool alike = lies_alike(i);
     const Tensor source = is_written(grad) ? clone(grad) : alike ? grad : contiguous(grad);
     alike = alike && source.strides() == param.strides();
@@ -193,6 +248,10 @@ class Plan {
       (k == 0 ? step.param : step.state[k - 1]) = dense((*states_[k].tensors)[i]);
     }
     if (master(i)) step.master = static_cast<float*>(dense(*master(i)));
+    if (scale(i)) {
+      alike = false;
+      step.scales = static_cast<float*>(dense(*scale(i)));
+    }
     kept_.push_back(source);
     step.grad = source.raw();
     if (const auto& rows = inputs_.rows[i]) {
@@ -207,6 +266,7 @@ class Plan {
   const char* op_;
   const StepInputs& inputs_;
   std::vector<Written> states_;  // the parameters first
+  StateKind kind_;
   Device device_;
   std::vector<Range> written_;  // by address
   std::vector<StepTensor> steps_;
@@ -346,10 +406,10 @@ void rmsprop(const StepInputs& inputs, const Tensors& square_avgs, const Tensors
   check_hyperparameter(op, "grad_scale", options.grad_scale);
   const Written square{"square_avgs", &square_avgs}, mean{"grad_avgs", &grad_avgs}, buffer{"buffers", &buffers};
   const bool momentum = options.momentum != 0;
-  const Plan plan = options.centered
-                        ? momentum ? Plan(op, inputs, {square, mean, buffer}) : Plan(op, inputs, {square, mean})
-                    : momentum ? Plan(op, inputs, {square, buffer})
-                               : Plan(op, inputs, {square});
+  const Plan plan = options.centered ? momentum ? Plan(op, inputs, {square, mean, buffer}, StateKind::wide)
+                                                : Plan(op, inputs, {square, mean}, StateKind::wide)
+                    : momentum       ? Plan(op, inputs, {square, buffer})
+                                     : Plan(op, inputs, {square});
   const ScalarsPlan on_device(op, inputs.scalars, plan.device(), inputs.params.size());
   options.list = plan.list();
   options.scalars = on_device.get();

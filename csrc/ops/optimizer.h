@@ -12,12 +12,15 @@
 //            momentum: b = momentum b + u and p -= lr b, else p -= lr u
 //
 // params and grads have one float dtype each pair; states have the accumulator's dtype (float32, or float64 for
-// float64) and the parameter's shape. Arithmetic is the accumulator's. Parameters and states must not overlap; a
+// float64) and the parameter's shape. Arithmetic is the accumulator's. All states of a parameter that accumulates in
+// float32 may be narrow instead (core/narrow_state.h), unless rmsprop is centered: bfloat16, or uint8 with scales[i]
+// (S, ceil(numel / 256)) float32, S the number of its states. Parameters and states must not overlap; a
 // gradient that shares memory with one of them is copied first, as is anything that is not dense.
 // A 16-bit parameter may have a float32 master: p is read from it, and the new p written to it, and rounded to nearest
 // to the parameter. Without one, p may be rounded stochastically (core/rounding.h).
 // With rows[i], grads[i] is (U, D) and holds the rows rows[i] (U,) int64, ascending and unique, of a gradient that is
 // zero elsewhere: the step touches these rows of the parameter and its states alone (decay and momentum included).
+// Narrow states take no rows.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +28,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/narrow_state.h"
 #include "core/rounding.h"
 #include "core/stream.h"
 #include "core/tensor.h"
@@ -39,11 +43,14 @@ struct StepTensor {
   float* master;  // null where there is none
   const void* grad;
   void* state[kMaxStates];
+  float* scales;             // of states in uint8, state by state; else null
   const std::int64_t* rows;  // null where the gradient is dense
   std::int64_t width;        // elements a row, where there are rows
   std::int64_t size;         // elements of the gradient
   std::int64_t number;       // in the list
-  Dtype dtype;
+  Dtype dtype, state_dtype;
+
+  float* scales_of(int k) const { return scales ? scales + k * state_blocks(size) : nullptr; }
 };
 
 // The tensors side by side: tensor i takes places [starts[i], starts[i] + size) of the sweep.
@@ -55,7 +62,8 @@ struct StepList {
 };
 
 // What a step reads from a device's memory, so that a captured graph can be replayed with other values; null where the
-// arguments have it.
+// arguments have it. Where the steps are there, the draws of narrow states are those of the stream at the rounding's
+// offset + the step.
 struct StepScalars {
   const double* lr = nullptr;
   const double* grad_scale = nullptr;    // times the arguments'
@@ -125,12 +133,13 @@ struct DeviceScalars {
 void check_hyperparameter(const char* op, const char* name, double value, double low = 0,
                           double below = std::numeric_limits<double>::infinity());
 
-// What all steps take. rows and masters have one entry for each parameter; masters may also be empty.
+// What all steps take. rows, masters and scales have one entry for each parameter; the latter two may also be empty.
 struct StepInputs {
   const Tensors& params;
   const Tensors& grads;
   const Optionals& rows;
   const Optionals& masters;
+  const Optionals& scales;
   Rounding rounding;
   DeviceScalars scalars;
 };

@@ -11,6 +11,16 @@ On a device, ``lr``, ``grad_scale`` and ``step`` may be tensors there: what they
 a captured graph (:class:`drupe.cuda.Graph`) can be replayed with other values. ``lr`` and ``grad_scale`` are then
 float64 without dimensions, ``step`` (``steps`` where there are no corrections) a list of int64 without dimensions, one
 for each parameter, which the step counts up first.
+
+The states of a float32, float16 or bfloat16 parameter are float32, or all of them narrow, a quarter to a half of that:
+bfloat16, or uint8 with ``scales``. uint8 is a code for blocks of 256 elements (in C order) with a scale of their own:
+its unit is 2 % of the block's largest value near that, up to 17 % of a value 2^-15 of it, or 2^-30 for means of
+squares, beyond which they are 0, or the smallest that is not. A step is computed in float32 from what is stored, and
+then stored again, rounded up or down by chance so that the mean is right: a mean of which 0.999 stay is moved by less
+than either format has places for, and to nearest it would stay for ever. The draws are those of ``seed`` and
+``offset`` (plus the step, where that lies on the device), and no others than of stochastic rounding's parameters.
+Sparse gradients and ``centered`` need float32 states. A gradient that is not finite makes not finite what is stored
+for its element, in uint8 for its block.
 """
 
 from __future__ import annotations
@@ -37,16 +47,23 @@ def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Te
     return values, rows
 
 
-def _masters(masters: Sequence[Array | None] | None, op: str) -> list[_C.Tensor | None]:
-    return [None if x is None else share_in_place(x, op, "masters", i) for i, x in enumerate(masters or ())]
+def _optional(arrays: Sequence[Array | None] | None, name: str, op: str) -> list[_C.Tensor | None]:
+    return [None if x is None else share_in_place(x, op, name, i) for i, x in enumerate(arrays or ())]
 
 
-def rounding_options(stochastic_rounding: bool, seed: int | None, offset: int, op: str) -> dict[str, Any]:
+def _are_drawn(*lists: Sequence[_C.Tensor]) -> bool:
+    """Whether some of these states are rounded stochastically."""
+    return any(x.dtype in ("bfloat16", "uint8") for tensors in lists for x in tensors)
+
+
+def rounding_options(
+    stochastic_rounding: bool, seed: int | None, offset: int, op: str, *, drawn_states: bool = False
+) -> dict[str, Any]:
     """Return the options of stochastic rounding: by default with the next stream of drupe.random."""
     for name, value in (("seed", seed), ("offset", offset)):
         if value is not None and not 0 <= value < 2**64:
             raise ValueError(f"[{op}] {name} is {value}: expected 0 to 2^64 - 1")
-    if stochastic_rounding and seed is None:
+    if (stochastic_rounding or drawn_states) and seed is None:
         seed, offset = random.next_stream()
     return {"stochastic_rounding": stochastic_rounding, "seed": seed or 0, "offset": offset}
 
@@ -91,6 +108,7 @@ def sgd(
     l1: float = 0.0,
     grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
+    scales: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
@@ -109,8 +127,10 @@ def sgd(
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
         masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        scales: those of states in uint8, (S, ceil(size / 256)) float32 for S states, changed in place, zeros at first;
+            None for a parameter without.
         stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
-        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+        seed: the key of what is drawn for that, and for narrow states, 0 to 2^64 - 1; by default the next stream of
             :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
         offset: which of the seed's 2^64 streams.
         steps: counts of the parameters' steps on the device, or none.
@@ -126,22 +146,24 @@ def sgd(
     """
     values, rows = _gradients(grads, "sgd")
     scalars = _Scalars(lr, grad_scale, steps)
+    states = in_place(buffers, "buffers", "sgd")
     _C.sgd(
         in_place(params, "params", "sgd"),
         values,
         rows,
-        _masters(masters, "sgd"),
-        in_place(buffers, "buffers", "sgd"),
+        _optional(masters, "masters", "sgd"),
+        _optional(scales, "scales", "sgd"),
+        states,
         lr=scalars.host[0],
         momentum=momentum,
         nesterov=nesterov,
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **rounding_options(stochastic_rounding, seed, offset, "sgd"),
+        **rounding_options(stochastic_rounding, seed, offset, "sgd", drawn_states=_are_drawn(states)),
         **scalars.device,
     )
-    written(params, buffers, masters or ())
+    written(params, buffers, masters or (), scales or ())
 
 
 def adam(
@@ -158,6 +180,7 @@ def adam(
     l1: float = 0.0,
     grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
+    scales: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
@@ -177,8 +200,10 @@ def adam(
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
         masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        scales: those of states in uint8, (S, ceil(size / 256)) float32 for S states, changed in place, zeros at first;
+            None for a parameter without.
         stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
-        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+        seed: the key of what is drawn for that, and for narrow states, 0 to 2^64 - 1; by default the next stream of
             :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
         offset: which of the seed's 2^64 streams.
 
@@ -190,8 +215,7 @@ def adam(
         D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
     """
     hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=False)
-    rounding = rounding_options(stochastic_rounding, seed, offset, "adam")
-    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
+    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, scales, (stochastic_rounding, seed, offset))
 
 
 def adamw(
@@ -208,6 +232,7 @@ def adamw(
     l1: float = 0.0,
     grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
+    scales: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
@@ -220,8 +245,7 @@ def adamw(
         I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
     """
     hyper = _AdamOptions(step, lr, betas, eps, weight_decay, l1, grad_scale, decoupled=True)
-    rounding = rounding_options(stochastic_rounding, seed, offset, "adamw")
-    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, rounding)
+    _adam(params, grads, exp_avgs, exp_avg_sqs, hyper, masters, scales, (stochastic_rounding, seed, offset))
 
 
 class _AdamOptions(NamedTuple):
@@ -242,18 +266,21 @@ def _adam(
     exp_avg_sqs: Sequence[Array],
     options: _AdamOptions,
     masters: Sequence[Array | None] | None,
-    rounding: dict[str, Any],
+    scales: Sequence[Array | None] | None,
+    rounding: tuple[bool, int | None, int],
 ) -> None:
     op = "adamw" if options.decoupled else "adam"
     values, rows = _gradients(grads, op)
     scalars = _Scalars(options.lr, options.grad_scale, options.step)
+    means, squares = in_place(exp_avgs, "exp_avgs", op), in_place(exp_avg_sqs, "exp_avg_sqs", op)
     _C.adam(
         in_place(params, "params", op),
         values,
         rows,
-        _masters(masters, op),
-        in_place(exp_avgs, "exp_avgs", op),
-        in_place(exp_avg_sqs, "exp_avg_sqs", op),
+        _optional(masters, "masters", op),
+        _optional(scales, "scales", op),
+        means,
+        squares,
         lr=scalars.host[0],
         beta1=options.betas[0],
         beta2=options.betas[1],
@@ -263,10 +290,10 @@ def _adam(
         grad_scale=scalars.host[1],
         step=scalars.host[2],
         decoupled=options.decoupled,
-        **rounding,
+        **rounding_options(*rounding, op, drawn_states=_are_drawn(means, squares)),
         **scalars.device,
     )
-    written(params, exp_avgs, exp_avg_sqs, masters or ())
+    written(params, exp_avgs, exp_avg_sqs, masters or (), scales or ())
 
 
 def rmsprop(
@@ -285,6 +312,7 @@ def rmsprop(
     l1: float = 0.0,
     grad_scale: float | Tensor = 1.0,
     masters: Sequence[Array | None] | None = None,
+    scales: Sequence[Array | None] | None = None,
     stochastic_rounding: bool = False,
     seed: int | None = None,
     offset: int = 0,
@@ -308,8 +336,10 @@ def rmsprop(
         l1: factor of ``sign(p)`` in the gradient.
         grad_scale: factor of the gradient.
         masters: float32 copies of the 16-bit parameters, changed in place; None for a parameter without one.
+        scales: those of states in uint8, (S, ceil(size / 256)) float32 for S states, changed in place, zeros at first;
+            None for a parameter without.
         stochastic_rounding: round 16-bit parameters to either neighbour; not together with masters.
-        seed: the key of what is drawn for that, 0 to 2^64 - 1; by default the next stream of
+        seed: the key of what is drawn for that, and for narrow states, 0 to 2^64 - 1; by default the next stream of
             :func:`drupe.manual_seed`'s, whose offset takes the place of ``offset``.
         offset: which of the seed's 2^64 streams.
         steps: counts of the parameters' steps on the device, or none.
@@ -324,14 +354,16 @@ def rmsprop(
     """
     values, rows = _gradients(grads, "rmsprop")
     scalars = _Scalars(lr, grad_scale, steps)
+    squares, momenta = in_place(square_avgs, "square_avgs", "rmsprop"), in_place(buffers, "buffers", "rmsprop")
     _C.rmsprop(
         in_place(params, "params", "rmsprop"),
         values,
         rows,
-        _masters(masters, "rmsprop"),
-        in_place(square_avgs, "square_avgs", "rmsprop"),
+        _optional(masters, "masters", "rmsprop"),
+        _optional(scales, "scales", "rmsprop"),
+        squares,
         in_place(grad_avgs, "grad_avgs", "rmsprop"),
-        in_place(buffers, "buffers", "rmsprop"),
+        momenta,
         lr=scalars.host[0],
         alpha=alpha,
         eps=eps,
@@ -340,10 +372,10 @@ def rmsprop(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **rounding_options(stochastic_rounding, seed, offset, "rmsprop"),
+        **rounding_options(stochastic_rounding, seed, offset, "rmsprop", drawn_states=_are_drawn(squares, momenta)),
         **scalars.device,
     )
-    written(params, square_avgs, grad_avgs, buffers, masters or ())
+    written(params, square_avgs, grad_avgs, buffers, masters or (), scales or ())
 
 
 def global_norm(arrays: Sequence[Array | SparseRows]) -> float:

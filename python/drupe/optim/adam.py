@@ -23,7 +23,8 @@ class Adam(Optimizer):
         l1: L1 factor, added to the gradient.
         master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
         stochastic_rounding: round 16-bit parameters by chance; not together with copies.
-        seed: of that.
+        seed: of that, and of what narrow states draw.
+        state_dtype: float32, bfloat16 or uint8 (see :class:`Optimizer`).
         capturable: let steps be captured in a graph (see :class:`Optimizer`).
 
     Raises:
@@ -45,6 +46,7 @@ class Adam(Optimizer):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        state_dtype: str = "float32",
         capturable: bool = False,
     ) -> None:
         options = {
@@ -56,6 +58,7 @@ class Adam(Optimizer):
             "master_weights": master_weights,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
+            "state_dtype": state_dtype,
         }
         super().__init__(params, options, capturable=capturable)
 
@@ -112,6 +115,7 @@ class AdamW(Adam):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        state_dtype: str = "float32",
         capturable: bool = False,
     ) -> None:
         super().__init__(
@@ -124,5 +128,6 @@ class AdamW(Adam):
             master_weights=master_weights,
             stochastic_rounding=stochastic_rounding,
             seed=seed,
+            state_dtype=state_dtype,
             capturable=capturable,
         )

@@ -12,8 +12,17 @@ from drupe.tensor import Tensor, as_tensor, full, tensor, zeros
 
 Params = Iterable[Tensor] | Iterable[Mapping[str, Any]]
 
-# How 16-bit parameters are kept: options of every optimizer. States that were saved before there were any lack them.
-_PRECISION: dict[str, Any] = {"master_weights": False, "stochastic_rounding": False, "seed": 0}
+# How 16-bit parameters, and states, are kept: options of every optimizer. What was saved before there were any lacks
+# them.
+_PRECISION: dict[str, Any] = {
+    "master_weights": False,
+    "stochastic_rounding": False,
+    "seed": 0,
+    "state_dtype": "float32",
+}
+_STATE_DTYPES = ("float32", "bfloat16", "uint8")
+_NARROW_SIZE = 4096  # elements of the smallest parameter whose states are worth narrowing
+_STATE_BLOCK = 256  # elements that share a scale
 
 
 # Where an optimizer's streams begin: far from those that drupe.random counts from 0, whose seed may be the same.
@@ -55,6 +64,11 @@ class Optimizer:
     the copy leads, and the parameter is its rounded value. ``stochastic_rounding`` rounds the parameters up or down by
     chance, so that the mean is right; ``seed`` is that of the draws, which depend on the seed, the number of the group
     and the step alone: give two optimizers two seeds. Other parameters are as without them.
+
+    ``state_dtype`` is what the states are kept in: ``"float32"``; ``"bfloat16"``; or ``"uint8"``, 8 bits in blocks of
+    256 elements with a float32 ``"scale"`` each, a quarter of the memory. :mod:`drupe.ops.optimizer` says how they are
+    rounded, by draws of the same ``seed``. Parameters below 4096 elements or of float64 keep wide states all the same,
+    and so must those of sparse gradients. It counts for states that are made from then on.
 
     With ``capturable``, steps can be captured in a :class:`drupe.cuda.Graph`, and replayed: the numbers of steps, and
     the learning rates, lie on the parameters' device. A rate that is set in a group (by a schedule, say) counts from
@@ -184,22 +198,34 @@ class Optimizer:
         if self.capturable and id(p) not in self.state:
             self.state[id(p)] = {"step": zeros((), "int64", device=p.device)}
         state = self.state.setdefault(id(p), {"step": 0})
-        dtype = "float64" if p.raw.dtype == "float64" else "float32"
-        for name in self._state_names(group):
-            if name not in state:
-                state[name] = zeros(p.shape, dtype, device=p.device)
+        names = self._state_names(group)
+        if any(name not in state for name in names):
+            for name, (dtype, shape) in self._layout(p, group).items():
+                if name not in state and name != "master":
+                    state[name] = zeros(shape, dtype, device=p.device)
         if not _has_master(p, group):
             state.pop("master", None)
         elif "master" not in state:
             state["master"] = ops.cast(p.detach(), "float32")
         return state
 
-    def _state_keys(self, p: Tensor, group: Mapping[str, Any]) -> set[str]:
-        return {"step", *self._state_names(group), *(["master"] if _has_master(p, group) else [])}
+    def _layout(self, p: Tensor, group: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the dtype and the shape of each tensor in a parameter's state."""
+        size = math.prod(p.shape)
+        dtype = "float64" if p.raw.dtype == "float64" else "float32"
+        if dtype == "float32" and size >= _NARROW_SIZE:
+            dtype = group["state_dtype"]
+        names = self._state_names(group)
+        layout = {name: (dtype, tuple(p.shape)) for name in names}
+        if names and dtype == "uint8":
+            layout["scale"] = ("float32", (len(names), -(-size // _STATE_BLOCK)))
+        if _has_master(p, group):
+            layout["master"] = ("float32", tuple(p.shape))
+        return layout
 
     def _check_known(self, p: Tensor, group: Mapping[str, Any]) -> None:
         """Raise where these options want other states than those that captured graphs may know."""
-        wanted, known = self._state_keys(p, group), set(self.state[id(p)])
+        wanted, known = {"step", *self._layout(p, group)}, set(self.state[id(p)])
         if wanted != known:
             raise ValueError(
                 f"[{self.name}] the options want the states {sorted(wanted)}, made were {sorted(known)}: with "
@@ -207,19 +233,24 @@ class Optimizer:
             )
 
     def _precision(self, number: int, params: Sequence[Tensor], step: int) -> dict[str, Any]:
-        """Return what an op is told of 16-bit parameters. Groups, and their steps, draw from streams of their own."""
+        """Return what an op is told of roundings. Groups, and their steps, draw from streams of their own."""
         group = self.param_groups[number]
         masters = [self.state[id(p)].get("master") for p in params] if group["master_weights"] else None
+        scales = [self.state[id(p)].get("scale") for p in params] if group["state_dtype"] == "uint8" else None
         rounding = {"stochastic_rounding": group["stochastic_rounding"], "seed": group["seed"]}
-        return {"masters": masters, **rounding, "offset": _ROUNDING + (number << 32) + step}
+        return {"masters": masters, "scales": scales, **rounding, "offset": _ROUNDING + (number << 32) + step}
 
     def _states(self, params: Sequence[Tensor], name: str) -> list[Tensor]:
         return [self.state[id(p)][name] for p in params]
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         for name, value in group.items():
-            if name not in ("params", "betas", "seed") and not isinstance(value, bool):
+            if name not in ("params", "betas", "seed", "state_dtype") and not isinstance(value, bool):
                 self._check_number(name, value)
+        if group["state_dtype"] not in _STATE_DTYPES:
+            raise ValueError(
+                f"[{self.name}] state_dtype is {group['state_dtype']!r}: expected one of {', '.join(_STATE_DTYPES)}"
+            )
         seed = group["seed"]
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise ValueError(f"[{self.name}] seed is {seed}: expected 0 to 2^64 - 1")
@@ -335,19 +366,19 @@ class Optimizer:
             if not 0 <= number < len(params):
                 raise ValueError(f"[{self.name}] the state is for parameter {number}, here are {len(params)}")
             p, group = params[number]
-            expected = self._state_keys(p, group)
-            if set(entry) != expected:
+            layout = self._layout(p, group)
+            if set(entry) != {"step", *layout}:
+                expected = sorted({"step", *layout})
                 raise ValueError(
-                    f"[{self.name}] the state of parameter {number} has {sorted(entry)}: expected {sorted(expected)}"
+                    f"[{self.name}] the state of parameter {number} has {sorted(entry)}: expected {expected}"
                 )
-            dtype = "float64" if p.raw.dtype == "float64" else "float32"
             state: dict[str, Any] = {"step": int(entry["step"])}
-            for name in sorted(expected - {"step"}):
+            for name, (dtype, shape) in sorted(layout.items()):
                 array = as_tensor(entry[name])
-                if array.shape != p.shape or array.raw.dtype != dtype:
+                if array.shape != shape or array.raw.dtype != dtype:
                     raise ValueError(
                         f"[{self.name}] {name} of parameter {number} is {array.raw.dtype} {array.shape}: "
-                        f"expected {dtype} {p.shape}"
+                        f"expected {dtype} {shape}"
                     )
                 state[name] = tensor(array).to(p.device)
             states[id(p)] = state

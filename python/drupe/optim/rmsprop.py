@@ -25,7 +25,8 @@ class RMSprop(Optimizer):
         l1: L1 factor, added to the gradient.
         master_weights: keep float32 copies of 16-bit parameters (see :class:`Optimizer`).
         stochastic_rounding: round 16-bit parameters by chance; not together with copies.
-        seed: of that.
+        seed: of that, and of what narrow states draw.
+        state_dtype: float32, bfloat16 or uint8 (see :class:`Optimizer`); centered needs float32.
         capturable: let steps be captured in a graph (see :class:`Optimizer`).
 
     Raises:
@@ -48,6 +49,7 @@ class RMSprop(Optimizer):
         master_weights: bool = False,
         stochastic_rounding: bool = False,
         seed: int = 0,
+        state_dtype: str = "float32",
         capturable: bool = False,
     ) -> None:
         options = {
@@ -61,12 +63,15 @@ class RMSprop(Optimizer):
             "master_weights": master_weights,
             "stochastic_rounding": stochastic_rounding,
             "seed": seed,
+            "state_dtype": state_dtype,
         }
         super().__init__(params, options, capturable=capturable)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         super()._check_options(group)
         self._check_number("alpha", group["alpha"], below=1)
+        if group["centered"] and group["state_dtype"] != "float32":
+            raise ValueError(f"[RMSprop] centered needs float32 states, state_dtype is {group['state_dtype']}")
 
     def _state_names(self, group: Mapping[str, Any]) -> Sequence[str]:
         names = ["square_avg"]
