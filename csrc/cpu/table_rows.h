@@ -1,5 +1,5 @@
 // Ids of T tables to rows, for a stretch of positions: cut into runs of one table each, or for one id a table, of all
-// tables. The loops have fixed lengths, which the compiler vectorises.
+// tables.
 #pragma once
 
 #include <algorithm>
