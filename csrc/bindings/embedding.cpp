@@ -6,49 +6,51 @@
 #include "ops/embedding_step.h"
 #include "ops/fm_interaction.h"
 #include "ops/sparse_rows.h"
+#include "ops/table_rows.h"
 
 namespace drupe::bindings {
 namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 using OptionalIndex = std::optional<std::int64_t>;
+using Tables = std::vector<std::int64_t>;
 
 void bind_embedding_bag(py::module_& m) {
   m.def(
       "embedding_bag",
       [](const Tensor& weight, const Tensor& indices, const OptionalTensor& offsets, const OptionalTensor& scale,
-         const std::string& mode, OptionalIndex padding_idx, bool keep_argmax) {
-        return ops::embedding_bag(weight, indices, offsets, scale, {.mode = mode, .padding_idx = padding_idx},
-                                  keep_argmax);
+         const std::string& mode, OptionalIndex padding_idx, const Tables& tables, bool keep_argmax) {
+        return ops::embedding_bag(weight, indices, offsets, scale, {mode, padding_idx, tables}, keep_argmax);
       },
       py::arg("weight"), py::arg("indices"), py::arg("offsets"), py::arg("scale"), py::arg("mode"),
-      py::arg("padding_idx"), py::arg("keep_argmax"), Nogil());
+      py::arg("padding_idx"), py::arg("tables"), py::arg("keep_argmax"), Nogil());
   m.def(
       "embedding_bag_backward",
       [](const Tensor& dy, const Tensor& indices, const OptionalTensor& offsets, const OptionalTensor& scale,
-         const OptionalTensor& argmax, std::int64_t num_rows, const std::string& mode, OptionalIndex padding_idx) {
-        return ops::embedding_bag_backward(dy, indices, offsets, scale, argmax, num_rows,
-                                           {.mode = mode, .padding_idx = padding_idx});
+         const OptionalTensor& argmax, std::int64_t num_rows, const std::string& mode, OptionalIndex padding_idx,
+         const Tables& tables) {
+        return ops::embedding_bag_backward(dy, indices, offsets, scale, argmax, num_rows, {mode, padding_idx, tables});
       },
       py::arg("dy"), py::arg("indices"), py::arg("offsets"), py::arg("scale"), py::arg("argmax"), py::arg("num_rows"),
-      py::arg("mode"), py::arg("padding_idx"), Nogil());
+      py::arg("mode"), py::arg("padding_idx"), py::arg("tables"), Nogil());
   m.def(
       "embedding_bag_backward_sparse",
       [](const Tensor& dy, const Tensor& indices, const OptionalTensor& offsets, const OptionalTensor& scale,
-         const OptionalTensor& argmax, std::int64_t num_rows, const std::string& mode, OptionalIndex padding_idx) {
+         const OptionalTensor& argmax, std::int64_t num_rows, const std::string& mode, OptionalIndex padding_idx,
+         const Tables& tables) {
         return ops::embedding_bag_backward_sparse(dy, indices, offsets, scale, argmax, num_rows,
-                                                  {.mode = mode, .padding_idx = padding_idx});
+                                                  {mode, padding_idx, tables});
       },
       py::arg("dy"), py::arg("indices"), py::arg("offsets"), py::arg("scale"), py::arg("argmax"), py::arg("num_rows"),
-      py::arg("mode"), py::arg("padding_idx"), Nogil());
+      py::arg("mode"), py::arg("padding_idx"), py::arg("tables"), Nogil());
   m.def(
       "embedding_bag_backward_scale",
       [](const Tensor& dy, const Tensor& weight, const Tensor& indices, const OptionalTensor& offsets,
-         OptionalIndex padding_idx) {
-        return ops::embedding_bag_backward_scale(dy, weight, indices, offsets,
-                                                 {.mode = "sum", .padding_idx = padding_idx});
+         OptionalIndex padding_idx, const Tables& tables) {
+        return ops::embedding_bag_backward_scale(dy, weight, indices, offsets, {"sum", padding_idx, tables});
       },
-      py::arg("dy"), py::arg("weight"), py::arg("indices"), py::arg("offsets"), py::arg("padding_idx"), Nogil());
+      py::arg("dy"), py::arg("weight"), py::arg("indices"), py::arg("offsets"), py::arg("padding_idx"),
+      py::arg("tables"), Nogil());
 }
 
 ops::RowStepOptions step_options(const std::string& optimizer, double lr, double beta1, double beta2, double eps,
@@ -86,14 +88,15 @@ void bind_steps(py::module_& m) {
   define(
       "embedding_bag_step",
       [](const Tensor& weight, const Tensor& dy, const Tensor& indices, const std::vector<Tensor>& states,
-         const OptionalTensor& offsets, const OptionalTensor& scale, const std::string& mode, OptionalIndex padding_idx,
-         const std::string& optimizer, double lr, double beta1, double beta2, double eps, double weight_decay,
-         double grad_scale, std::int64_t step, bool stochastic_rounding, std::uint64_t seed, std::uint64_t offset) {
-        ops::embedding_bag_step(weight, dy, indices, offsets, scale, states, {.mode = mode, .padding_idx = padding_idx},
+         const OptionalTensor& offsets, const OptionalTensor& scale, const std::string& mode, const Tables& tables,
+         OptionalIndex padding_idx, const std::string& optimizer, double lr, double beta1, double beta2, double eps,
+         double weight_decay, double grad_scale, std::int64_t step, bool stochastic_rounding, std::uint64_t seed,
+         std::uint64_t offset) {
+        ops::embedding_bag_step(weight, dy, indices, offsets, scale, states, {mode, padding_idx, tables},
                                 step_options(optimizer, lr, beta1, beta2, eps, weight_decay, grad_scale, step,
                                              {stochastic_rounding, seed, offset}));
       },
-      py::arg("offsets"), py::arg("scale"), py::arg("mode"));
+      py::arg("offsets"), py::arg("scale"), py::arg("mode"), py::arg("tables"));
 }
 
 }  // namespace
@@ -107,6 +110,13 @@ void bind_embedding(py::module_& m) {
         py::arg("num_rows"), py::arg("padding_idx") = py::none(), Nogil());
   bind_embedding_bag(m);
   bind_steps(m);
+  m.def("table_rows", &ops::table_rows, py::arg("ids"), py::arg("offsets"), py::arg("tables"), py::arg("seed"),
+        Nogil());
+  m.def("hash_ids", py::overload_cast<const Tensor&, std::int64_t, std::uint64_t>(&ops::hash_ids), py::arg("ids"),
+        py::arg("rows"), py::arg("seed"), Nogil());
+  m.def("hash_ids",
+        py::overload_cast<const Tensor&, const OptionalTensor&, const Tables&, std::uint64_t>(&ops::hash_ids),
+        py::arg("ids"), py::arg("offsets"), py::arg("tables"), py::arg("seed"), Nogil());
   m.def("fm_interaction", &ops::fm_interaction, py::arg("v"), Nogil());
   m.def("fm_interaction_backward", &ops::fm_interaction_backward, py::arg("dy"), py::arg("v"), Nogil());
   m.def("merge_rows", &ops::merge_rows, py::arg("indices"), py::arg("values"), Nogil());

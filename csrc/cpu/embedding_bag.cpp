@@ -1,16 +1,20 @@
 // Reductions over bags. A task is a range of bags; a bag's sum stays in registers, up to 8 of them for a block of
 // columns, while its rows stream by. Rows are scattered over the table, so those a few steps ahead are asked for early,
-// past the ends of bags too. A task checks its indices and offsets first, which it then finds in cache. Bytes: the
-// indices and the named rows once, the result once. Backward: sparse_rows.cpp.
+// past the ends of bags too. A task checks its indices and offsets first, which it then finds in cache; with many
+// tables it keeps the rows that these mean. Bytes: the indices and the named rows once, the result once. Backward:
+// sparse_rows.cpp.
 #include "ops/embedding_bag.h"
 
 #include <algorithm>
 #include <atomic>
 
 #include "core/dispatch.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/row_check.h"
 #include "cpu/row_sum.h"
+#include "cpu/table_rows.h"
+#include "ops/bag_order.h"
 
 namespace drupe::cpu {
 namespace {
@@ -28,7 +32,7 @@ struct TableSource {
   std::int64_t row_stride;
   const Index* indices;
   const S* scale;
-  std::int64_t size, skip;
+  std::int64_t first, size, skip;
   PrefetchPlan plan;
   bool straddles;
 
@@ -42,14 +46,16 @@ struct TableSource {
         row_stride(args.row_stride),
         indices(static_cast<const Index*>(args.indices)),
         scale(static_cast<const S*>(args.scale)),
+        first(args.first),
         size(args.size),
         skip(args.skip),
         plan(PrefetchPlan::make<I>(args.weight, row_stride * kItem, args.width * kItem)),
         straddles(plan.straddles) {}
 
-  DRUPE_INLINE const S* at(std::int64_t i) const { return weight + static_cast<std::int64_t>(indices[i]) * row_stride; }
+  DRUPE_INLINE std::int64_t index(std::int64_t i) const { return static_cast<std::int64_t>(indices[i - first]); }
+  DRUPE_INLINE const S* at(std::int64_t i) const { return weight + index(i) * row_stride; }
   DRUPE_INLINE Row row(std::int64_t i) const {
-    const S* data = static_cast<std::int64_t>(indices[i]) == skip ? nullptr : at(i);
+    const S* data = index(i) == skip ? nullptr : at(i);
     if constexpr (Scaled) {
       return {data, V::set(static_cast<T>(scale[i]))};
     } else {
@@ -71,18 +77,13 @@ DRUPE_INLINE std::int64_t bag_begin(const EmbeddingBagArgs& args, std::int64_t b
   return bag < args.bags ? args.offsets[bag] : args.size;
 }
 
-// Whether bags [first, last) lie in order within the indices, and name rows of the table, as do those that are asked
-// for ahead of them.
-template <class Index>
-bool bags_are_valid(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+// Whether the offsets of bags [first, last) lie in order within the indices.
+bool offsets_are_valid(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  if (!args.offsets) return true;
   const std::int64_t begin = bag_begin(args, first), end = bag_begin(args, last);
-  if (args.offsets) {
-    if (begin < 0 || (first == 0 && begin != 0) || args.offsets[last - 1] > end || end > args.size) return false;
-    const auto ascends = [from = args.offsets + first](std::int64_t b) { return from[b] <= from[b + 1]; };
-    if (!all_of_blocks(last - first - 1, ascends)) return false;
-  }
-  const std::int64_t asked = std::min(args.size, end + kFarthestRow);
-  return all_below(static_cast<const Index*>(args.indices) + begin, asked - begin, args.limit);
+  if (begin < 0 || (first == 0 && begin != 0) || args.offsets[last - 1] > end || end > args.size) return false;
+  const auto ascends = [from = args.offsets + first](std::int64_t b) { return from[b] <= from[b + 1]; };
+  return all_of_blocks(last - first - 1, ascends);
 }
 
 template <Isa I, class Index>
@@ -103,10 +104,11 @@ void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
   const bool mean = args.mode == BagMode::mean;
   const std::int64_t* offsets = args.offsets;
   const std::int64_t length = args.length, width = args.width;
-  S* y = static_cast<S*>(args.y) + first * width;
-  std::int64_t begin = bag_begin(args, first);
-  for (std::int64_t bag = first; bag < last; ++bag, y += width) {
+  const BagOrder order{args.bags, args.lists};
+  std::int64_t begin = bag_begin(args, first), place = order.place(first);
+  for (std::int64_t bag = first; bag < last; ++bag, place = order.next(place)) {
     const std::int64_t end = offsets ? bag_begin(args, bag + 1) : begin + length;
+    S* y = static_cast<S*>(args.y) + place * width;
     V divisor = V::zero();
     if (mean) {
       divisor = V::set(static_cast<T>(std::max<std::int64_t>(1, count_rows<I, Index>(args, begin, end))));
@@ -180,6 +182,38 @@ void max_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
   }
 }
 
+template <Isa I, class S, class Index>
+void reduce_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  if (args.mode == BagMode::max) {
+    max_bags<I, S, Index>(args, first, last);
+  } else if (args.scale) {
+    sum_bags<I, S, Index, true>(args, first, last);
+  } else {
+    sum_bags<I, S, Index, false>(args, first, last);
+  }
+}
+
+// Checks the bags [first, last) and reduces them; false if they, or the rows that are asked for ahead of them, are
+// wrong.
+template <Isa I, class S, class Index>
+bool check_and_reduce(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  if (!offsets_are_valid(args, first, last)) return false;
+  const std::int64_t begin = bag_begin(args, first);
+  const std::int64_t asked = std::min(args.size, bag_begin(args, last) + kFarthestRow);
+  if (!args.tables) {
+    if (!all_below(static_cast<const Index*>(args.indices) + begin, asked - begin, args.limit)) return false;
+    reduce_bags<I, S, Index>(args, first, last);
+    return true;
+  }
+  const Scratch<std::int64_t> rows(static_cast<std::size_t>(asked - begin));
+  if (!TableRowFinder<I, Index>(*args.tables)(begin, asked, rows.data())) return false;
+  EmbeddingBagArgs found = args;
+  found.indices = rows.data();
+  found.first = begin;
+  reduce_bags<I, S, std::int64_t>(found, first, last);
+  return true;
+}
+
 std::int64_t bags_per_task(const EmbeddingBagArgs& args) {
   const std::int64_t rows = std::max<std::int64_t>(1, args.size / std::max<std::int64_t>(1, args.bags));
   return std::max<std::int64_t>(1, kTaskElements / (rows * std::max<std::int64_t>(16, args.width)));
@@ -209,17 +243,7 @@ bool embedding_bag(const EmbeddingBagArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     dispatch_index(args.index_dtype, [&]<class Index>() {
       parallel_ranges(args.bags, bags_per_task(args), [&](std::int64_t first, std::int64_t last) {
-        if (!bags_are_valid<Index>(args, first, last)) {
-          complete.store(false, std::memory_order_relaxed);
-          return;
-        }
-        if (args.mode == BagMode::max) {
-          max_bags<I, S, Index>(args, first, last);
-        } else if (args.scale) {
-          sum_bags<I, S, Index, true>(args, first, last);
-        } else {
-          sum_bags<I, S, Index, false>(args, first, last);
-        }
+        if (!check_and_reduce<I, S, Index>(args, first, last)) complete.store(false, std::memory_order_relaxed);
       });
     });
   });
@@ -230,11 +254,12 @@ template <Isa I>
 void embedding_bag_counts(const EmbeddingBagArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     using T = Accumulator<S>;
+    const BagOrder order{args.bags, args.lists};
     dispatch_index(args.index_dtype, [&]<class Index>() {
       parallel_ranges(args.bags, bags_per_task(args), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t bag = first; bag < last; ++bag) {
           const std::int64_t count = count_rows<I, Index>(args, bag_begin(args, bag), bag_begin(args, bag + 1));
-          static_cast<T*>(args.bag_scale)[bag] = count ? T(1) / static_cast<T>(count) : T(0);
+          static_cast<T*>(args.bag_scale)[order.place(bag)] = count ? T(1) / static_cast<T>(count) : T(0);
         }
       });
     });
@@ -249,9 +274,10 @@ void embedding_bag_backward_scale(const BagScaleArgs& args) {
     using V = Vec<T, I>;
     dispatch_index(bags.index_dtype, [&]<class Index>() {
       const TableSource<I, S, Index, false> source(bags);
+      const BagOrder order{bags.bags, bags.lists};
       parallel_ranges(bags.bags, bags_per_task(bags), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t bag = first; bag < last; ++bag) {
-          const S* dy = static_cast<const S*>(args.dy) + bag * bags.width;
+          const S* dy = static_cast<const S*>(args.dy) + order.place(bag) * bags.width;
           for (std::int64_t i = bag_begin(bags, bag); i < bag_begin(bags, bag + 1); ++i) {
             source.prefetch(i);
             const auto row = source.row(i);

@@ -15,6 +15,7 @@
 #include "cpu/radix_sort.h"
 #include "cpu/row_step.h"
 #include "cpu/row_sum.h"
+#include "ops/bag_order.h"
 
 namespace drupe::cpu {
 namespace {
@@ -25,32 +26,37 @@ constexpr std::int64_t kIndexGrain = 32768;
 
 enum class Factor { none, bag, contribution, argmax };
 
-// The bag of contribution i, for a walk that only goes forward.
+// The place of contribution i's bag, for a walk that only goes forward.
 template <Isa>
 class BagCursor {
  public:
-  BagCursor(const SumRowsArgs& args, std::int64_t i) : offsets_(args.offsets), length_(args.length) {
+  BagCursor(const SumRowsArgs& args, std::int64_t i)
+      : offsets_(args.offsets), length_(args.length), order_{args.bags, args.lists} {
     if (!offsets_) {
       bag_ = length_ ? i / length_ : 0;
       end_ = (bag_ + 1) * length_;
-      return;
+    } else {
+      bag_ = std::upper_bound(offsets_, offsets_ + args.bags + 1, i) - offsets_ - 1;
+      end_ = offsets_[bag_ + 1];
     }
-    bag_ = std::upper_bound(offsets_, offsets_ + args.bags + 1, i) - offsets_ - 1;
-    end_ = offsets_[bag_ + 1];
+    place_ = order_.place(bag_);
   }
-  DRUPE_INLINE std::int64_t bag_of(std::int64_t i) {
+  DRUPE_INLINE std::int64_t place_of(std::int64_t i) {
     while (i >= end_) {
       ++bag_;
+      place_ = order_.next(place_);
       end_ = offsets_ ? offsets_[bag_ + 1] : end_ + length_;
     }
-    return bag_;
+    return place_;
   }
 
  private:
   const std::int64_t* offsets_;
   std::int64_t length_;
+  BagOrder order_;
   std::int64_t bag_;
   std::int64_t end_;
+  std::int64_t place_;
 };
 
 // The sorted contributions as rows to sum. An entry's payload is its bag where that says all, else its position.
@@ -249,7 +255,7 @@ std::int64_t make_entries(const SumRowsArgs& args, Entry* entries, std::int64_t*
     std::int64_t count = 0;
     for (std::int64_t i = begin; i < end; ++i) {
       const auto row = static_cast<std::int64_t>(rows[i]);
-      const std::int64_t bag = cursor.bag_of(i);
+      const std::int64_t bag = cursor.place_of(i);
       const bool skip = row == args.skip;
       count += skip;
       if (bag_of) bag_of[i] = bag;

@@ -32,7 +32,7 @@ struct BagTable {
         indices(args.indices, args.index_dtype),
         scale(static_cast<const S*>(args.scale)),
         skip(args.skip),
-        bags{args.offsets, args.bags, args.length},
+        bags{args.offsets, args.length, {args.bags, args.lists}},
         mean(args.mode == BagMode::mean),
         y(static_cast<S*>(args.y)),
         argmax(static_cast<A*>(args.argmax)) {}
@@ -90,7 +90,7 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_sum_kernel(BagTable
 #pragma unroll
     for (int j = 0; j < kPack; ++j) total.element[j] /= static_cast<A>(count);
   }
-  total.store(table.y + at.row * table.width + column);
+  total.store(table.y + table.bags.order.place(at.row) * table.width + column);
 }
 
 template <class S, int kPack>
@@ -129,13 +129,14 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_counts_kernel(BagMa
                                                                            std::int64_t skip, int log_lanes, A* y) {
   const std::int64_t bag = global_thread() >> log_lanes;
   const int lanes = 1 << log_lanes, lane = static_cast<int>(threadIdx.x) & (lanes - 1);
-  const std::int64_t begin = bag < bags.bags ? bags.begin(bag) : 0, end = bag < bags.bags ? bags.begin(bag + 1) : 0;
+  const bool exists = bag < bags.order.bags;
+  const std::int64_t begin = exists ? bags.begin(bag) : 0, end = exists ? bags.begin(bag + 1) : 0;
   std::int64_t count = skip < 0 ? end - begin : 0;
   if (skip >= 0) {
     for (std::int64_t i = begin + lane; i < end; i += lanes) count += indices[i] != skip;
     count = group_sum(count, log_lanes);
   }
-  if (bag < bags.bags && lane == 0) y[bag] = count ? A(1) / static_cast<A>(count) : A(0);
+  if (exists && lane == 0) y[bags.order.place(bag)] = count ? A(1) / static_cast<A>(count) : A(0);
 }
 
 // A contribution by 2^log_lanes lanes, which share the columns.
@@ -149,7 +150,7 @@ __global__ __launch_bounds__(kMapThreads) void embedding_bag_backward_scale_kern
   const std::int64_t row = i < size ? table.indices[i] : table.skip;
   A sum = A(0);
   if (i < size && row != table.skip) {
-    const S* gradient = dy + table.bags.bag_of(i) * table.width;
+    const S* gradient = dy + table.bags.order.place(table.bags.bag_of(i)) * table.width;
     for (std::int64_t column = lane * kPack; column < table.width; column += lanes * kPack) {
       const auto x = table.template load<kPack>(row, column), g = WidePack<S, kPack>::load(gradient + column);
 #pragma unroll
@@ -209,7 +210,7 @@ void embedding_bag_counts(const EmbeddingBagArgs& args, Stream stream) {
   if (args.bags == 0) return;
   const int log_lanes = args.skip < 0 ? 0 : 5;
   const LaunchConfig config{.grid = {blocks_for(args.bags << log_lanes)}, .block = {kMapThreads}};
-  const BagMap bags{args.offsets, args.bags, args.length};
+  const BagMap bags{args.offsets, args.length, {args.bags, args.lists}};
   const IndexArray indices(args.indices, args.index_dtype);
   if (accumulator_of(args.dtype) == Dtype::f64) {
     launch<embedding_bag_counts_kernel<double>>(config, stream, bags, indices, args.skip, log_lanes,

@@ -71,10 +71,16 @@ void report_out_of_range(const IndexRangeArgs& args, void* copy, const DeferredC
   const Range range{args.size, args.allowed.value_or(0), args.allowed.has_value()};
   auto* remaining = reinterpret_cast<unsigned long long*>(args.remaining);
   dispatch_index(args.dtype, [&]<class I>() {
-    const auto* indices = static_cast<const I*>(args.indices);
     launch<copy_in_range_kernel<I>>({.grid = {blocks_for(args.count, 8)}, .block = {kMapThreads}}, stream, range,
-                                    args.count, indices, static_cast<I*>(copy), remaining);
-    launch<report_out_of_range_kernel<I>>({.grid = {1}, .block = {32}}, stream, indices, args.count, remaining,
+                                    args.count, static_cast<const I*>(args.indices), static_cast<I*>(copy), remaining);
+  });
+  report_remaining(args, check, stream);
+}
+
+void report_remaining(const IndexRangeArgs& args, const DeferredCheck& check, Stream stream) {
+  dispatch_index(args.dtype, [&]<class I>() {
+    launch<report_out_of_range_kernel<I>>({.grid = {1}, .block = {32}}, stream, static_cast<const I*>(args.indices),
+                                          args.count, reinterpret_cast<const unsigned long long*>(args.remaining),
                                           check.record, check.id);
   });
 }

@@ -61,7 +61,7 @@ __global__ __launch_bounds__(kMapThreads) void make_entries_kernel(IndexArray ro
                                                                    std::int64_t limit, std::int64_t skip, BagMap bags,
                                                                    Entry* entries, std::int64_t* bag_of) {
   for (std::int64_t i = global_thread(); i < size; i += global_threads()) {
-    const std::int64_t row = rows[i], bag = bags.bag_of(i);
+    const std::int64_t row = rows[i], bag = bags.order.place(bags.bag_of(i));
     if (bag_of) bag_of[i] = bag;
     entries[i] = Entry::make(row == skip ? limit : row, bag_of ? i : bag);
   }
@@ -173,7 +173,7 @@ void sum_entries(SumRowsArgs& args, Stream stream) {
   const std::int64_t size = args.size;
   const auto first = scratch<Entry>(stream, size), second = scratch<Entry>(stream, size);
   const auto bag_of = scratch<std::int64_t>(stream, args.scale || args.argmax ? size : 0);
-  const BagMap bags{args.offsets, args.bags, args.length};
+  const BagMap bags{args.offsets, args.length, {args.bags, args.lists}};
   launch<make_entries_kernel<Entry>>({.grid = {blocks_for(size)}, .block = {kMapThreads}}, stream,
                                      IndexArray(args.rows, args.row_dtype), size, args.limit, args.skip, bags,
                                      first.get(), bag_of.get());

@@ -8,6 +8,9 @@
 //   scale    of indices' shape and weight's dtype: mode sum only
 //   y        (B, D); the rows add up in their order, in the accumulator's dtype
 //
+// Or T tables lie one after another in weight, and indices count in their own (table_rows.h): (B, T), bags of one, or
+// (B, T, L); or (N,) beside offsets (T, B). y is (B, T, D) then; modes sum and mean, no padding_idx.
+//
 // Modes: sum, mean, max (elementwise; NaN wins; the first of equals gets the gradient). Rows padding_idx are left out
 // as if they were not in the bag; a bag with nothing in it gives zeros.
 #pragma once
@@ -15,12 +18,15 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/stream.h"
 #include "core/tensor.h"
 #include "cpu/isa.h"
 
 namespace drupe {
+
+struct TableRowsArgs;
 
 enum class BagMode : std::uint8_t { sum, mean, max };
 
@@ -35,7 +41,10 @@ struct EmbeddingBagArgs {
   std::int64_t bags;
   std::int64_t length = 0;                // of every bag, without offsets
   const std::int64_t* offsets = nullptr;  // (bags + 1,), of which kernels for the CPU leave the last alone
+  std::int64_t lists = 1;                 // of bags (bag_order.h)
   std::int64_t limit = 0;                 // rows of the table
+  const TableRowsArgs* tables = nullptr;  // for the CPU: where indices count in tables of their own
+  std::int64_t first = 0;                 // the position of the first of indices
   const void* scale = nullptr;            // (size,)
   std::int64_t skip = -1;
   BagMode mode = BagMode::sum;
@@ -47,7 +56,7 @@ struct EmbeddingBagArgs {
 // dscale[i] = dy[bag of i] . weight[indices[i]]
 struct BagScaleArgs {
   EmbeddingBagArgs bag;
-  const void* dy;  // (bags, width), contiguous
+  const void* dy;  // as y, contiguous
   void* dscale;    // (size,)
 };
 
@@ -70,7 +79,16 @@ namespace ops {
 struct BagOptions {
   std::string mode = "sum";
   std::optional<std::int64_t> padding_idx;
+  std::vector<std::int64_t> tables;  // how many rows each has; empty where indices count in weight
 };
+
+// Offsets of bags of `size` indices, checked: (bags + 1,) int64 with `size` as the last; and the first bag of more than
+// kLongestMaxBag, or -1.
+struct BagOffsets {
+  Tensor begins;
+  std::int64_t too_long = -1;
+};
+BagOffsets read_offsets(const char* op, const Tensor& offsets, std::int64_t size);
 
 // (y, argmax); the second is defined for mode max with keep_argmax.
 std::pair<Tensor, Tensor> embedding_bag(const Tensor& weight, const Tensor& indices,

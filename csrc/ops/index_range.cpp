@@ -21,6 +21,21 @@ std::optional<IndexAt> search(const I* indices, std::int64_t count, std::int64_t
 
 }  // namespace
 
+std::string subscript(std::int64_t position, const Dims& shape) {
+  std::string text = "]";
+  for (int i = shape.size() - 1; i >= 0; --i) {
+    text = (i ? ", " : "[") + std::to_string(position % shape[i]) + text;
+    position /= shape[i];
+  }
+  return shape.empty() ? "" : text;
+}
+
+std::int64_t index_at(const Tensor& indices, std::int64_t i) {
+  const Tensor flat = *indices.try_reshape({indices.numel()});
+  const Tensor here = to_device(flat.slice(0, i, i + 1, 1), Device{});
+  return here.dtype() == Dtype::i32 ? *here.data<std::int32_t>() : *here.data<std::int64_t>();
+}
+
 std::optional<IndexAt> first_out_of_range(const Tensor& indices, std::int64_t size,
                                           std::optional<std::int64_t> allowed) {
   const std::int64_t count = indices.numel();

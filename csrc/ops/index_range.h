@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "core/cuda.h"
 #include "core/stream.h"
@@ -22,6 +23,11 @@ struct IndexRangeArgs {
 
 namespace drupe::ops {
 
+// For messages: "[3, 5]", where the position-th element of a tensor of this shape is, ...
+std::string subscript(std::int64_t position, const Dims& shape);
+// ... and the i-th element of a contiguous tensor, int32 or int64.
+std::int64_t index_at(const Tensor& indices, std::int64_t i);
+
 struct IndexAt {
   std::int64_t index, position;
 };
@@ -39,6 +45,8 @@ Tensor defer_range_check(const Tensor& indices, std::int64_t size, std::optional
 
 namespace drupe::cuda {
 void find_out_of_range(const IndexRangeArgs& args, Stream stream);
-// Copies the indices, 0 for those out of range, and reports the first of them.
+// Copies the indices, 0 for those out of range, and reports the first of them, ...
 void report_out_of_range(const IndexRangeArgs& args, void* copy, const DeferredCheck& check, Stream stream);
+// ... or reports what another kernel has found.
+void report_remaining(const IndexRangeArgs& args, const DeferredCheck& check, Stream stream);
 }  // namespace drupe::cuda

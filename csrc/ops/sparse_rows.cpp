@@ -11,23 +11,6 @@
 namespace drupe::ops {
 namespace {
 
-// "[3, 5]": where the position-th element of a tensor of this shape is.
-std::string subscript(std::int64_t position, const Dims& shape) {
-  std::string text = "]";
-  for (int i = shape.size() - 1; i >= 0; --i) {
-    text = (i ? ", " : "[") + std::to_string(position % shape[i]) + text;
-    position /= shape[i];
-  }
-  return shape.empty() ? "" : text;
-}
-
-// An element of a contiguous tensor, for a message.
-std::int64_t index_at(const Tensor& indices, std::int64_t i) {
-  const Tensor flat = *indices.try_reshape({indices.numel()});
-  const Tensor here = to_device(flat.slice(0, i, i + 1, 1), Device{});
-  return here.dtype() == Dtype::i32 ? *here.data<std::int32_t>() : *here.data<std::int64_t>();
-}
-
 void check_dtype(const char* op, const char* name, const Tensor& indices) {
   check_type(indices.dtype() == Dtype::i32 || indices.dtype() == Dtype::i64, op, name, " is ", indices.dtype(),
              ": expected int32 or int64");

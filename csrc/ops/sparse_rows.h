@@ -27,18 +27,21 @@ struct SumRowsArgs {
   std::int64_t limit;
   std::int64_t skip = -1;  // contributions to this row are left out
 
-  // Contribution i adds row b of source, where b is its bag: offsets[b] <= i < offsets[b + 1], or i / length without.
+  // Contribution i adds the row of source that is the place (bag_order.h) of its bag b: offsets[b] <= i < offsets[b +
+  // 1], or i / length without.
   const void* source;  // (bags, width), contiguous
   Dtype dtype;
   std::int64_t width;
   std::int64_t bags;
   std::int64_t length = 1;
   const std::int64_t* offsets = nullptr;  // (bags + 1,)
+  std::int64_t lists = 1;                 // of bags
 
   // At most one of these.
   const void* scale = nullptr;      // (size,) of dtype: factor of contribution i
-  const void* bag_scale = nullptr;  // (bags,) accumulators: factor of bag b
-  const void* argmax = nullptr;     // (bags, width) accumulators: an element counts where this is i's place in its bag
+  const void* bag_scale = nullptr;  // (bags,) accumulators: factor of each row of source
+  const void* argmax = nullptr;     // (bags, width) accumulators: an element counts where this is i's place in its bag;
+                                    // of one list
 
   Device device = {};  // where all of this lies
 

@@ -78,6 +78,7 @@ __all__: list[str] = [
     "group_norm_backward",
     "gru",
     "gru_backward",
+    "hash_ids",
     "is_capturing",
     "is_pinned",
     "isa",
@@ -120,6 +121,7 @@ __all__: list[str] = [
     "spmm_backward_values",
     "sum_of_squares",
     "synchronize",
+    "table_rows",
     "to_device",
     "to_numpy",
     "topk",
@@ -507,6 +509,7 @@ def embedding_bag(
     scale: Tensor | None,
     mode: str,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     keep_argmax: bool,
 ) -> tuple[Tensor, Tensor]: ...
 def embedding_bag_backward(
@@ -518,6 +521,7 @@ def embedding_bag_backward(
     num_rows: typing.SupportsInt | typing.SupportsIndex,
     mode: str,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
 ) -> Tensor: ...
 def embedding_bag_backward_scale(
     dy: Tensor,
@@ -525,6 +529,7 @@ def embedding_bag_backward_scale(
     indices: Tensor,
     offsets: Tensor | None,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
 ) -> Tensor: ...
 def embedding_bag_backward_sparse(
     dy: Tensor,
@@ -535,6 +540,7 @@ def embedding_bag_backward_sparse(
     num_rows: typing.SupportsInt | typing.SupportsIndex,
     mode: str,
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
 ) -> tuple[Tensor, Tensor]: ...
 def embedding_bag_step(
     weight: Tensor,
@@ -544,6 +550,7 @@ def embedding_bag_step(
     offsets: Tensor | None,
     scale: Tensor | None,
     mode: str,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     padding_idx: typing.SupportsInt | typing.SupportsIndex | None,
     *,
     optimizer: str,
@@ -656,6 +663,17 @@ def gru_backward(
 ) -> tuple[
     Tensor | None, list[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]], Tensor, Tensor | None
 ]: ...
+@typing.overload
+def hash_ids(
+    ids: Tensor, rows: typing.SupportsInt | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex
+) -> Tensor: ...
+@typing.overload
+def hash_ids(
+    ids: Tensor,
+    offsets: Tensor | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    seed: typing.SupportsInt | typing.SupportsIndex,
+) -> Tensor: ...
 def is_capturing(device: str) -> bool: ...
 def is_pinned(x: Tensor) -> bool: ...
 def isa() -> str: ...
@@ -854,6 +872,12 @@ def spmm(
 def spmm_backward_values(a: CsrPattern, dy: Tensor, x: Tensor) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...
 def synchronize(device: str) -> None: ...
+def table_rows(
+    ids: Tensor,
+    offsets: Tensor | None,
+    tables: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    seed: typing.SupportsInt | typing.SupportsIndex | None,
+) -> Tensor: ...
 def to_device(x: Tensor, device: str, non_blocking: bool = False) -> Tensor: ...
 def to_numpy(tensor: Tensor, dtype: numpy.dtype[typing.Any]) -> numpy.ndarray: ...
 def topk(

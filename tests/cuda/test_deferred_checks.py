@@ -27,6 +27,20 @@ def test_wrong_indices_are_reported_after_the_replay(rng):
         ops.embedding(table, on_device([10]))
 
 
+def test_wrong_ids_of_many_tables_are_reported_with_their_table(rng):
+    weight, ids = on_device(rng.standard_normal((10, 3))), on_device([[1, 2], [0, 6]])
+    graph, y = captured(lambda: ops.embedding_bag(weight, ids, tables=(3, 7)))
+    ids.copy_from(np.array([[1, 2], [3, 7]]))
+    graph.replay()
+    with pytest.raises(IndexError, match=r"\[embedding_bag\] indices\[1, 0\] is 3: table 0 has 3 rows"):
+        cuda.synchronize()
+    ids.copy_from(np.array([[2, 0], [0, 6]]))
+    graph.replay()
+    np.testing.assert_array_equal(y.numpy(), weight.numpy()[[[2, 3], [0, 9]]])
+    with pytest.raises(IndexError, match=r"\[embedding_bag\] table 1 has 0 rows"):
+        captured(lambda: ops.embedding_bag(weight, ids, tables=(10, 0)))
+
+
 @pytest.mark.parametrize("wait", ["stream", "event", "numpy", "device", "copy"])
 def test_whatever_waits_tells(wait):
     logits, labels = drupe.zeros((4, 5), device="cuda"), on_device([0, 1, 2, 3])

@@ -10,6 +10,7 @@
 #include "cuda/tile/map.cuh"
 #include "cuda/tile/reduce.cuh"
 #include "cuda/tile/vec.cuh"
+#include "ops/bag_order.h"
 
 namespace drupe::cuda {
 
@@ -67,7 +68,8 @@ struct IndexArray {
 // Bags of consecutive places: between offsets, or of one length.
 struct BagMap {
   const std::int64_t* offsets;
-  std::int64_t bags, length;
+  std::int64_t length;
+  BagOrder order;
 
   __device__ __forceinline__ std::int64_t begin(std::int64_t bag) const {
     return offsets ? offsets[bag] : bag * length;
@@ -75,7 +77,7 @@ struct BagMap {
   // The last bag that begins at or before i.
   __device__ __forceinline__ std::int64_t bag_of(std::int64_t i) const {
     if (!offsets) return length == 1 ? i : i / length;
-    std::int64_t low = 0, high = bags;
+    std::int64_t low = 0, high = order.bags;
     while (high - low > 1) {
       const std::int64_t middle = (low + high) / 2;
       (offsets[middle] <= i ? low : high) = middle;

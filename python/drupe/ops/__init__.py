@@ -90,6 +90,7 @@ from drupe.ops.shape import (
 )
 from drupe.ops.softmax import log_softmax, softmax
 from drupe.ops.spmm import propagate, spmm
+from drupe.ops.table_rows import hash_ids, table_rows
 
 __all__ = [
     "PackedFilters",
@@ -144,6 +145,7 @@ __all__ = [
     "group_norm",
     "gru",
     "gt",
+    "hash_ids",
     "isfinite",
     "isnan",
     "layer_norm",
@@ -202,6 +204,7 @@ __all__ = [
     "stack",
     "sub",
     "sum",
+    "table_rows",
     "tanh",
     "topk",
     "transpose",

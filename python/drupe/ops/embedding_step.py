@@ -63,6 +63,7 @@ def embedding_bag_step(
     mode: str = "sum",
     per_sample_weights: Array | None = None,
     padding_idx: int | None = None,
+    tables: Sequence[int] = (),
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
@@ -84,7 +85,7 @@ def embedding_bag_step(
 
     Args:
         weight: (V, D), a float dtype, changed in place; rows with any stride, adjacent columns.
-        dy: (B, D), the gradient of the bags, of ``weight``'s dtype.
+        dy: (B, D), the gradient of the bags, of ``weight``'s dtype; (B, T, D) with ``tables``.
         indices: (N,) beside ``offsets``, or (B, L); int32 or int64, in [0, V).
         offsets: (B,), as in :func:`embedding_bag`.
         states: changed in place, float32 (float64 for a float64 table), zeros at first: (V,) for rowwise_adagrad,
@@ -93,6 +94,7 @@ def embedding_bag_step(
         mode: ``"sum"`` or ``"mean"``.
         per_sample_weights: as in :func:`embedding_bag`.
         padding_idx: a row in [-V, V) that is left alone.
+        tables: how many rows each of T tables has, as in :func:`embedding_bag`: one step of all of them.
         lr: the learning rate.
         betas: how much of adam's means stays, in [0, 1).
         eps: keeps the quotients finite.
@@ -118,7 +120,7 @@ def embedding_bag_step(
         op,
         (weight, dy, indices),
         states,
-        (mode, padding_idx),
+        (mode, tables, padding_idx),
         (offsets, per_sample_weights),
         optimizer=optimizer,
         lr=lr,
