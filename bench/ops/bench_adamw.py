@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+import drupe
 from drupe import ops
 from drupe.bench import peers
 from drupe.bench.harness import Case, Prepared, Setup
 
 _OPTIONS: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
+_STATE_BYTES = {"float32": 4, "bfloat16": 2, "uint8": 1}  # an element's; the peers' are float32
 Shapes = list[tuple[int, ...]]
 
 
@@ -20,17 +22,19 @@ def cases(quick: bool) -> Iterator[Case]:
     """The parameters, 25.6 million in 161 tensors; four arrays are read and three written."""
     shapes = [(64, 3, 7, 7), (64,), (10, 64), (10,)] if quick else resnet50_shapes()
     size = sum(int(np.prod(shape)) for shape in shapes)
-    yield Case(
-        op="adamw",
-        name="toy" if quick else "resnet50",
-        shapes=f"{len(shapes)} tensors, {size} elements",
-        dtype="float32",
-        flops=14 * size,
-        bytes_read=16 * size,
-        bytes_written=12 * size,
-        setup=partial(step, shapes),
-        target=1.0,
-    )
+    for kind, bytes_each in _STATE_BYTES.items():
+        yield Case(
+            op="adamw",
+            name=("toy" if quick else "resnet50") + ("" if kind == "float32" else f", {kind} states"),
+            shapes=f"{len(shapes)} tensors, {size} elements",
+            dtype="float32",
+            flops=14 * size,
+            bytes_read=(8 + 2 * bytes_each) * size,
+            bytes_written=(4 + 2 * bytes_each) * size,
+            setup=partial(step, shapes, kind),
+            target=1.0 if kind == "float32" else 0.6,
+            cpu_only=kind != "float32",
+        )
 
 
 def resnet50_shapes() -> Shapes:
@@ -56,7 +60,7 @@ def _step(p: Any, g: Any, m: Any, v: Any) -> None:
     p -= lr / (1 - b1) * m / (np.sqrt(v / (1 - b2)) + _OPTIONS["eps"])
 
 
-def step(shapes: Shapes, rng: np.random.Generator) -> Setup:
+def step(shapes: Shapes, kind: str, rng: np.random.Generator) -> Setup:
     """Every contender updates parameters of its own; they are compared after the first step."""
     params = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
     grads = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
@@ -66,10 +70,15 @@ def step(shapes: Shapes, rng: np.random.Generator) -> Setup:
         return [[p.astype(dtype) for p in params], [g.astype(dtype) for g in grads], *zeros]
 
     own = [[peers.here(array) for array in arrays] for arrays in state()]
+    if kind != "float32":
+        own[2:] = [[drupe.zeros(shape, kind) for shape in shapes] for _ in range(2)]
+    coded = kind == "uint8"
+    scales = [drupe.zeros((2, -(-int(np.prod(shape)) // 256))) for shape in shapes] if coded else None
 
     def call() -> Any:
-        ops.adamw(*own, step=1, **_OPTIONS)
-        return own[0]
+        params, grads, means, squares = own
+        ops.adamw(params, grads, means, squares, step=1, seed=0, scales=scales, **_OPTIONS)
+        return params
 
     def numpy_call() -> Any:
         arrays = state()

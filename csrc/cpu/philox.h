@@ -108,14 +108,17 @@ struct Words<Isa::neon> {
   DRUPE_INLINE friend Words multiply(Words a, Words b) { return {vmull_u32(vmovn_u64(a.v), vmovn_u64(b.v))}; }
   DRUPE_INLINE friend Words high(Words a) { return {vshrq_n_u64(a.v, 32)}; }
   DRUPE_INLINE friend Words operator^(Words a, Words b) { return {veorq_u64(a.v, b.v)}; }
-  DRUPE_INLINE static void interleave(const Words (&words)[4], float* u) {
+  template <class T>
+  DRUPE_INLINE static void interleave(const Words (&words)[4], T* to) {
     const uint64x2_t w01 = vsliq_n_u64(words[0].v, words[1].v, 32), w23 = vsliq_n_u64(words[2].v, words[3].v, 32);
-    const auto store = [&](uint64x2_t bits, float* to) {
-      const float32x4_t value = vcvtq_f32_u32(vshrq_n_u32(vreinterpretq_u32_u64(bits), 8));
-      vst1q_f32(to, vmulq_f32(value, vdupq_n_f32(0x1p-24f)));
-    };
-    store(vzip1q_u64(w01, w23), u);
-    store(vzip2q_u64(w01, w23), u + 4);
+    store(vreinterpretq_u32_u64(vzip1q_u64(w01, w23)), to);
+    store(vreinterpretq_u32_u64(vzip2q_u64(w01, w23)), to + 4);
+  }
+
+ private:
+  DRUPE_INLINE static void store(uint32x4_t bits, std::uint32_t* w) { vst1q_u32(w, bits); }
+  DRUPE_INLINE static void store(uint32x4_t bits, float* u) {
+    vst1q_f32(u, vmulq_f32(vcvtq_f32_u32(vshrq_n_u32(bits, 8)), vdupq_n_f32(0x1p-24f)));
   }
 };
 #endif

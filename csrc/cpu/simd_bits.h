@@ -144,4 +144,53 @@ struct Bits<Isa::avx512> {
 };
 #endif
 
+#if defined(__aarch64__)
+template <>
+struct Bits<Isa::neon> {
+  using V = Vec<float, Isa::neon>;
+  uint32x4_t v;
+
+  DRUPE_INLINE static Bits set(std::uint32_t x) { return {vdupq_n_u32(x)}; }
+  DRUPE_INLINE static Bits of(V x) { return {vreinterpretq_u32_f32(x.v)}; }
+  DRUPE_INLINE V as_float() const { return {vreinterpretq_f32_u32(v)}; }
+  DRUPE_INLINE V to_float() const { return {vcvtq_f32_s32(vreinterpretq_s32_u32(v))}; }
+  DRUPE_INLINE static Bits from_float(V x) { return {vreinterpretq_u32_s32(vcvtnq_s32_f32(x.v))}; }
+  DRUPE_INLINE static Bits load(const std::uint32_t* p) { return {vld1q_u32(p)}; }
+  DRUPE_INLINE static Bits load(const std::uint8_t* p) { return {vmovl_u16(vget_low_u16(vmovl_u8(four(p))))}; }
+  DRUPE_INLINE static Bits load(const std::int8_t* p) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(four(p)));
+    return {vreinterpretq_u32_s32(vmovl_s16(vget_low_s16(wide)))};
+  }
+  DRUPE_INLINE void store_low(std::uint8_t* p) const {
+    const uint16x4_t half = vmovn_u32(v);
+    const std::uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
+    std::memcpy(p, &bytes, sizeof(bytes));
+  }
+  DRUPE_INLINE void store_high(BFloat16* p) const { vst1_u16(reinterpret_cast<std::uint16_t*>(p), vshrn_n_u32(v, 16)); }
+
+  DRUPE_INLINE friend Bits operator+(Bits a, Bits b) { return {vaddq_u32(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator-(Bits a, Bits b) { return {vsubq_u32(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator&(Bits a, Bits b) { return {vandq_u32(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator|(Bits a, Bits b) { return {vorrq_u32(a.v, b.v)}; }
+  template <int kBits>
+  DRUPE_INLINE Bits left() const {
+    return {vshlq_n_u32(v, kBits)};
+  }
+  template <int kBits>
+  DRUPE_INLINE Bits right() const {
+    return {vshrq_n_u32(v, kBits)};
+  }
+  DRUPE_INLINE friend Bits min(Bits a, Bits b) { return {vminq_u32(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits max(Bits a, Bits b) { return {vmaxq_u32(a.v, b.v)}; }
+  DRUPE_INLINE std::uint32_t largest() const { return vmaxvq_u32(v); }
+
+ private:
+  DRUPE_INLINE static uint8x8_t four(const void* p) {
+    std::uint32_t bytes;
+    std::memcpy(&bytes, p, sizeof(bytes));
+    return vreinterpret_u8_u32(vdup_n_u32(bytes));
+  }
+};
+#endif
+
 }  // namespace drupe::cpu

@@ -67,7 +67,6 @@ class Plan {
       fail<std::runtime_error>(op,
                                "stochastic rounding in a captured graph would draw the same numbers at each replay");
     }
-    check_replays();
     check_overlap();
     for (std::size_t i = 0; i < inputs.params.size(); ++i) add(i);
   }
@@ -95,16 +94,6 @@ class Plan {
 
   Dtype state_dtype(std::size_t i) const {
     return states_.size() > 1 ? (*states_[1].tensors)[i].dtype() : accumulator_of(inputs_.params[i].dtype());
-  }
-
-  void check_replays() const {
-    if (device_.type == DeviceType::cpu || !inputs_.scalars.steps.empty() || !cuda::is_capturing(device_)) return;
-    for (std::size_t i = 0; i < inputs_.params.size(); ++i) {
-      if (!is_narrow_state(state_dtype(i))) continue;
-      fail<std::runtime_error>(op_, element(states_[1].name, i), " is ", state_dtype(i),
-                               ": in a captured graph it would draw the same numbers at each replay, unless the "
-                               "numbers of steps lie on the device");
-    }
   }
 
   void check_counts() const {
@@ -153,6 +142,8 @@ class Plan {
     const bool narrow = wide == Dtype::f32 && is_narrow_state(state_dtype(i));
     if (narrow) {
       const std::string first = element(states_[1].name, i);
+      check_type(param.device().type == DeviceType::cpu, op_, first, " is ", state_dtype(i),
+                 ": on a GPU states must be float32");
       check_type(kind_ == StateKind::any, op_, first, " is ", state_dtype(i),
                  ": with centered=true states must be float32");
       check(!inputs_.rows[i], op_, first, " is ", state_dtype(i), ", ", element("grads", i),

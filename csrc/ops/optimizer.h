@@ -20,7 +20,7 @@
 // to the parameter. Without one, p may be rounded stochastically (core/rounding.h).
 // With rows[i], grads[i] is (U, D) and holds the rows rows[i] (U,) int64, ascending and unique, of a gradient that is
 // zero elsewhere: the step touches these rows of the parameter and its states alone (decay and momentum included).
-// Narrow states take no rows.
+// Narrow states take no rows, and have no kernel for a GPU.
 #pragma once
 
 #include <cstdint>

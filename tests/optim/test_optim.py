@@ -74,6 +74,73 @@ def test_goes_on_bit_for_bit_from_its_state(rng, name):
         np.testing.assert_array_equal(value(a), value(c))
 
 
+NARROW = {
+    "sgd": lambda p, **how: optim.SGD(p, 0.02, momentum=0.9, **how),
+    "adam": lambda p, **how: optim.Adam(p, 0.05, **how),
+    "adamw": lambda p, **how: optim.AdamW(p, 0.05, weight_decay=1e-4, **how),
+    "rmsprop": lambda p, **how: optim.RMSprop(p, 0.01, momentum=0.5, **how),
+}
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "uint8"])
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_states_converge_as_wide_ones(rng, name, kind):
+    curvature = 10.0 ** rng.uniform(-1, 0.5, (80, 64))
+    solution = rng.standard_normal((80, 64))
+
+    def loss(state_dtype):
+        x = leaf(np.zeros((80, 64)))
+        optimizer = NARROW[name]([x], state_dtype=state_dtype)
+        for step in range(400):
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.985 if step > 100 else 1
+            noise = np.random.default_rng(step).standard_normal(x.shape)
+            x.grad = (curvature * (value(x) - solution) + 0.1 * noise).astype(np.float32)
+            optimizer.step()
+        states = [s for s in optimizer.state[id(x)].values() if getattr(s, "shape", None) == x.shape]
+        assert {str(s.dtype) for s in states} == {state_dtype}
+        return np.square(value(x) - solution).mean()
+
+    wide = loss("float32")
+    assert wide < 0.2
+    assert loss(kind) < 1.1 * wide + 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "uint8"])
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_states_go_on_bit_for_bit(rng, name, kind):
+    start = [rng.standard_normal(s) for s in ((70, 60), (20,))]
+    grads = [[rng.standard_normal(p.shape).astype(np.float32) for p in start] for _ in range(6)]
+
+    def run(params, optimizer, steps):
+        for grad in steps:
+            for p, g in zip(params, grad, strict=True):
+                p.grad = g
+            optimizer.step()
+
+    first = [leaf(p) for p in start]
+    optimizer = NARROW[name](first, state_dtype=kind)
+    run(first, optimizer, grads[:3])
+    state = optimizer.state_dict()
+    second = [leaf(value(p)) for p in first]
+    resumed = NARROW[name](second, state_dtype=kind)
+    resumed.load_state_dict(state)
+    run(first, optimizer, grads[3:])
+    run(second, resumed, grads[3:])
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(value(a), value(b))
+    small = [s for s in optimizer.state[id(first[1])].values() if getattr(s, "shape", None) == (20,)]
+    assert {str(s.dtype) for s in small} == {"float32"}  # too small to be worth it
+    wide = NARROW[name]([leaf(p) for p in start])
+    with pytest.raises(ValueError, match=r"the state of parameter 0 has|expected float32"):
+        wide.load_state_dict({**state, "param_groups": wide.state_dict()["param_groups"]})
+
+
+def test_state_dtype_is_checked():
+    with pytest.raises(ValueError, match=r"state_dtype is 'int4': expected one of float32, bfloat16, uint8"):
+        optim.AdamW([leaf([1.0])], 0.1, state_dtype="int4")
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_is_the_op_on_lists(rng, name):
     p, g = rng.standard_normal(33).astype(np.float32), rng.standard_normal(33).astype(np.float32)

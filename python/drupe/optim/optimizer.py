@@ -68,7 +68,7 @@ class Optimizer:
     ``state_dtype`` is what the states are kept in: ``"float32"``; ``"bfloat16"``; or ``"uint8"``, 8 bits in blocks of
     256 elements with a float32 ``"scale"`` each, a quarter of the memory. :mod:`drupe.ops.optimizer` says how they are
     rounded, by draws of the same ``seed``. Parameters below 4096 elements or of float64 keep wide states all the same,
-    and so must those of sparse gradients. It counts for states that are made from then on.
+    and so must those of sparse gradients and on a GPU. It counts for states that are made from then on.
 
     With ``capturable``, steps can be captured in a :class:`drupe.cuda.Graph`, and replayed: the numbers of steps, and
     the learning rates, lie on the parameters' device. A rate that is set in a group (by a schedule, say) counts from
