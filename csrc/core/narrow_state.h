@@ -12,17 +12,16 @@
 // powers of two. A value x of the block becomes y = |x| / scale in (0, 1], that t = 127 - (y's bits) 2^-23 octaves
 // below 1, that u = 2 + 2 t (signed) or 2 + t, and the code counts units of 2^-4 or 2^-5 at first, double that from
 // each power of two on: the upper bits of u. So a unit is finest near the block's largest value, 2.2 % of it, and grows
-// to 17 % 15 octaves (signed) or 30 octaves (unsigned) below; no table is needed, and the code of a value is linear in
-// it, so that the mean of the draws is the value itself.
+// to 17 % 14.75 octaves (signed) or 29.75 octaves (unsigned) below; no table is needed, and the code of a value is
+// linear in it, so that the mean of the draws is the value itself.
 // - unsigned (means of squares): what is smaller than the smallest code becomes that one: the root that a step divides
 //   by is never 0 where the block has anything.
-// - signed (7 bits, the sign above them): y has 2^-15 added, which the last code stands for alone: 0 is exact, and what
+// - signed (7 bits, the sign above them): y has 1.25 2^-15 added, which the last code stands for alone: 0 is exact, and
+// what
 //   is below the first unit becomes that or 0.
 // The scale is the block's largest magnitude, a little more, so that y stays below 1; at least 2^-60. A block with a
 // value of 2^126 or more, an infinity or a NaN has NaN for a scale: all of it is NaN from then on. Zeros with a scale
 // of 0 are zero.
-//
-// Measured, beside float32 states: see drupe.ops.optimizer.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +34,6 @@ inline constexpr std::int64_t kStateBlock = 256;  // elements that share a scale
 inline constexpr int kDrawWords = 16;             // of a block
 inline constexpr int kDrawShift = 39;
 inline constexpr std::uint32_t kDrawStep = 0x9e379e37u;  // the golden section of 2^16, twice
-inline constexpr int kBrainShift = 16;
 
 // y from 2^-30 on if unsigned.
 template <bool kSigned>

@@ -18,7 +18,7 @@ its unit is 2 % of the block's largest value near that, up to 17 % of a value 2^
 squares, beyond which they are 0, or the smallest that is not. A step is computed in float32 from what is stored, and
 then stored again, rounded up or down by chance so that the mean is right: a mean of which 0.999 stay is moved by less
 than either format has places for, and to nearest it would stay for ever. The draws are those of ``seed`` and
-``offset``, and no others than of stochastic rounding's parameters. Sparse gradients, ``centered`` and a GPU need
+``offset``, other words than those that round parameters. Sparse gradients, ``centered`` and a GPU need
 float32 states. A gradient that is not finite makes not finite what is stored for its element, in uint8 for its block.
 """
 
