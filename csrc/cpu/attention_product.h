@@ -156,18 +156,6 @@ DRUPE_INLINE void multiply_panels(int rows, std::int64_t depth, const T* a, std:
 // Rows of `depth` elements as the columns of a panel: panel[d * kCols + j] = from[j * row + d] for j < cols, 0 beyond.
 template <Isa I, class S, class T>
 void pack_panel(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
-  constexpr int kCols = AttentionTile<I, T>::kCols;
-  if constexpr (std::is_same_v<S, T> && kCols % Transpose<I, T>::kSide == 0) {
-    constexpr int kSide = Transpose<I, T>::kSide;
-    if (cols == kCols && depth % kSide == 0) {
-      for (std::int64_t d = 0; d < depth; d += kSide) {
-        for (int j = 0; j < kCols; j += kSide) {
-          Transpose<I, T>::block(from + j * row + d, row, panel + d * kCols + j, kCols);
-        }
-      }
-      return;
-    }
-  }
   StridedMatrix<I, S>{from, row, 1}.pack_cols(panel, 0, cols, 0, depth);
 }
 

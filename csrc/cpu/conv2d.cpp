@@ -89,13 +89,9 @@ void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64
               const void* panels, const Finish& finish, const GemmResult<Accumulator<S>>& result) {
   using T = Accumulator<S>;
   const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b, const auto& pixels) {
-    const ColumnPanels<I, T> layout(columns, depth);
-    const Scratch<T> own(panels ? 0 : static_cast<std::size_t>(layout.size()));
-    if (!panels) layout.fill(own.data(), pack_b);
     const PackedRows<T, std::decay_t<decltype(pack_a)>> left{pack_a,
                                                              rows.plain() ? pixels.in_place() : RowsInPlace<T>()};
-    gemm_rows<I, P>(0, rows.rows(images), layout, panels ? static_cast<const T*>(panels) : own.data(), left, finish,
-                    result);
+    gemm_blocks<I, P>(rows.rows(images), columns, depth, left, pack_b, finish, result, static_cast<const T*>(panels));
   };
   if constexpr (kPairs<I, S>) {
     if (has_bf16_dot<I>()) {

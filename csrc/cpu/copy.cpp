@@ -1,6 +1,6 @@
 // Strided copy with conversion. Bytes: each element read once and written once. The innermost dimension is
-// the one the destination walks fastest; where the source walks another one fastest, blocks of 4 x 4 are
-// transposed in registers.
+// the one the destination walks fastest; where the source walks another one fastest, blocks of 4 x 4 are transposed in
+// registers.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -9,7 +9,7 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
-#include "cpu/simd.h"
+#include "cpu/simd_transpose.h"
 #include "ops/copy.h"
 
 namespace drupe::cpu {
@@ -64,27 +64,6 @@ void copy_row(To* dst, std::int64_t dst_stride, const From* src, std::int64_t sr
   for (std::int64_t i = 0; i < count; ++i) dst[i * dst_stride] = convert<To>(src[i * src_stride]);
 }
 
-// rows x cols; dst is contiguous along cols, src along rows.
-template <class T, Isa I>
-void copy_transposed(T* dst, std::int64_t dst_stride, const T* src, std::int64_t src_stride, std::int64_t rows,
-                     std::int64_t cols) {
-  constexpr std::int64_t kTile = 32;
-  for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
-    const std::int64_t c1 = std::min(cols, c0 + kTile);
-    for (std::int64_t r = 0; r < rows; r += 4) {
-      std::int64_t c = c0;
-      if (r + 4 <= rows) {
-        for (; c + 4 <= c1; c += 4) {
-          transpose_4x4<I>(src + c * src_stride + r, src_stride, dst + r * dst_stride + c, dst_stride);
-        }
-      }
-      for (std::int64_t i = r; i < std::min(rows, r + 4); ++i) {
-        for (std::int64_t j = c; j < c1; ++j) dst[i * dst_stride + j] = src[j * src_stride + i];
-      }
-    }
-  }
-}
-
 struct Plane {
   std::int64_t rows, cols;  // the two innermost dimensions
   std::int64_t dst_row, dst_col, src_row, src_col;
@@ -130,7 +109,10 @@ void run(const CopyArgs& args) {
     To* dst = static_cast<To*>(args.dst) + to;
     if constexpr (std::is_same_v<To, From>) {
       if (p.src_row == 1 && p.dst_col == 1 && p.src_col != 1) {
-        copy_transposed<To, I>(dst, p.dst_row, src, p.src_col, rows, cols);
+        constexpr std::int64_t kTile = 32;
+        for (std::int64_t c = 0; c < cols; c += kTile) {
+          transpose_by_4<I>(src + c * p.src_col, p.src_col, dst + c, p.dst_row, std::min(kTile, cols - c), rows);
+        }
         return;
       }
     }

@@ -73,12 +73,9 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
                                .data = reinterpret_cast<char*>(problem.y),
                                .row_bytes = args.N * std::int64_t{sizeof(S)},
                                .col_bytes = sizeof(S)};
-    if (args.b_panels) {
-      gemm_rows<I, P>(0, args.M, ColumnPanels<I, T>(args.N, K), static_cast<const T*>(args.b_panels), a, finish,
-                      result);
-    } else {
-      gemm_blocks<I, P>(args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result);
-    }
+    gemm_blocks<I, P>(
+        args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
+        static_cast<const T*>(args.b_panels));
   });
 }
 

@@ -90,12 +90,13 @@ void gemm_rows(std::int64_t row0, std::int64_t M, const ColumnPanels<I, T>& layo
   });
 }
 
-// The product of an M x K and a K x N matrix, of which the second is packed here, block by block of what caches hold;
-// pack_b is ColumnPanels::fill's, the rest as gemm_rows'.
+// The product of an M x K and a K x N matrix, of which the second lies in `panels`, or without them is packed here,
+// block by block of what caches hold; pack_b is ColumnPanels::fill's, the rest as gemm_rows'.
 template <Isa I, class P = Product, class T, class Left, class PackB, class Finish>
 void gemm_blocks(std::int64_t M, std::int64_t N, std::int64_t K, const Left& left, const PackB& pack_b,
-                 const Finish& finish, const GemmResult<T>& result = {}) {
+                 const Finish& finish, const GemmResult<T>& result = {}, const T* panels = nullptr) {
   using Tile = GemmTile<I, T>;
+  if (panels) return gemm_rows<I, P>(0, M, ColumnPanels<I, T>(N, K), panels, left, finish, result);
   constexpr std::int64_t kBlock = (std::int64_t{12} << 20) / sizeof(T);  // of B: within L3
   constexpr std::int64_t kLeastCols = 512, kPartialRows = 96 * Tile::kRows;
   const GemmSlices<I, T> slices(K);

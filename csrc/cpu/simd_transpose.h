@@ -2,6 +2,8 @@
 // one number of each register.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/simd.h"
 
 namespace drupe::cpu {
@@ -47,25 +49,39 @@ struct Transpose<Isa::avx512, float> {
 };
 #endif
 
-// to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols: in the largest blocks that fit, then of 4 x 4.
+// to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols, in blocks of 4 x 4, ...
 template <Isa I, class T>
-void transpose(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows, std::int64_t cols) {
-  std::int64_t i = 0;
-  const auto strips = [&]<int kSide>(const auto& block) {
-    for (; i + kSide <= rows; i += kSide) {
-      const T* strip = from + i * from_row;
-      std::int64_t j = 0;
-      for (; j + kSide <= cols; j += kSide) block(strip + j, from_row, to + j * to_row + i, to_row);
-      for (; j < cols; ++j) {
-        for (int r = 0; r < kSide; ++r) to[j * to_row + i + r] = strip[r * from_row + j];
+void transpose_by_4(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows,
+                    std::int64_t cols) {
+  for (std::int64_t j = 0; j < cols; j += 4) {
+    for (std::int64_t i = 0; i < rows; i += 4) {
+      const T* block = from + i * from_row + j;
+      T* place = to + j * to_row + i;
+      if (i + 4 <= rows && j + 4 <= cols) {
+        transpose_4x4<I>(block, from_row, place, to_row);
+        continue;
+      }
+      for (std::int64_t r = 0; r < std::min<std::int64_t>(4, rows - i); ++r) {
+        for (std::int64_t c = 0; c < std::min<std::int64_t>(4, cols - j); ++c) {
+          place[c * to_row + r] = block[r * from_row + c];
+        }
       }
     }
-  };
-  strips.template operator()<Transpose<I, T>::kSide>([](auto... a) { Transpose<I, T>::block(a...); });
-  strips.template operator()<4>([](auto... a) { transpose_4x4<I>(a...); });
-  for (; i < rows; ++i) {
-    for (std::int64_t j = 0; j < cols; ++j) to[j * to_row + i] = from[i * from_row + j];
   }
+}
+
+// ... or in the largest that there are, `to` row after row: for few rows of `from`, of which all are read side by side.
+template <Isa I, class T>
+void transpose(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows, std::int64_t cols) {
+  constexpr int kSide = Transpose<I, T>::kSide;
+  const std::int64_t down = rows / kSide * kSide, across = cols / kSide * kSide;
+  for (std::int64_t j = 0; j < across; j += kSide) {
+    for (std::int64_t i = 0; i < down; i += kSide) {
+      Transpose<I, T>::block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+    }
+  }
+  transpose_by_4<I>(from + across, from_row, to + across * to_row, to_row, down, cols - across);
+  transpose_by_4<I>(from + down * from_row, from_row, to + down, to_row, rows - down, cols);
 }
 
 inline constexpr int kReducedRows = 16;

@@ -79,7 +79,6 @@ class TableRowFinder {
     };
     std::int64_t i = 0;
     for (; i + kBlock <= size; i += kBlock) {
-#pragma GCC ivdep
       for (std::int64_t k = 0; k < kBlock; ++k) find_one(i + k);
     }
     for (; i < size; ++i) find_one(i);

@@ -135,11 +135,8 @@ void check_hyperparameter(const char* op, const char* name, double value, double
 
 // What all steps take. rows, masters and scales have one entry for each parameter; the latter two may also be empty.
 struct StepInputs {
-  const Tensors& params;
-  const Tensors& grads;
-  const Optionals& rows;
-  const Optionals& masters;
-  const Optionals& scales;
+  Tensors params, grads;
+  Optionals rows, masters, scales;
   Rounding rounding;
   DeviceScalars scalars;
 };

@@ -54,17 +54,9 @@ constexpr std::uint64_t splitmix64(std::uint64_t state, std::uint64_t output) {
   return z ^ z >> 31;
 }
 
-// The upper half of a product, by quarters, which vectors have as well.
-constexpr std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
-  constexpr std::uint64_t kLow = 0xffffffffu;
-  const std::uint64_t low = (a & kLow) * (b & kLow), cross = (a >> 32) * (b & kLow) + (low >> 32);
-  const std::uint64_t other = (a & kLow) * (b >> 32) + (cross & kLow);
-  return (a >> 32) * (b >> 32) + (cross >> 32) + (other >> 32);
-}
-
 constexpr std::int64_t hash_row(std::int64_t id, std::int64_t rows, std::uint64_t seed) {
-  return static_cast<std::int64_t>(
-      multiply_high(splitmix64(static_cast<std::uint64_t>(id), seed), static_cast<std::uint64_t>(rows)));
+  const unsigned __int128 h = splitmix64(static_cast<std::uint64_t>(id), seed);
+  return static_cast<std::int64_t>(h * static_cast<std::uint64_t>(rows) >> 64);
 }
 
 namespace ops {

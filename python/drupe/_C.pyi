@@ -10,6 +10,7 @@ __all__: list[str] = [
     "PackedFilters",
     "PackedMatrix",
     "QuantizedMatrix",
+    "StepInputs",
     "Stream",
     "Tensor",
     "activation",
@@ -262,14 +263,27 @@ class CsrPattern:
     @property
     def size(self) -> int: ...
 
+class StepInputs:
+    def __init__(
+        self,
+        params: collections.abc.Sequence[Tensor],
+        grads: collections.abc.Sequence[Tensor],
+        rows: collections.abc.Sequence[Tensor | None],
+        masters: collections.abc.Sequence[Tensor | None],
+        scales: collections.abc.Sequence[Tensor | None],
+        *,
+        stochastic_rounding: bool,
+        seed: typing.SupportsInt | typing.SupportsIndex,
+        offset: typing.SupportsInt | typing.SupportsIndex,
+        device_lr: Tensor | None = None,
+        device_scale: Tensor | None = None,
+        steps: collections.abc.Sequence[Tensor] = [],
+    ) -> None: ...
+
 def activation(x: Tensor, name: str) -> Tensor: ...
 def activation_backward(dy: Tensor, saved: Tensor, name: str) -> Tensor: ...
 def adam(
-    params: collections.abc.Sequence[Tensor],
-    grads: collections.abc.Sequence[Tensor],
-    rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
-    scales: collections.abc.Sequence[Tensor | None],
+    inputs: StepInputs,
     exp_avgs: collections.abc.Sequence[Tensor],
     exp_avg_sqs: collections.abc.Sequence[Tensor],
     *,
@@ -282,12 +296,6 @@ def adam(
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
     step: typing.SupportsInt | typing.SupportsIndex,
     decoupled: bool,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def adaptive_avg_pool2d(x: Tensor, output_size: tuple[int, ...], layout: str) -> Tensor: ...
 def adaptive_avg_pool2d_backward(dy: Tensor, x_shape: tuple[int, ...]) -> Tensor: ...
@@ -797,11 +805,7 @@ def rms_norm_backward(
     ndim: typing.SupportsInt | typing.SupportsIndex,
 ) -> tuple[Tensor, Tensor]: ...
 def rmsprop(
-    params: collections.abc.Sequence[Tensor],
-    grads: collections.abc.Sequence[Tensor],
-    rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
-    scales: collections.abc.Sequence[Tensor | None],
+    inputs: StepInputs,
     square_avgs: collections.abc.Sequence[Tensor],
     grad_avgs: collections.abc.Sequence[Tensor],
     buffers: collections.abc.Sequence[Tensor],
@@ -814,12 +818,6 @@ def rmsprop(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def sample(
     logits: Tensor,
@@ -840,11 +838,7 @@ def set_float32_matmul_precision(name: str) -> None: ...
 def set_isa(name: str) -> None: ...
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def sgd(
-    params: collections.abc.Sequence[Tensor],
-    grads: collections.abc.Sequence[Tensor],
-    rows: collections.abc.Sequence[Tensor | None],
-    masters: collections.abc.Sequence[Tensor | None],
-    scales: collections.abc.Sequence[Tensor | None],
+    inputs: StepInputs,
     buffers: collections.abc.Sequence[Tensor],
     *,
     lr: typing.SupportsFloat | typing.SupportsIndex,
@@ -853,12 +847,6 @@ def sgd(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     l1: typing.SupportsFloat | typing.SupportsIndex,
     grad_scale: typing.SupportsFloat | typing.SupportsIndex,
-    stochastic_rounding: bool,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    offset: typing.SupportsInt | typing.SupportsIndex,
-    device_lr: Tensor | None = None,
-    device_scale: Tensor | None = None,
-    steps: collections.abc.Sequence[Tensor] = [],
 ) -> None: ...
 def softmax(x: Tensor, axis: typing.SupportsInt | typing.SupportsIndex, log: bool = False) -> Tensor: ...
 def softmax_backward(

@@ -27,6 +27,14 @@ def value(t):
     return t.detach().numpy()
 
 
+def run(params, optimizer, steps):
+    """Take a step for each list of gradients."""
+    for grads in steps:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+
+
 def least_squares(rng):
     """A gradient function of a convex problem, and its solution."""
     a = rng.standard_normal((40, 5)) / np.sqrt(40)
@@ -51,12 +59,6 @@ def test_converges_on_a_convex_problem(rng, name):
 def test_goes_on_bit_for_bit_from_its_state(rng, name):
     start = [rng.standard_normal(s) for s in ((7, 3), (20,))]
     grads = [[rng.standard_normal(p.shape).astype(np.float32) for p in start] for _ in range(8)]
-
-    def run(params, optimizer, steps):
-        for grad in steps:
-            for p, g in zip(params, grad, strict=True):
-                p.grad = g
-            optimizer.step()
 
     straight = [leaf(p) for p in start]
     run(straight, MAKERS[name](straight), grads)
@@ -111,12 +113,6 @@ def test_narrow_states_converge_as_wide_ones(rng, name, kind):
 def test_narrow_states_go_on_bit_for_bit(rng, name, kind):
     start = [rng.standard_normal(s) for s in ((70, 60), (20,))]
     grads = [[rng.standard_normal(p.shape).astype(np.float32) for p in start] for _ in range(6)]
-
-    def run(params, optimizer, steps):
-        for grad in steps:
-            for p, g in zip(params, grad, strict=True):
-                p.grad = g
-            optimizer.step()
 
     first = [leaf(p) for p in start]
     optimizer = NARROW[name](first, state_dtype=kind)
@@ -254,12 +250,6 @@ def test_master_weights_take_the_float32_steps(rng, name):
 def test_16_bit_parameters_go_on_bit_for_bit(rng, name, option):
     start = [rng.standard_normal(s).astype(np.float16) for s in ((7, 3), (20,))]
     grads = [[rng.standard_normal(p.shape).astype(np.float16) for p in start] for _ in range(8)]
-
-    def run(params, optimizer, steps):
-        for grad in steps:
-            for p, g in zip(params, grad, strict=True):
-                p.grad = g
-            optimizer.step()
 
     def groups(params):
         return [{"params": params[:1]}, {"params": params[1:]}]

@@ -18,8 +18,8 @@ its unit is 2 % of the block's largest value near that, up to 17 % of a value 2^
 squares, beyond which they are 0, or the smallest that is not. A step is computed in float32 from what is stored, and
 then stored again, rounded up or down by chance so that the mean is right: a mean of which 0.999 stay is moved by less
 than either format has places for, and to nearest it would stay for ever. The draws are those of ``seed`` and
-``offset``, other words than those that round parameters. Sparse gradients, ``centered`` and a GPU need
-float32 states. A gradient that is not finite makes not finite what is stored for its element, in uint8 for its block.
+``offset``, other words than those that round parameters. Sparse gradients, ``centered`` and a GPU need float32 states.
+A gradient that is not finite makes not finite what is stored for its element, in uint8 for its block.
 """
 
 from __future__ import annotations
@@ -39,20 +39,12 @@ def in_place(arrays: Sequence[Array], name: str, op: str) -> list[_C.Tensor]:
     return [share_in_place(x, op, name, i) for i, x in enumerate(arrays)]
 
 
-def _gradients(grads: Sequence[Array | SparseRows], op: str) -> tuple[list[_C.Tensor], list[_C.Tensor | None]]:
-    """Return the gradients, and for each the rows that they are of, or None."""
-    values = [g.values if isinstance(g, SparseRows) else share(g, op) for g in grads]
-    rows = [g.indices if isinstance(g, SparseRows) else None for g in grads]
-    return values, rows
+def _values(grads: Sequence[Array | SparseRows], op: str) -> list[_C.Tensor]:
+    return [g.values if isinstance(g, SparseRows) else share(g, op) for g in grads]
 
 
 def _optional(arrays: Sequence[Array | None] | None, name: str, op: str) -> list[_C.Tensor | None]:
     return [None if x is None else share_in_place(x, op, name, i) for i, x in enumerate(arrays or ())]
-
-
-def _are_drawn(*lists: Sequence[_C.Tensor]) -> bool:
-    """Whether some of these states are rounded stochastically."""
-    return any(x.dtype in ("bfloat16", "uint8") for tensors in lists for x in tensors)
 
 
 def rounding_options(
@@ -85,6 +77,29 @@ class _Scalars:
             self.device["device_scale"] = grad_scale.raw
         if isinstance(step, Sequence):
             self.device["steps"] = [x.raw for x in step]
+
+
+def _inputs(
+    op: str,
+    params: Sequence[Array],
+    grads: Sequence[Array | SparseRows],
+    masters: Sequence[Array | None] | None,
+    scales: Sequence[Array | None] | None,
+    rounding: tuple[bool, int | None, int],
+    scalars: _Scalars,
+    *states: Sequence[_C.Tensor],
+) -> _C.StepInputs:
+    """Return what all steps take; ``rounding`` is (stochastic_rounding, seed, offset)."""
+    drawn = any(x.dtype in ("bfloat16", "uint8") for tensors in states for x in tensors)
+    return _C.StepInputs(
+        in_place(params, "params", op),
+        _values(grads, op),
+        [g.indices if isinstance(g, SparseRows) else None for g in grads],
+        _optional(masters, "masters", op),
+        _optional(scales, "scales", op),
+        **rounding_options(*rounding, op, drawn_states=drawn),
+        **scalars.device,
+    )
 
 
 def written(*lists: Sequence[Array | None]) -> None:
@@ -143,15 +158,11 @@ def sgd(
     Reference:
         I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, section 2.
     """
-    values, rows = _gradients(grads, "sgd")
     scalars = _Scalars(lr, grad_scale, steps)
+    rounding = (stochastic_rounding, seed, offset)
     states = in_place(buffers, "buffers", "sgd")
     _C.sgd(
-        in_place(params, "params", "sgd"),
-        values,
-        rows,
-        _optional(masters, "masters", "sgd"),
-        _optional(scales, "scales", "sgd"),
+        _inputs("sgd", params, grads, masters, scales, rounding, scalars, states),
         states,
         lr=scalars.host[0],
         momentum=momentum,
@@ -159,8 +170,6 @@ def sgd(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **rounding_options(stochastic_rounding, seed, offset, "sgd", drawn_states=_are_drawn(states)),
-        **scalars.device,
     )
     written(params, buffers, masters or (), scales or ())
 
@@ -269,15 +278,10 @@ def _adam(
     rounding: tuple[bool, int | None, int],
 ) -> None:
     op = "adamw" if options.decoupled else "adam"
-    values, rows = _gradients(grads, op)
     scalars = _Scalars(options.lr, options.grad_scale, options.step)
     means, squares = in_place(exp_avgs, "exp_avgs", op), in_place(exp_avg_sqs, "exp_avg_sqs", op)
     _C.adam(
-        in_place(params, "params", op),
-        values,
-        rows,
-        _optional(masters, "masters", op),
-        _optional(scales, "scales", op),
+        _inputs(op, params, grads, masters, scales, rounding, scalars, means, squares),
         means,
         squares,
         lr=scalars.host[0],
@@ -289,8 +293,6 @@ def _adam(
         grad_scale=scalars.host[1],
         step=scalars.host[2],
         decoupled=options.decoupled,
-        **rounding_options(*rounding, op, drawn_states=_are_drawn(means, squares)),
-        **scalars.device,
     )
     written(params, exp_avgs, exp_avg_sqs, masters or (), scales or ())
 
@@ -351,15 +353,11 @@ def rmsprop(
         G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012; centered: A. Graves, "Generating
         Sequences With Recurrent Neural Networks", arXiv:1308.0850, section 4.2.
     """
-    values, rows = _gradients(grads, "rmsprop")
     scalars = _Scalars(lr, grad_scale, steps)
+    rounding = (stochastic_rounding, seed, offset)
     squares, momenta = in_place(square_avgs, "square_avgs", "rmsprop"), in_place(buffers, "buffers", "rmsprop")
     _C.rmsprop(
-        in_place(params, "params", "rmsprop"),
-        values,
-        rows,
-        _optional(masters, "masters", "rmsprop"),
-        _optional(scales, "scales", "rmsprop"),
+        _inputs("rmsprop", params, grads, masters, scales, rounding, scalars, squares, momenta),
         squares,
         in_place(grad_avgs, "grad_avgs", "rmsprop"),
         momenta,
@@ -371,8 +369,6 @@ def rmsprop(
         weight_decay=weight_decay,
         l1=l1,
         grad_scale=scalars.host[1],
-        **rounding_options(stochastic_rounding, seed, offset, "rmsprop", drawn_states=_are_drawn(squares, momenta)),
-        **scalars.device,
     )
     written(params, square_avgs, grad_avgs, buffers, masters or (), scales or ())
 
@@ -388,7 +384,7 @@ def global_norm(arrays: Sequence[Array | SparseRows]) -> float:
     Raises:
         TypeError: a dtype that is not float.
     """
-    values, _ = _gradients(arrays, "global_norm")
+    values = _values(arrays, "global_norm")
     return float(_C.sum_of_squares(values) ** 0.5)
 
 
@@ -408,6 +404,6 @@ def clip_factor(arrays: Sequence[Array | SparseRows], max_norm: float) -> tuple[
         ValueError: ``max_norm`` is not a finite number above 0, or the arrays lie on several devices.
         TypeError: a dtype that is not float.
     """
-    values, _ = _gradients(arrays, "clip_factor")
+    values = _values(arrays, "clip_factor")
     both = _C.clip_factor(values, max_norm)
     return Tensor(both.select(0, 0)), Tensor(both.select(0, 1))
