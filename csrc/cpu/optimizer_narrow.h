@@ -15,6 +15,8 @@
 
 namespace drupe::cpu {
 
+inline constexpr std::uint32_t kLargestNan = 0x7fc00000;  // to which the largest word may be added
+
 // What the elements of a block draw.
 template <Isa I>
 class StateDraws {
@@ -136,7 +138,8 @@ DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, BFloat16>
 #pragma GCC unroll 2
     for (int n = 0; n < Rule::kStates; ++n) {
       const B random = Rule::is_signed(n) ? draw & B::set(0xffff) : draw.template right<16>();
-      (B::of(state[n]) + random).store_high(at.state[n] + i);
+      const B bits = B::of(state[n]), magnitude = min(bits & B::set(0x7fffffff), B::set(kLargestNan));
+      ((magnitude + random) | (bits & B::set(0x80000000))).store_high(at.state[n] + i);
     }
   });
 }

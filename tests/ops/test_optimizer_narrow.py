@@ -136,6 +136,15 @@ def test_what_is_not_finite_stays_within_its_block(isa, kind, bad):
     assert np.isfinite(p[0][~expected]).all()
 
 
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7FC00000])
+@pytest.mark.parametrize("kind", NARROW)
+def test_a_nan_of_any_bits_stays_one(isa, kind, bits):
+    states, p = States("adamw", kind, [(BLOCK,)]), [np.ones(BLOCK, np.float32)]
+    states(p, [np.full(BLOCK, bits, np.uint32).view(np.float32)])
+    assert np.isnan(states.value(0, 0)).all()
+    assert np.isnan(states.value(1, 0)).all()
+
+
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", NARROW)
 @pytest.mark.parametrize("rule", RULES)
