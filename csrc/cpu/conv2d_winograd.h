@@ -170,7 +170,7 @@ struct WinogradProduct {
   }
 };
 
-// The rows of the gather times the weight. `finish` is as gemm_core's; the tile that it is given lies outside of C.
+// The rows of the gather times the weight. `finish` is as gemm_rows'; the tile that it is given lies outside of C.
 template <Isa I, class S, class Finish>
 void winograd(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
               const Finish& finish) {

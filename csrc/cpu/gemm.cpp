@@ -1,4 +1,4 @@
-// gemm: few rows against B as it lies, everything else by gemm_rows from panels, bfloat16 in pairs where the processor
+// gemm: few rows against B as it lies, everything else by gemm_blocks from panels, bfloat16 in pairs where the processor
 // multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm.h"
 
