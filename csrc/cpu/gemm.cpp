@@ -1,5 +1,5 @@
-// gemm: few rows against B as it lies, everything else by gemm_blocks from panels, bfloat16 in pairs where the processor
-// multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
+// gemm: few rows against B as it lies, everything else by gemm_blocks from panels, bfloat16 in pairs where the
+// processor multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm.h"
 
 #include "core/dispatch.h"
