@@ -16,10 +16,15 @@ void bind_sparse(py::module_& m) {
       .def_property_readonly("indptr", [](const CsrPattern& p) { return p.indptr(); })
       .def_property_readonly("indices", [](const CsrPattern& p) { return p.indices(); })
       .def("to", &CsrPattern::to, py::arg("device"), Nogil());
+  py::class_<RowPlaces>(m, "RowPlaces")
+      .def(py::init<const char*, const Tensor&, std::int64_t, Device>(), py::arg("op"), py::arg("rows"), py::arg("n"),
+           py::arg("device"), Nogil())
+      .def_property_readonly("stored", &RowPlaces::stored);
   m.def("csr_from_coo", &ops::csr_from_coo, py::arg("rows"), py::arg("cols"), py::arg("shape"), Nogil());
   m.def("csr_transpose", &ops::csr_transpose, py::arg("pattern"), Nogil());
   m.def("spmm", &ops::spmm, py::arg("a"), py::arg("values"), py::arg("x"), py::arg("alpha"), py::arg("z"),
-        py::arg("beta"), Nogil());
+        py::arg("beta"), py::arg("x_rows") = nullptr, py::arg("z_rows") = nullptr, py::arg("y_rows") = nullptr,
+        Nogil());
   m.def("spmm_backward_values", &ops::spmm_backward_values, py::arg("a"), py::arg("dy"), py::arg("x"), Nogil());
 }
 

@@ -1,21 +1,25 @@
 // Sparse times dense. A task is a range of rows with about as many entries and rows as any other, for one block of
 // columns; blocks come one after another, so that what the entries gather from stays in cache for longer. A row's sum
 // is in registers while the rows it names stream by, those some way ahead asked for early. Long rows come first, in
-// segments whose sums go to memory and are joined in a second pass. Bytes: the entries once for each block, a block of
-// x's row for each entry (from cache, where x fits), y and z once.
+// segments whose sums go to memory and are joined in a second pass. Where only some rows of x are stored, or of y
+// wanted, a task first picks the entries that count, and walks over these. Bytes: the entries once for each block, a
+// block of x's row for each entry (from cache, where x fits), y and z once.
 #include "ops/spmm.h"
 
 #include <algorithm>
 
 #include "core/dispatch.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/row_sum.h"
 
 namespace drupe::cpu {
 namespace {
 
-constexpr std::int64_t kBlockBytes = 512;    // of accumulators, in a block of columns: eight of the largest registers
-constexpr std::int64_t kAheadBytes = 12288;  // of x, asked for before they are needed: a quarter of the first cache
+constexpr std::int64_t kBlockBytes = 512;  // of accumulators, in a block of columns: eight of the largest registers
+// How many bytes of x are asked for before they are needed: into the second cache, which can wait for more lines than
+// the first, and then into that. And how many rows of z.
+constexpr std::int64_t kFarBytes = 16384, kNearBytes = 6144, kRowsAhead = 8;
 constexpr std::int64_t kTaskElements = 131072;  // read by one task
 
 // The entries, and the columns of x that they are multiplied with.
@@ -36,14 +40,19 @@ struct Entries {
   DRUPE_INLINE void sum_columns(std::int64_t begin, std::int64_t end, std::int64_t column, Lanes lanes,
                                 const Finish& finish) const {
     constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(S));
-    constexpr std::int64_t kAhead = std::clamp<std::int64_t>(kAheadBytes / kBytes, 4, 64);
+    constexpr std::int64_t kNear = std::clamp<std::int64_t>(kNearBytes / kBytes, 2, 32);
+    constexpr std::int64_t kFar = std::clamp<std::int64_t>(kFarBytes / kBytes, 4, 96);
     V sum[N];
 #pragma GCC unroll 8
     for (int k = 0; k < N; ++k) sum[k] = V::zero();
     for (std::int64_t i = begin; i < end; ++i) {
-      const auto* ahead = reinterpret_cast<const char*>(row(std::min(i + kAhead, last)) + column);
+      const auto* near = reinterpret_cast<const char*>(row(std::min(i + kNear, last)) + column);
+      const auto* far = reinterpret_cast<const char*>(row(std::min(i + kFar, last)) + column);
 #pragma GCC unroll 8
-      for (std::int64_t byte = 0; byte < kBytes; byte += kCacheLine) __builtin_prefetch(ahead + byte);
+      for (std::int64_t byte = 0; byte < kBytes; byte += kCacheLine) {
+        __builtin_prefetch(near + byte);
+        __builtin_prefetch(far + byte, 0, 2);
+      }
       const S* from = row(i) + column;
       const V factor = Scaled ? V::set(values[i]) : V::zero();
 #pragma GCC unroll 8
@@ -81,46 +90,68 @@ struct Block {
   using V = Vec<T, I>;
   const SpmmArgs& args;
   std::int64_t column, width;
+  bool stream;  // y goes past the caches: the caller owes a stream_fence
 
   template <class Index, bool Scaled>
-  DRUPE_INLINE Entries<I, S, Index, Scaled> entries() const {
-    return {static_cast<const S*>(args.x) + column, args.x_stride, static_cast<const Index*>(args.a.indices),
-            static_cast<const T*>(args.values), args.a.size - 1};
+  DRUPE_INLINE Entries<I, S, Index, Scaled> entries(const Index* indices, const T* values, std::int64_t size) const {
+    return {static_cast<const S*>(args.x) + column, args.x_stride, indices, values, size - 1};
   }
+
+  DRUPE_INLINE bool is_wanted(std::int64_t row) const { return !args.y_places || args.y_places[row] >= 0; }
 
   // A row's sum as it goes to y.
   DRUPE_INLINE auto to_result(std::int64_t row) const {
-    const S* z = args.z ? static_cast<const S*>(args.z) + row * args.z_stride + column : nullptr;
-    return [z, y = static_cast<S*>(args.y) + row * args.width + column, alpha = V::set(static_cast<T>(args.alpha)),
-            beta = V::set(static_cast<T>(args.beta))](std::int64_t c, V sum, auto lanes) {
+    const std::int64_t z_row = args.z_places ? args.z_places[row] : row;
+    const std::int64_t y_row = args.y_places ? args.y_places[row] : row;
+    const S* z = args.z && z_row >= 0 ? static_cast<const S*>(args.z) + z_row * args.z_stride + column : nullptr;
+    if (z && !args.z_places) {
+      const auto* ahead = reinterpret_cast<const char*>(z + kRowsAhead * args.z_stride);
+      for (std::int64_t byte = 0; byte < width * std::int64_t{sizeof(S)}; byte += kCacheLine) {
+        __builtin_prefetch(ahead + byte);
+      }
+    }
+    return [z, y = static_cast<S*>(args.y) + y_row * args.width + column, alpha = V::set(static_cast<T>(args.alpha)),
+            beta = V::set(static_cast<T>(args.beta)), stream = stream](std::int64_t c, V sum, auto lanes) {
       sum = sum * alpha;
       if (z) sum = fma(cpu::load<V>(z + c, lanes), beta, sum);
+      if constexpr (std::is_same_v<S, T> && std::is_same_v<decltype(lanes), AllLanes>) {
+        if (stream) return sum.stream(y + c);
+      }
       store(sum, y + c, lanes);
     };
   }
 
   T* partial(std::int64_t segment) const { return static_cast<T*>(args.partial) + segment * args.width + column; }
 
+  // The sums of rows [first, last), where they have no segments, or of one segment.
+  template <class Index, bool Scaled>
+  void rows(std::int64_t first, std::int64_t last) const {
+    const CsrView& a = args.a;
+    sums<Index, Scaled>(
+        first, last, [&](std::int64_t row) { return std::pair(a.indptr[row], a.indptr[row + 1]); },
+        [&](std::int64_t row, std::int64_t count) { return count <= a.segment && is_wanted(row); },
+        [&](std::int64_t row) { return to_result(row); });
+  }
+
   template <class Index, bool Scaled>
   void segment(std::int64_t s) const {
     const CsrView& a = args.a;
     const std::int64_t owner = a.segment_owner[s], row = a.long_row[owner];
-    const std::int64_t begin = a.indptr[row] + (s - a.first_segment[owner]) * a.segment;
-    entries<Index, Scaled>().sum(begin, std::min(begin + a.segment, a.indptr[row + 1]), width,
-                                 [to = partial(s)](std::int64_t c, V sum, auto lanes) { store(sum, to + c, lanes); });
-  }
-
-  template <class Index, bool Scaled>
-  void rows(std::int64_t first, std::int64_t last) const {
-    const auto all = entries<Index, Scaled>();
-    for (std::int64_t row = first; row < last; ++row) {
-      const std::int64_t begin = args.a.indptr[row], end = args.a.indptr[row + 1];
-      if (end - begin <= args.a.segment) all.sum(begin, end, width, to_result(row));
-    }
+    sums<Index, Scaled>(
+        s, s + 1,
+        [&](std::int64_t) {
+          const std::int64_t begin = a.indptr[row] + (s - a.first_segment[owner]) * a.segment;
+          return std::pair(begin, std::min(begin + a.segment, a.indptr[row + 1]));
+        },
+        [&](std::int64_t, std::int64_t) { return is_wanted(row); },
+        [&](std::int64_t) {
+          return [to = partial(s)](std::int64_t c, V sum, auto lanes) { store(sum, to + c, lanes); };
+        });
   }
 
   void join(std::int64_t owner) const {
     const CsrView& a = args.a;
+    if (!is_wanted(a.long_row[owner])) return;
     const auto finish = to_result(a.long_row[owner]);
     for_vectors<I, T>(width, [&](std::int64_t c, auto lanes) {
       V sum = V::zero();
@@ -129,6 +160,46 @@ struct Block {
       }
       finish(c, sum, lanes);
     });
+  }
+
+ private:
+  // For each r in [first, last) that takes(r, count): the sum of the entries in range(r), to result(r).
+  template <class Index, bool Scaled, class Range, class Takes, class Result>
+  DRUPE_INLINE void sums(std::int64_t first, std::int64_t last, const Range& range, const Takes& takes,
+                         const Result& result) const {
+    const auto* indices = static_cast<const Index*>(args.a.indices);
+    const auto* values = static_cast<const T*>(args.values);
+    if (!args.x_places && !args.y_places) {
+      const auto all = entries<Index, Scaled>(indices, values, args.a.size);
+      for (std::int64_t r = first; r < last; ++r) {
+        const auto [begin, end] = range(r);
+        if (takes(r, end - begin)) all.sum(begin, end, width, result(r));
+      }
+      return;
+    }
+    if (first == last) return;
+    const auto most = static_cast<std::size_t>(range(last - 1).second - range(first).first);
+    const Scratch<Index> picked(most);
+    const Scratch<T> factors(Scaled ? most : 0);
+    const Scratch<std::int64_t> ends(static_cast<std::size_t>(last - first));
+    std::int64_t size = 0;
+    for (std::int64_t r = first; r < last; ++r) {
+      const auto [begin, all] = range(r);
+      const std::int64_t end = takes(r, all - begin) ? all : begin;
+      for (std::int64_t i = begin; i < end; ++i) {
+        const Index place = args.x_places ? static_cast<Index>(args.x_places[indices[i]]) : indices[i];
+        picked[size] = place;
+        if constexpr (Scaled) factors[size] = values[i];
+        size += place >= 0;
+      }
+      ends[r - first] = size;
+    }
+    const auto some = entries<Index, Scaled>(picked.data(), factors.data(), size);
+    std::int64_t begin = 0;
+    for (std::int64_t r = first; r < last; begin = ends[r - first], ++r) {
+      const auto [from, to] = range(r);
+      if (takes(r, to - from)) some.sum(begin, ends[r - first], width, result(r));
+    }
   }
 };
 
@@ -153,8 +224,10 @@ void multiply(const SpmmArgs& args) {
   const std::int64_t blocks = (args.width + kColumns - 1) / kColumns;
   const std::int64_t grain = kTaskElements / std::clamp<std::int64_t>(args.width, 16, kColumns);
   const std::int64_t ranges = (a.size + a.rows + grain - 1) / grain, tasks = a.segments + ranges;
+  const bool stream = !args.y_places && passes_caches<S>(a.rows * args.width) &&
+                      args.width * static_cast<std::int64_t>(sizeof(S)) % kCacheLine == 0;
   const auto block = [&](std::int64_t b) {
-    return Block<I, S>{args, b * kColumns, std::min(kColumns, args.width - b * kColumns)};
+    return Block<I, S>{args, b * kColumns, std::min(kColumns, args.width - b * kColumns), stream};
   };
   parallel_for(blocks * tasks, [&](std::int64_t task) {
     const auto here = block(task / tasks);
@@ -165,9 +238,13 @@ void multiply(const SpmmArgs& args) {
       const std::int64_t work = (t - a.segments) * grain;
       here.template rows<Index, Scaled>(row_at(a, work), row_at(a, work + grain));
     }
+    if (stream) stream_fence<I>();
   });
   if (a.long_rows == 0) return;
-  parallel_for(blocks * a.long_rows, [&](std::int64_t task) { block(task / a.long_rows).join(task % a.long_rows); });
+  parallel_for(blocks * a.long_rows, [&](std::int64_t task) {
+    block(task / a.long_rows).join(task % a.long_rows);
+    if (stream) stream_fence<I>();
+  });
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ struct Product {
   A alpha, beta;
   S* y;
   A* partial;
+  const std::int32_t *x_places, *z_places, *y_places;
 
   explicit Product(const SpmmArgs& args)
       : a(args.a),
@@ -36,7 +37,19 @@ struct Product {
         alpha(static_cast<A>(args.alpha)),
         beta(static_cast<A>(args.beta)),
         y(static_cast<S*>(args.y)),
-        partial(static_cast<A*>(args.partial)) {}
+        partial(static_cast<A*>(args.partial)),
+        x_places(args.x_places),
+        z_places(args.z_places),
+        y_places(args.y_places) {}
+
+  __device__ __forceinline__ bool is_wanted(std::int64_t row) const { return !y_places || y_places[row] >= 0; }
+
+  // Where the entry's row of x lies, or null.
+  __device__ __forceinline__ const S* row(std::int64_t entry) const {
+    std::int64_t at = indices[entry];
+    if (x_places) at = x_places[at];
+    return at < 0 ? nullptr : x + at * x_stride;
+  }
 
   template <int kPack>
   bool takes_packs() const {
@@ -45,14 +58,16 @@ struct Product {
 
   template <int kPack>
   __device__ __forceinline__ void finish(std::int64_t row, std::int64_t column, WidePack<S, kPack> sum) const {
+    const std::int64_t z_row = z_places ? z_places[row] : row;
+    const bool adds = z && z_row >= 0;
     auto addend = WidePack<S, kPack>::zero();
-    if (z) addend = WidePack<S, kPack>::load(z + row * z_stride + column);
+    if (adds) addend = WidePack<S, kPack>::load(z + z_row * z_stride + column);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       sum.element[j] *= alpha;
-      if (z) sum.element[j] = std::fma(addend.element[j], beta, sum.element[j]);
+      if (adds) sum.element[j] = std::fma(addend.element[j], beta, sum.element[j]);
     }
-    sum.store(y + row * width + column);
+    sum.store(y + (y_places ? y_places[row] : row) * width + column);
   }
 };
 
@@ -63,13 +78,16 @@ __device__ __forceinline__ WidePack<S, kPack> sum_entries(const Product<S>& p, s
   auto total = WidePack<S, kPack>::zero();
   for (std::int64_t i = begin; i < end; i += kInFlight) {
     WidePack<S, kPack> rows[kInFlight];
+    bool counts[kInFlight];
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-      if (i + k < end) rows[k] = WidePack<S, kPack>::load(p.x + p.indices[i + k] * p.x_stride + column);
+      const S* row = i + k < end ? p.row(i + k) : nullptr;
+      counts[k] = row != nullptr;
+      if (counts[k]) rows[k] = WidePack<S, kPack>::load(row + column);
     }
 #pragma unroll
     for (int k = 0; k < kInFlight; ++k) {
-      if (i + k >= end) continue;
+      if (!counts[k]) continue;
       const A factor = p.values ? p.values[i + k] : A(1);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) total.element[j] = std::fma(rows[k].element[j], factor, total.element[j]);
@@ -87,13 +105,15 @@ __global__ __launch_bounds__(kMapThreads, 4) void spmm_kernel(Product<S> p, RowG
   const std::int64_t column = at.unit * kPack;
   if (at.row < p.a.segments) {
     const std::int64_t owner = p.a.segment_owner[at.row], row = p.a.long_row[owner];
+    if (!p.is_wanted(row)) return;
     const std::int64_t begin = p.a.indptr[row] + (at.row - p.a.first_segment[owner]) * p.a.segment;
     const std::int64_t end = std::min(begin + p.a.segment, p.a.indptr[row + 1]);
     sum_entries<S, kPack>(p, begin, end, column).store_wide(p.partial + at.row * p.width + column);
     return;
   }
   const std::int64_t row = at.row - p.a.segments, begin = p.a.indptr[row], end = p.a.indptr[row + 1];
-  if (end - begin <= p.a.segment) p.finish(row, column, sum_entries<S, kPack>(p, begin, end, column));
+  if (end - begin <= p.a.segment && p.is_wanted(row))
+    p.finish(row, column, sum_entries<S, kPack>(p, begin, end, column));
 }
 
 template <class S, int kPack>
@@ -102,6 +122,7 @@ __global__ __launch_bounds__(kMapThreads) void spmm_join_kernel(Product<S> p, Ro
   const RowPiece at = groups.piece(groups.first());
   if (at.unit >= groups.units) return;
   const std::int64_t column = at.unit * kPack;
+  if (!p.is_wanted(p.a.long_row[at.row])) return;
   auto total = WidePack<S, kPack>::zero();
   for (std::int64_t s = p.a.first_segment[at.row]; s < p.a.first_segment[at.row + 1]; ++s) {
     const auto part = WidePack<S, kPack>::load_wide(p.partial + s * p.width + column);

@@ -13,20 +13,30 @@ Tensor in_rows(const Tensor& x) {
   return x.size(1) <= 1 || x.stride(1) == 1 ? x : contiguous(x);
 }
 
-void check_operand(const char* op, const CsrPattern& a, const Tensor& x) {
+// How many rows of `all` are stored.
+std::int64_t stored(const char* op, const char* name, const RowPlaces* rows, std::int64_t all, Device device) {
+  if (!rows) return all;
+  check(rows->all() == all && rows->device() == device, op, "the places of ", name, "'s rows are of ", rows->all(),
+        " on ", rows->device(), ": expected ", all, " on ", device);
+  return rows->stored();
+}
+
+void check_operand(const char* op, const CsrPattern& a, const Tensor& x, const RowPlaces* x_rows = nullptr) {
   check_type(is_float(x.dtype()), op, "x is ", x.dtype(), ": expected a float dtype");
   check(x.ndim() == 2, op, "x is ", x.shape(), ": expected 2 dimensions");
-  check(x.size(0) == a.cols(), op, "a is (", a.rows(), ", ", a.cols(), "), x is ", x.shape(), ": inner dimensions ",
-        a.cols(), " and ", x.size(0), " differ");
+  const std::int64_t rows = stored(op, "x", x_rows, a.cols(), a.device());
+  check(x.size(0) == rows, op, "a is (", a.rows(), ", ", a.cols(), "), x is ", x.shape(), ": inner dimensions ", rows,
+        " and ", x.size(0), " differ");
   check(x.device() == a.device(), op, "a is on ", a.device(), ", x on ", x.device());
 }
 
 }  // namespace
 
 Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tensor& x, double alpha,
-            const std::optional<Tensor>& z, double beta) {
+            const std::optional<Tensor>& z, double beta, const RowPlaces* x_rows, const RowPlaces* z_rows,
+            const RowPlaces* y_rows) {
   const char* op = "spmm";
-  check_operand(op, a, x);
+  check_operand(op, a, x, x_rows);
   const Device device = common_device(op, {&x, values ? &*values : nullptr, z ? &*z : nullptr});
   const Dtype accumulator = accumulator_of(x.dtype());
   const Tensor dense = in_rows(x);
@@ -39,12 +49,13 @@ Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tens
   }
   if (z) {
     check_type(z->dtype() == x.dtype(), op, "z is ", z->dtype(), ", x is ", x.dtype());
-    check(z->shape() == (Dims{a.rows(), x.size(1)}), op, "z is ", z->shape(), ": expected (", a.rows(), ", ", x.size(1),
-          ")");
+    const std::int64_t rows = stored(op, "z", z_rows, a.rows(), device);
+    check(z->shape() == (Dims{rows, x.size(1)}), op, "z is ", z->shape(), ": expected (", rows, ", ", x.size(1), ")");
     addend = in_rows(*z);
   }
-  Tensor y = empty({a.rows(), x.size(1)}, x.dtype(), device);
+  Tensor y = empty({stored(op, "y", y_rows, a.rows(), device), x.size(1)}, x.dtype(), device);
   if (y.numel() == 0) return y;
+  const auto map = [](const RowPlaces* rows) { return rows ? rows->map() : nullptr; };
   const Tensor partial = empty({a.view().segments, x.size(1)}, accumulator, device);
   const SpmmArgs args{.a = a.view(),
                       .values = values ? factors.raw() : nullptr,
@@ -57,7 +68,10 @@ Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tens
                       .z_stride = z ? addend.stride(0) : 0,
                       .beta = beta,
                       .y = y.raw(),
-                      .partial = partial.raw()};
+                      .partial = partial.raw(),
+                      .x_places = map(x_rows),
+                      .z_places = map(z_rows),
+                      .y_places = map(y_rows)};
   dispatch(device, [&]<Isa I>() { cpu::spmm<I>(args); }, [&](auto stream) { cuda::spmm(args, stream); });
   return y;
 }

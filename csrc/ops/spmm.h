@@ -5,11 +5,11 @@
 //   x       (N, D) a float dtype; rows with any stride (others are copied)
 //   z       (M, D) of x's dtype, likewise; may be x
 //   y       (M, D) of x's dtype; the entries of a row add up in their order, in the accumulator's dtype: those of a
-//   long
-//           row (ops/csr.h) segment by segment, and then the segments
+//           long row (ops/csr.h) segment by segment, and then the segments
 //
-// A row without entries gives beta z, or zeros. Backward: dx = alpha A^T dy, dz = beta dy, and
-//   dvalues[i] = dy[row of i] . x[indices[i]]
+// Of each of x, z and y only some rows may be stored (ops/row_places.h): others of x and z are zeros and not multiplied
+// with, others of y are not wanted. A row without entries gives beta z, or zeros. Backward: dx = alpha A^T dy,
+// dz = beta dy, and dvalues[i] = dy[row of i] . x[indices[i]]
 #pragma once
 
 #include <optional>
@@ -18,6 +18,7 @@
 #include "core/tensor.h"
 #include "cpu/isa.h"
 #include "ops/csr.h"
+#include "ops/row_places.h"
 
 namespace drupe {
 
@@ -34,11 +35,14 @@ struct SpmmArgs {
   double beta;
   void* y;        // (a.rows, width)
   void* partial;  // (a.segments, width) accumulators
+  // Maps of those that are not stored as a whole, else null.
+  const std::int32_t *x_places, *z_places, *y_places;
 };
 
 namespace ops {
 Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tensor& x, double alpha,
-            const std::optional<Tensor>& z, double beta);
+            const std::optional<Tensor>& z, double beta, const RowPlaces* x_rows = nullptr,
+            const RowPlaces* z_rows = nullptr, const RowPlaces* y_rows = nullptr);
 // (entries,), of x's dtype.
 Tensor spmm_backward_values(const CsrPattern& a, const Tensor& dy, const Tensor& x);
 }  // namespace ops

@@ -99,7 +99,8 @@ class LightGCN(Model):
         nodes = np.concatenate(_nodes(self.config, users, *([items] if others is None else [items, others])))
         count = 2 if others is None else 3
         B, D = nodes.size // count, self.config.embedding_size
-        rows = ops.embedding(self._smoothed(), nodes).reshape((count, B, D))
+        met, places = np.unique(nodes, return_inverse=True)
+        rows = ops.embedding(self._smoothed(met), places).reshape((count, B, D))
         if others is None:
             return (rows[0] * rows[1]).sum(axis=-1)
         differences = (rows[0] * (rows[1] - rows[2])).sum(axis=-1)
@@ -108,12 +109,12 @@ class LightGCN(Model):
         embeddings = ops.embedding(self.weight, nodes, sparse=True)
         return differences, ops.square(embeddings).sum() * (self.config.l2 / 2 / max(1, B))
 
-    def _smoothed(self) -> Any:
-        """Return the vectors of all nodes, (U + I, D)."""
+    def _smoothed(self, nodes: npt.NDArray[np.int64] | None = None) -> Any:
+        """Return the vectors of all nodes, (U + I, D), or of these, each of which comes once."""
         K = self.config.layers
         if K == 0:
-            return self.weight
-        return ops.propagate(self.graph, self.weight, [1 / (K + 1)] * (K + 1))
+            return self.weight if nodes is None else ops.embedding(self.weight, nodes)
+        return ops.propagate(self.graph, self.weight, [1 / (K + 1)] * (K + 1), rows=nodes)
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """Return the vectors whose products are the scores: of users (U, D) and of items (I, D), outside the tape."""

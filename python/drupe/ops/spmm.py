@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from drupe import _C
 from drupe.ops._call import A, Array, Call
 from drupe.sparse import CsrMatrix
+from drupe.tensor import to_raw
 
 
 def spmm(a: CsrMatrix, x: A, *, alpha: float = 1.0, z: Array | None = None, beta: float = 1.0) -> A:
@@ -58,22 +59,27 @@ def spmm(a: CsrMatrix, x: A, *, alpha: float = 1.0, z: Array | None = None, beta
     return call.output(y, backward)
 
 
-def propagate(a: CsrMatrix, x: A, weights: Sequence[float]) -> A:
+def propagate(a: CsrMatrix, x: A, weights: Sequence[float], *, rows: Array | None = None) -> A:
     """Weighted sum of powers of a sparse matrix times a dense one: ``y = sum_k weights[k] A^k x``.
 
-    By Horner's rule: one product for each power, with the addition in it, forward and backward alike.
+    By Horner's rule: one product for each power, with the addition in it, forward and backward alike. Where only some
+    rows of y are wanted, the last product makes no others, and the first one backward takes only their gradients.
 
     Args:
         a: (N, N), with values that do not require a gradient; see :func:`spmm`.
         x: (N, D), a float dtype.
         weights: of ``x``, ``A x``, ``A A x``, …; two at least.
+        rows: (R,) int32 or int64, which rows of y are wanted, each once; all by default. They are read on the host,
+            so that a captured step cannot have them.
 
     Returns:
-        (N, D), C-contiguous.
+        (N, D), or (R, D) with ``rows``; C-contiguous.
 
     Raises:
-        ValueError: ``a`` is not square or wants a gradient; fewer than two weights; otherwise as :func:`spmm`.
-        TypeError: as :func:`spmm`.
+        ValueError: ``a`` is not square or wants a gradient; fewer than two weights; a row wanted twice; otherwise as
+            :func:`spmm`.
+        IndexError: ``rows`` out of range.
+        TypeError: ``rows`` are no integers; otherwise as :func:`spmm`.
     """
     matrix = _checked(a, "propagate")
     if matrix.shape[0] != matrix.shape[1]:
@@ -82,18 +88,28 @@ def propagate(a: CsrMatrix, x: A, weights: Sequence[float]) -> A:
         raise ValueError("[propagate] a's values require a gradient: use spmm for each product")
     if len(weights) < 2:
         raise ValueError(f"[propagate] weights has {len(weights)} elements: expected 2 or more")
-    factors = [float(weight) for weight in weights]
+    last, *factors = reversed([float(weight) for weight in weights])
     call = Call("propagate", x)
-    y = _horner(matrix, call.raw[0], factors)
-    return call.output(y, lambda dy: (_horner(matrix.transpose(), dy, factors),))
+    raw = call.raw[0]
+    N = matrix.shape[0]
+    wanted = None if rows is None else _C.RowPlaces("propagate", to_raw(rows, "propagate"), N, raw.device)
 
+    def forward() -> _C.Tensor:
+        values, y, factor = _raw_values(matrix), raw, last
+        for k, weight in enumerate(factors, 1):
+            made = wanted if k == len(factors) else None
+            y, factor = _C.spmm(matrix.pattern, values, y, factor, raw, weight, y_rows=made), 1.0
+        return y
 
-def _horner(a: CsrMatrix, x: _C.Tensor, weights: list[float]) -> _C.Tensor:
-    values = _raw_values(a)
-    y, factor = x, weights[-1]
-    for weight in reversed(weights[:-1]):
-        y, factor = _C.spmm(a.pattern, values, y, factor, x, weight), 1.0
-    return y
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
+        back = matrix.transpose()
+        values, dx, factor, given = _raw_values(back), dy, last, wanted
+        for weight in factors:
+            dx = _C.spmm(back.pattern, values, dx, factor, dy, weight, x_rows=given, z_rows=wanted)
+            factor, given = 1.0, None
+        return (dx,)
+
+    return call.output(forward(), backward)
 
 
 def _checked(a: CsrMatrix, op: str) -> CsrMatrix:
