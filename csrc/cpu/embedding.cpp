@@ -26,14 +26,13 @@ void gather(const EmbeddingArgs& args, std::int64_t begin, std::int64_t end) {
   const auto row = [indices, weight, stride = args.row_stride_bytes](std::int64_t i) {
     return weight + static_cast<std::int64_t>(indices[i]) * stride;
   };
-  const std::int64_t ahead = Bytes ? rows_ahead(Bytes) : prefetch.ahead, size = args.size;
+  const std::int64_t size = args.size;
   const auto bytes = static_cast<std::size_t>(Bytes ? Bytes : args.row_bytes);
   for (std::int64_t i = begin; i < end; ++i) {
-    const char* next = row(i + ahead < size ? i + ahead : size - 1);
     if constexpr (Bytes > 0) {
-      prefetch_row<Bytes>(next, prefetch.straddles);
+      prefetch_ahead<Bytes>(row, i, size, prefetch.straddles);
     } else {
-      prefetch(next);
+      prefetch(row(std::min(i + prefetch.ahead, size - 1)));
     }
     std::memcpy(y + i * static_cast<std::int64_t>(bytes), row(i), bytes);
   }
@@ -63,6 +62,8 @@ bool embedding(const EmbeddingArgs& args) {
           return gather<I, Index, 128>(args, begin, end);
         case 256:
           return gather<I, Index, 256>(args, begin, end);
+        case 512:
+          return gather<I, Index, 512>(args, begin, end);
         default:
           return gather<I, Index, 0>(args, begin, end);
       }

@@ -95,19 +95,28 @@ std::int64_t count_rows(const EmbeddingBagArgs& args, std::int64_t begin, std::i
   return count;
 }
 
-// N is the number of whole registers in a row, 0 where that is only known at run time.
-template <int N, Isa I, class S, class Index, bool Scaled>
+// Whether each of the bags [first, last), whose offsets are valid, has one index.
+bool all_single(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
+  const std::int64_t begin = bag_begin(args, first);
+  if (bag_begin(args, last) - begin != last - first) return false;
+  if (!args.offsets) return true;
+  return all_of_blocks(last - first,
+                       [from = args.offsets + first, begin](std::int64_t b) { return from[b] == begin + b; });
+}
+
+// N is the number of whole registers in a row, 0 where that is only known at run time. Single bags have one index each.
+template <int N, bool Single, Isa I, class S, class Index, bool Scaled>
 void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   const TableSource<I, S, Index, Scaled> source(args);
-  const bool mean = args.mode == BagMode::mean;
+  const bool mean = !Single && args.mode == BagMode::mean;
   const std::int64_t* offsets = args.offsets;
   const std::int64_t length = args.length, width = args.width;
   const BagOrder order{args.bags, args.lists};
   std::int64_t begin = bag_begin(args, first), place = order.place(first);
   for (std::int64_t bag = first; bag < last; ++bag, place = order.next(place)) {
-    const std::int64_t end = offsets ? bag_begin(args, bag + 1) : begin + length;
+    const std::int64_t end = Single ? begin + 1 : offsets ? bag_begin(args, bag + 1) : begin + length;
     S* y = static_cast<S*>(args.y) + place * width;
     V divisor = V::zero();
     if (mean) {
@@ -128,17 +137,21 @@ void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t las
 template <Isa I, class S, class Index, bool Scaled>
 void sum_bags(const EmbeddingBagArgs& args, std::int64_t first, std::int64_t last) {
   constexpr int kLanes = Vec<Accumulator<S>, I>::kLanes;
+  const auto run = [&]<int N>() {
+    if (N <= 2 && all_single(args, first, last)) return sum_bags<N, N <= 2, I, S, Index, Scaled>(args, first, last);
+    sum_bags<N, false, I, S, Index, Scaled>(args, first, last);
+  };
   switch (args.width) {
     case kLanes:
-      return sum_bags<1, I, S, Index, Scaled>(args, first, last);
+      return run.template operator()<1>();
     case 2 * kLanes:
-      return sum_bags<2, I, S, Index, Scaled>(args, first, last);
+      return run.template operator()<2>();
     case 4 * kLanes:
-      return sum_bags<4, I, S, Index, Scaled>(args, first, last);
+      return run.template operator()<4>();
     case 8 * kLanes:
-      return sum_bags<8, I, S, Index, Scaled>(args, first, last);
+      return run.template operator()<8>();
     default:
-      return sum_bags<0, I, S, Index, Scaled>(args, first, last);
+      return run.template operator()<0>();
   }
 }
 

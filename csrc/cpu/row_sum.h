@@ -16,9 +16,11 @@ namespace drupe::cpu {
 // Bytes that a walk over scattered rows keeps in flight: enough to cover the memory's latency, a quarter of the first
 // cache.
 inline constexpr std::int64_t kPrefetchBytes = 12288;
+// Where both are asked for: into the first cache, and before that into the second, which waits for more lines at once.
+inline constexpr std::int64_t kNearBytes = 6144, kFarBytes = 16384;
 // Each of the rows ahead lies in a page of its own: more of them than half of a first-level TLB lose their entries
 // again before they are read.
-inline constexpr std::int64_t kFarthestRow = 32;
+inline constexpr std::int64_t kFarthestRow = 40;
 inline constexpr std::int64_t kCacheLine = 64;
 
 // Whether some of the rows from `base` on, `stride_bytes` apart, have bytes in one line more than they need.
@@ -28,21 +30,29 @@ DRUPE_INLINE bool straddles_lines(const void* base, std::int64_t stride_bytes, s
   return ((reinterpret_cast<std::uintptr_t>(base) | static_cast<std::uintptr_t>(stride_bytes)) & (size - 1)) != 0;
 }
 
-// Asks for so many bytes.
-template <std::int64_t Bytes>
-DRUPE_INLINE void prefetch_row(const void* row, bool straddles) {
-  const auto* from = static_cast<const char*>(row);
-#pragma GCC unroll 8
-  for (std::int64_t byte = 0; byte < Bytes; byte += kCacheLine) __builtin_prefetch(from + byte);
-  if (straddles) __builtin_prefetch(from + Bytes - 1);
-}
-
 // How many rows of so many bytes are in flight.
-constexpr std::int64_t rows_ahead(std::int64_t row_bytes, std::int64_t in_flight = kPrefetchBytes) {
-  return std::clamp<std::int64_t>(in_flight / std::max(kCacheLine, row_bytes), 2, kFarthestRow);
+constexpr std::int64_t rows_ahead(std::int64_t row_bytes, std::int64_t in_flight, std::int64_t most = kFarthestRow) {
+  return std::clamp<std::int64_t>(in_flight / std::max(kCacheLine, row_bytes), 2, most);
 }
 
-// The same where the size is only known at run time; of long rows the hardware follows the rest by itself.
+// Asks for rows of so many bytes ahead of the i-th of `size`, which lie at(i), or of the last.
+template <std::int64_t Bytes, std::int64_t Most = kFarthestRow, class At>
+DRUPE_INLINE void prefetch_ahead(const At& at, std::int64_t i, std::int64_t size, bool straddles) {
+  constexpr std::int64_t kNear = rows_ahead(Bytes, kNearBytes, Most / 2), kFar = rows_ahead(Bytes, kFarBytes, Most);
+  const auto* near = reinterpret_cast<const char*>(at(i + kNear < size ? i + kNear : size - 1));
+  const auto* far = reinterpret_cast<const char*>(at(i + kFar < size ? i + kFar : size - 1));
+#pragma GCC unroll 8
+  for (std::int64_t byte = 0; byte < Bytes; byte += kCacheLine) {
+    __builtin_prefetch(near + byte);
+    __builtin_prefetch(far + byte, 0, 2);
+  }
+  if (straddles) {
+    __builtin_prefetch(near + Bytes - 1);
+    __builtin_prefetch(far + Bytes - 1, 0, 2);
+  }
+}
+
+// For rows whose size is only known at run time; of long ones the hardware follows the rest by itself.
 struct PrefetchPlan {
   std::int64_t ahead, bytes;
   bool straddles;
@@ -65,13 +75,11 @@ template <int N, class V, class Source, class Lanes, class Finish>
 DRUPE_INLINE void sum_columns(const Source& source, std::int64_t begin, std::int64_t end, std::int64_t column,
                               Lanes lanes, const Finish& finish) {
   constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(*source.at(0)));
-  constexpr std::int64_t kAhead = rows_ahead(kBytes);
   V sum[N];
 #pragma GCC unroll 8
   for (int k = 0; k < N; ++k) sum[k] = V::zero();
   for (std::int64_t i = begin; i < end; ++i) {
-    const std::int64_t next = i + kAhead < source.size ? i + kAhead : source.size - 1;
-    prefetch_row<kBytes>(source.at(next) + column, source.straddles);
+    prefetch_ahead<kBytes>([&](std::int64_t r) { return source.at(r) + column; }, i, source.size, source.straddles);
     const auto row = source.row(i);
     if (!row.data) continue;
 #pragma GCC unroll 8

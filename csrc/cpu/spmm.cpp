@@ -17,9 +17,8 @@ namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kBlockBytes = 512;  // of accumulators, in a block of columns: eight of the largest registers
-// How many bytes of x are asked for before they are needed: into the second cache, which can wait for more lines than
-// the first, and then into that. And how many rows of z.
-constexpr std::int64_t kFarBytes = 16384, kNearBytes = 6144, kRowsAhead = 8;
+constexpr std::int64_t kMostAhead = 64;    // rows of x to ask for early, which lie on few pages
+constexpr std::int64_t kAheadOfZ = 8;      // rows
 constexpr std::int64_t kTaskElements = 131072;  // read by one task
 
 // The entries, and the columns of x that they are multiplied with.
@@ -31,7 +30,7 @@ struct Entries {
   std::int64_t stride;
   const Index* indices;
   const T* values;
-  std::int64_t last;
+  std::int64_t size;
 
   DRUPE_INLINE const S* row(std::int64_t i) const { return x + static_cast<std::int64_t>(indices[i]) * stride; }
 
@@ -40,19 +39,11 @@ struct Entries {
   DRUPE_INLINE void sum_columns(std::int64_t begin, std::int64_t end, std::int64_t column, Lanes lanes,
                                 const Finish& finish) const {
     constexpr std::int64_t kBytes = N * V::kLanes * static_cast<std::int64_t>(sizeof(S));
-    constexpr std::int64_t kNear = std::clamp<std::int64_t>(kNearBytes / kBytes, 2, 32);
-    constexpr std::int64_t kFar = std::clamp<std::int64_t>(kFarBytes / kBytes, 4, 96);
     V sum[N];
 #pragma GCC unroll 8
     for (int k = 0; k < N; ++k) sum[k] = V::zero();
     for (std::int64_t i = begin; i < end; ++i) {
-      const auto* near = reinterpret_cast<const char*>(row(std::min(i + kNear, last)) + column);
-      const auto* far = reinterpret_cast<const char*>(row(std::min(i + kFar, last)) + column);
-#pragma GCC unroll 8
-      for (std::int64_t byte = 0; byte < kBytes; byte += kCacheLine) {
-        __builtin_prefetch(near + byte);
-        __builtin_prefetch(far + byte, 0, 2);
-      }
+      prefetch_ahead<kBytes, kMostAhead>([&](std::int64_t entry) { return row(entry) + column; }, i, size, false);
       const S* from = row(i) + column;
       const V factor = Scaled ? V::set(values[i]) : V::zero();
 #pragma GCC unroll 8
@@ -94,7 +85,7 @@ struct Block {
 
   template <class Index, bool Scaled>
   DRUPE_INLINE Entries<I, S, Index, Scaled> entries(const Index* indices, const T* values, std::int64_t size) const {
-    return {static_cast<const S*>(args.x) + column, args.x_stride, indices, values, size - 1};
+    return {static_cast<const S*>(args.x) + column, args.x_stride, indices, values, size};
   }
 
   DRUPE_INLINE bool is_wanted(std::int64_t row) const { return !args.y_places || args.y_places[row] >= 0; }
@@ -105,7 +96,7 @@ struct Block {
     const std::int64_t y_row = args.y_places ? args.y_places[row] : row;
     const S* z = args.z && z_row >= 0 ? static_cast<const S*>(args.z) + z_row * args.z_stride + column : nullptr;
     if (z && !args.z_places) {
-      const auto* ahead = reinterpret_cast<const char*>(z + kRowsAhead * args.z_stride);
+      const auto* ahead = reinterpret_cast<const char*>(z + kAheadOfZ * args.z_stride);
       for (std::int64_t byte = 0; byte < width * std::int64_t{sizeof(S)}; byte += kCacheLine) {
         __builtin_prefetch(ahead + byte);
       }
