@@ -121,41 +121,13 @@ class Forward {
     begin = std::max(begin, seen.begin / Tile::kCols * Tile::kCols);
     end = std::min(end, seen.end);
     for (std::int64_t j = begin; j < end; j += Tile::kCols) {
-      pack_keys(locate<const S>(args_.k, b, h, j), std::min<std::int64_t>(Tile::kCols, end - j), memory + j * depth());
+      pack_lines<I, P>(locate<const S>(args_.k, b, h, j), args_.k.row, std::min<std::int64_t>(Tile::kCols, end - j),
+                       args_.D, memory + j * depth());
     }
     if (values_in_place()) return;
-    T* values = memory + keys_size();
-    for (std::int64_t j = begin; j < end; j += kItems) {
-      pack_values(locate<const S>(args_.v, b, h, j), end - j, values + j / kItems * value_width());
-    }
-  }
-
-  // One panel of K^T.
-  void pack_keys(const S* from, std::int64_t cols, T* panel) const {
-    if constexpr (kPaired) {
-      const PairedMatrix<I> keys{from, args_.k.row, 1, args_.D};
-      if (keys.paired()) {
-        pack_panel<I>(reinterpret_cast<const T*>(from), args_.k.row / 2, cols, depth(), panel);
-      } else {
-        keys.pack_cols(panel, 0, cols, 0, depth());
-      }
-    } else {
-      pack_panel<I>(from, args_.k.row, cols, args_.D, panel);
-    }
-  }
-
-  // One row of the right operand, of the next kItems rows of V, of which `rows` are left.
-  void pack_values(const S* from, std::int64_t rows, T* to) const {
-    if constexpr (kPaired) {
-      if (rows > 1) {
-        interleave<I>(to, from, from + args_.v.row, args_.Dv);
-      } else {
-        for (std::int64_t d = 0; d < args_.Dv; ++d) to[d] = bf16_pair(from[d], {});
-      }
-      fill<I>(to, args_.Dv, value_width(), T(0));
-    } else {
-      load_row<I>(from, args_.Dv, T(1), to, value_width());
-    }
+    if (begin >= end) return;
+    pack_rows<I, P>(locate<const S>(args_.v, b, h, begin), args_.v.row, end - begin, args_.Dv,
+                    memory + keys_size() + begin / kItems * value_width(), value_width());
   }
 
   Packed packed(std::int64_t head, const T* memory) const {
@@ -235,14 +207,8 @@ class Forward {
     for (int r = 0; r < count; ++r) {
       for (std::int64_t d = 0; d < args_.D; d += kDepth) {
         const std::int64_t depth = std::min(kDepth, args_.D - d);
-        T* to = queries + (d / kDepth * Tile::kRows + r) * Tile::kStride;
-        if constexpr (kPaired) {
-          const T* from = reinterpret_cast<const T*>(rows[r].q + d);
-          for_vectors<I, T>(depth / 2, [&](std::int64_t k, auto lanes) { load<V>(from + k, lanes).store(to + k); });
-          if (depth % 2 != 0) to[depth / 2] = bf16_pair(rows[r].q[d + depth - 1], {});
-        } else {
-          load_row<I>(rows[r].q + d, depth, factor(), to, depth);
-        }
+        load_line<I, P>(rows[r].q + d, depth, factor(), queries + (d / kDepth * Tile::kRows + r) * Tile::kStride,
+                        depth);
       }
     }
   }

@@ -82,6 +82,56 @@ DRUPE_INLINE void load_row(const S* from, std::int64_t count, T factor, T* to, s
     V::zero().store(to + j, static_cast<int>(std::min<std::int64_t>(V::kLanes, width - j)));
 }
 
+template <Isa I, class T>
+DRUPE_INLINE void fill(T* to, std::int64_t begin, std::int64_t end, T value) {
+  for (std::int64_t j = begin; j < end; ++j) to[j] = value;
+}
+
+// A line of a left operand, of `count` elements: times the factor and with zeros up to `width`; or in P's pairs, as
+// they are.
+template <Isa I, class P, class S, class T>
+DRUPE_INLINE void load_line(const S* from, std::int64_t count, T factor, T* to, std::int64_t width) {
+  if constexpr (kMultipliesPairs<P>) {
+    const T* pairs = reinterpret_cast<const T*>(from);
+    for_vectors<I, T>(count / 2, [&](std::int64_t k, auto lanes) { load<Vec<T, I>>(pairs + k, lanes).store(to + k); });
+    if (count % 2 != 0) to[count / 2] = bf16_pair(from[count - 1], {});
+  } else {
+    load_row<I>(from, count, factor, to, width);
+  }
+}
+
+// Rows of `depth` elements as the columns of a panel (pack_panel), or of one of P's pairs.
+template <Isa I, class P, class S, class T>
+void pack_lines(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
+  if constexpr (kMultipliesPairs<P>) {
+    const PairedMatrix<I> lines{from, row, 1, depth};
+    if (lines.paired()) {
+      pack_panel<I>(reinterpret_cast<const T*>(from), row / 2, cols, depth / 2, panel);
+    } else {
+      lines.pack_cols(panel, 0, cols, 0, ceil_div(depth, 2));
+    }
+  } else {
+    pack_panel<I>(from, row, cols, depth, panel);
+  }
+}
+
+// Rows of a right operand, padded with zeros to to_row; or of P's pairs of neighbouring rows, the last with a zero.
+template <Isa I, class P, class S, class T>
+void pack_rows(const S* from, std::int64_t row, std::int64_t rows, std::int64_t width, T* to, std::int64_t to_row) {
+  if constexpr (kMultipliesPairs<P>) {
+    for (std::int64_t r = 0; r < rows; r += 2, from += 2 * row, to += to_row) {
+      if (r + 1 < rows) {
+        interleave<I>(to, from, from + row, width);
+      } else {
+        for (std::int64_t d = 0; d < width; ++d) to[d] = bf16_pair(from[d], {});
+      }
+      fill<I>(to, width, to_row, T(0));
+    }
+  } else {
+    for (std::int64_t r = 0; r < rows; ++r) load_row<I>(from + r * row, width, T(1), to + r * to_row, to_row);
+  }
+}
+
 // to[0, count) = factor * from; with P's conversion, if it multiplies pairs.
 template <Isa I, class P = Product, class S, class T>
 DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) {
@@ -93,11 +143,6 @@ DRUPE_INLINE void store_row(const T* from, std::int64_t count, T factor, S* to) 
     }
   }
   for_vectors<I, T>(count, [&](std::int64_t j, auto lanes) { store(f * load<V>(from + j, lanes), to + j, lanes); });
-}
-
-template <Isa I, class T>
-DRUPE_INLINE void fill(T* to, std::int64_t begin, std::int64_t end, T value) {
-  for (std::int64_t j = begin; j < end; ++j) to[j] = value;
 }
 
 // One query row of the task's block.
