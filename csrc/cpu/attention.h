@@ -104,12 +104,7 @@ DRUPE_INLINE void load_line(const S* from, std::int64_t count, T factor, T* to, 
 template <Isa I, class P, class S, class T>
 void pack_lines(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
   if constexpr (kMultipliesPairs<P>) {
-    const PairedMatrix<I> lines{from, row, 1, depth};
-    if (lines.paired()) {
-      pack_panel<I>(reinterpret_cast<const T*>(from), row / 2, cols, depth / 2, panel);
-    } else {
-      lines.pack_cols(panel, 0, cols, 0, ceil_div(depth, 2));
-    }
+    PairedMatrix<I>{from, row, 1, depth}.pack_cols(panel, 0, cols, 0, ceil_div(depth, 2));
   } else {
     pack_panel<I>(from, row, cols, depth, panel);
   }

@@ -4,8 +4,9 @@
 //   P^T = 2^(K Q^T - lse)   dV += P^T dO   dS^T = P^T (V dO^T - delta)   dK += dS^T Q
 // and per block dQ += dS K, with dS^T read down its columns; delta = rowsum(dO y). Key ranges of one head give partial
 // dQ that are added in order. The bias, whose gradient crosses heads, has a pass of its own that computes dS again. The
-// products fetch the outputs and the next block's operands meanwhile (Ahead).
-// Bytes: q, k, v, y, dy read and dq, dk, dv written once per key range. Worklog: bench/worklog/attention.md.
+// products fetch the outputs and the next block's operands meanwhile (Ahead). bfloat16's dot instruction takes pairs,
+// of D in the first two products, of queries in the sums of dV and dK, and of keys in that of dQ. Bytes: q, k, v, y, dy
+// read and dq, dk, dv written once per key range. Worklog: bench/worklog/attention.md.
 #include <cstring>
 
 #include "core/dispatch.h"

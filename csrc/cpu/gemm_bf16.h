@@ -104,6 +104,10 @@ struct PairedMatrix {
 
   // As ColumnPanels::fill's pack, of the transposed matrix.
   void pack_cols(float* panel, std::int64_t col0, std::int64_t cols, std::int64_t k0, std::int64_t depth) const {
+    if (paired()) {
+      const StridedMatrix<I, float> pairs{reinterpret_cast<const float*>(data), row / 2, 1};
+      return pairs.pack_cols(panel, col0, cols, k0, depth);
+    }
     if (cols < Tile::kCols) std::memset(panel, 0, static_cast<std::size_t>(depth * Tile::kCols) * sizeof(float));
     if (col == 1 && row != 1) {
       transpose_lines<I>(

@@ -14,8 +14,8 @@ struct TileEnd {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   static constexpr int kVectors = GemmTile<I, T>::kVectors;
-  const S* bias;
-  const S* residual;  // or null
+  const S* bias;  // or null, as
+  const S* residual;
   std::int64_t residual_row;
   S* y;
   std::int64_t y_row;
@@ -39,7 +39,7 @@ struct TileEnd {
   void run(std::int64_t rows, const T* tile, std::int64_t tile_row) const {
     V row[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) row[j] = load<V>(bias + j * V::kLanes, AllLanes{});
+    for (int j = 0; j < kVectors; ++j) row[j] = bias ? load<V>(bias + j * V::kLanes, AllLanes{}) : V::zero();
     const bool by_instruction = kPairs<I, S> && has_bf16_dot<I>();
     for (std::int64_t i = 0; i < rows; ++i) {
       const S* added = residual + (kResidual ? i * residual_row : 0);
@@ -55,9 +55,11 @@ struct TileEnd {
         x[j] = activate<A>(x[j]);
       }
       S* to = y + i * y_row;
-      if constexpr (kStream && kPairs<I, S>) {
+      if constexpr (kPairs<I, S>) {
         if (by_instruction) {
-          PairProduct<I>::pair(x[0], x[1]).stream(reinterpret_cast<float*>(to));
+          const V pairs = PairProduct<I>::pair(x[0], x[1]);
+          auto* words = reinterpret_cast<float*>(to);
+          kStream ? pairs.stream(words) : pairs.store(words);
           continue;
         }
       }
@@ -90,11 +92,12 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
               std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  if (cols == GemmTile<I, T>::kCols && args.bias && args.alpha == 1 && !problem.pre_activation &&
+  if (cols == GemmTile<I, T>::kCols && args.alpha == 1 && !problem.pre_activation &&
       (!problem.residual || args.residual_col == 1)) {
+    const S* bias = args.bias ? static_cast<const S*>(args.bias) + col0 : nullptr;
     const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
-    const TileEnd<I, S> end{static_cast<const S*>(args.bias) + col0, residual, args.residual_row,
-                            problem.y + row0 * args.N + col0,        args.N,   problem.stream};
+    const TileEnd<I, S> end{bias,   residual,      args.residual_row, problem.y + row0 * args.N + col0,
+                            args.N, problem.stream};
     end.template write<A>(rows, tile, tile_row);
     return;
   }

@@ -177,6 +177,54 @@ def test_gradients_of_propagate(device, rng):
     check_gradients(lambda x: ops.propagate(b, x, (0.25, 0.5, 2)), x, rng=rng)
 
 
+@pytest.mark.parametrize("weights", [[0.5, 0.25], [1, 0.5, -2, 0.25]])
+@pytest.mark.parametrize("width", [20, 64])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_propagate_makes_the_rows_wanted(backend, rng, weights, width, index):
+    a, _ = random_matrix(rng, (23, 23), 90, "float32")
+    x, rows = draw(rng, (23, width), "float32"), rng.permutation(23)[:9].astype(index)
+    leaf, other = drupe.tensor(x, requires_grad=True), drupe.tensor(x, requires_grad=True)
+    whole, some = ops.propagate(a, leaf, weights), ops.propagate(a, other, weights, rows=rows)
+    np.testing.assert_array_equal(some.detach().numpy(), whole.detach().numpy()[rows])
+    dy = draw(rng, (9, width), "float32")
+    spread = np.zeros((23, width), np.float32)
+    spread[rows] = dy
+    whole.backward(spread)
+    some.backward(dy)
+    np.testing.assert_array_equal(other.grad.numpy(), leaf.grad.numpy())
+
+
+def test_rows_of_long_rows(backend, rng):
+    counts = np.array([3, 2500, 0, 40, 2100, 5]) // (8 if backend == "cuda" else 1)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    a = CsrMatrix(indptr, rng.integers(0, 6, indptr[-1]), draw(rng, indptr[-1], "float32"), shape=(6, 6))
+    x = draw(rng, (6, 40), "float32")
+    whole = ops.propagate(a, x, (1, 0.5))
+    for rows in ([4], [5, 1, 2], [2], [0, 3, 5]):
+        np.testing.assert_array_equal(ops.propagate(a, x, (1, 0.5), rows=np.array(rows)), whole[rows])
+    leaf = drupe.tensor(x, requires_grad=True)
+    ops.propagate(a, leaf, (1, 0.5), rows=np.array([1, 3])).backward(x[:2])
+    spread = np.zeros_like(x)
+    spread[[1, 3]] = x[:2]
+    assert_close(leaf.grad.numpy(), f64(a.to_dense().numpy()).T @ spread * 0.5 + spread, "float32", 5000, 16)
+
+
+def test_rows_that_are_not_wanted_are_not_read(backend, rng):
+    a, _ = random_matrix(rng, (12, 12), 40, "float32")
+    leaf = drupe.tensor(draw(rng, (12, 8), "float32"), requires_grad=True)
+    assert ops.propagate(a, leaf, (1, 2), rows=np.zeros(0, np.int64)).shape == (0, 8)
+    ops.propagate(a, leaf, (1, 2), rows=np.array([7])).backward(np.full((1, 8), np.inf, np.float32))
+    reached = a.to_dense().numpy()[7] != 0
+    reached[7] = True
+    np.testing.assert_array_equal(np.isfinite(leaf.grad.numpy()).all(1), ~reached)
+
+
+def test_gradients_of_rows(device, rng):
+    a, _ = random_matrix(rng, (15, 15), 40, "float64")
+    rows = rng.permutation(15)[:4]
+    check_gradients(lambda x: ops.propagate(a, x, (0.25, 0.5, 2), rows=rows), rng.standard_normal((15, 3)), rng=rng)
+
+
 def test_matches_scipy(rng):
     sparse = pytest.importorskip("scipy.sparse")
     given = sparse.random(40, 30, 0.1, "csr", np.float32, rng=rng)
@@ -220,6 +268,15 @@ def test_errors_of_propagate(device):
     square = matrix([0, 1], [0], shape=(1, 1))
     with pytest.raises(ValueError, match="expected 2 or more"):
         ops.propagate(square, np.zeros((1, 2), np.float32), (1,))
+    for rows, error, message in [
+        ([0, 1], IndexError, r"\[propagate\] rows\[1\] is 1: expected \[0, 1\)"),
+        ([-1], IndexError, r"rows\[0\] is -1"),
+        ([0, 0], ValueError, "rows holds 0 twice"),
+        ([[0]], ValueError, r"rows is \(1, 1\): expected 1 dimension"),
+        ([0.0], TypeError, "rows is float64: expected int32 or int64"),
+    ]:
+        with pytest.raises(error, match=message):
+            ops.propagate(square, np.zeros((1, 2), np.float32), (1, 2), rows=np.array(rows))
     values = drupe.tensor([1.0], requires_grad=True)
     with pytest.raises(ValueError, match="require a gradient"):
         ops.propagate(matrix([0, 1], [0], values, shape=(1, 1)), np.zeros((1, 2), np.float32), (1, 2))
