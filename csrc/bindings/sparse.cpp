@@ -23,7 +23,7 @@ void bind_sparse(py::module_& m) {
   m.def("csr_from_coo", &ops::csr_from_coo, py::arg("rows"), py::arg("cols"), py::arg("shape"), Nogil());
   m.def("csr_transpose", &ops::csr_transpose, py::arg("pattern"), Nogil());
   m.def("spmm", &ops::spmm, py::arg("a"), py::arg("values"), py::arg("x"), py::arg("alpha"), py::arg("z"),
-        py::arg("beta"), py::arg("x_rows") = nullptr, py::arg("z_rows") = nullptr, py::arg("y_rows") = nullptr,
+        py::arg("beta"), py::arg("x_rows") = py::none(), py::arg("z_rows") = py::none(), py::arg("y_rows") = py::none(),
         Nogil());
   m.def("spmm_backward_values", &ops::spmm_backward_values, py::arg("a"), py::arg("dy"), py::arg("x"), Nogil());
 }

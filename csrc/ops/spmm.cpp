@@ -14,14 +14,15 @@ Tensor in_rows(const Tensor& x) {
 }
 
 // How many rows of `all` are stored.
-std::int64_t stored(const char* op, const char* name, const RowPlaces* rows, std::int64_t all, Device device) {
+std::int64_t stored(const char* op, const char* name, const std::optional<RowPlaces>& rows, std::int64_t all,
+                    Device device) {
   if (!rows) return all;
   check(rows->all() == all && rows->device() == device, op, "the places of ", name, "'s rows are of ", rows->all(),
         " on ", rows->device(), ": expected ", all, " on ", device);
   return rows->stored();
 }
 
-void check_operand(const char* op, const CsrPattern& a, const Tensor& x, const RowPlaces* x_rows = nullptr) {
+void check_operand(const char* op, const CsrPattern& a, const Tensor& x, const std::optional<RowPlaces>& x_rows = {}) {
   check_type(is_float(x.dtype()), op, "x is ", x.dtype(), ": expected a float dtype");
   check(x.ndim() == 2, op, "x is ", x.shape(), ": expected 2 dimensions");
   const std::int64_t rows = stored(op, "x", x_rows, a.cols(), a.device());
@@ -33,8 +34,8 @@ void check_operand(const char* op, const CsrPattern& a, const Tensor& x, const R
 }  // namespace
 
 Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tensor& x, double alpha,
-            const std::optional<Tensor>& z, double beta, const RowPlaces* x_rows, const RowPlaces* z_rows,
-            const RowPlaces* y_rows) {
+            const std::optional<Tensor>& z, double beta, const std::optional<RowPlaces>& x_rows,
+            const std::optional<RowPlaces>& z_rows, const std::optional<RowPlaces>& y_rows) {
   const char* op = "spmm";
   check_operand(op, a, x, x_rows);
   const Device device = common_device(op, {&x, values ? &*values : nullptr, z ? &*z : nullptr});
@@ -55,7 +56,7 @@ Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tens
   }
   Tensor y = empty({stored(op, "y", y_rows, a.rows(), device), x.size(1)}, x.dtype(), device);
   if (y.numel() == 0) return y;
-  const auto map = [](const RowPlaces* rows) { return rows ? rows->map() : nullptr; };
+  const auto map = [](const std::optional<RowPlaces>& rows) { return rows ? rows->map() : nullptr; };
   const Tensor partial = empty({a.view().segments, x.size(1)}, accumulator, device);
   const SpmmArgs args{.a = a.view(),
                       .values = values ? factors.raw() : nullptr,

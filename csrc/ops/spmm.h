@@ -41,8 +41,8 @@ struct SpmmArgs {
 
 namespace ops {
 Tensor spmm(const CsrPattern& a, const std::optional<Tensor>& values, const Tensor& x, double alpha,
-            const std::optional<Tensor>& z, double beta, const RowPlaces* x_rows = nullptr,
-            const RowPlaces* z_rows = nullptr, const RowPlaces* y_rows = nullptr);
+            const std::optional<Tensor>& z, double beta, const std::optional<RowPlaces>& x_rows = {},
+            const std::optional<RowPlaces>& z_rows = {}, const std::optional<RowPlaces>& y_rows = {});
 // (entries,), of x's dtype.
 Tensor spmm_backward_values(const CsrPattern& a, const Tensor& dy, const Tensor& x);
 }  // namespace ops

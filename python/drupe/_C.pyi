@@ -10,6 +10,7 @@ __all__: list[str] = [
     "PackedFilters",
     "PackedMatrix",
     "QuantizedMatrix",
+    "RowPlaces",
     "StepInputs",
     "Stream",
     "Tensor",
@@ -262,6 +263,11 @@ class CsrPattern:
     def shape(self) -> tuple[int, ...]: ...
     @property
     def size(self) -> int: ...
+
+class RowPlaces:
+    def __init__(self, op: str, rows: Tensor, n: typing.SupportsInt | typing.SupportsIndex, device: str) -> None: ...
+    @property
+    def stored(self) -> int: ...
 
 class StepInputs:
     def __init__(
@@ -859,6 +865,9 @@ def spmm(
     alpha: typing.SupportsFloat | typing.SupportsIndex,
     z: Tensor | None,
     beta: typing.SupportsFloat | typing.SupportsIndex,
+    x_rows: RowPlaces | None = None,
+    z_rows: RowPlaces | None = None,
+    y_rows: RowPlaces | None = None,
 ) -> Tensor: ...
 def spmm_backward_values(a: CsrPattern, dy: Tensor, x: Tensor) -> Tensor: ...
 def sum_of_squares(tensors: collections.abc.Sequence[Tensor]) -> float: ...

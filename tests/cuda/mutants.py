@@ -26,6 +26,7 @@ GROUP_NORM = ("tests/ops/test_group_norm.py",)
 REDUCE = ("tests/ops/test_reduce.py",)
 EMBEDDING = ("tests/ops/test_embedding.py",)
 EMBEDDING_BAG = ("tests/ops/test_embedding_bag.py",)
+SPMM = ("tests/ops/test_spmm.py",)
 OPTIMIZERS = ("tests/ops/test_optimizer_steps.py",)
 DROPOUT = ("tests/ops/test_dropout.py",)
 POOL2D = ("tests/ops/test_pool2d.py",)
@@ -502,6 +503,35 @@ MUTANTS = (
         "total.element[j] += rows[k].element[j] * factor;",
         "total.element[j] = widen(narrow<S>(total.element[j] + rows[k].element[j] * factor));",
         EMBEDDING_BAG,
+    ),
+    # ---- sparse products
+    Mutant(
+        "spmm.cu",
+        "the last segment of a long row goes on into the next row",
+        "const std::int64_t end = std::min(begin + p.a.segment, p.a.indptr[row + 1]);",
+        "const std::int64_t end = begin + p.a.segment;",
+        SPMM,
+    ),
+    Mutant(
+        "spmm.cu",
+        "rows of x that are not stored are read as the first one",
+        "if (x_places) at = x_places[at];",
+        "if (x_places) at = std::max(x_places[at], 0);",
+        SPMM,
+    ),
+    Mutant(
+        "spmm.cu",
+        "what is added is looked up by the place in y",
+        "const std::int64_t z_row = z_places ? z_places[row] : row;",
+        "const std::int64_t z_row = z_places ? z_places[row] : y_places ? y_places[row] : row;",
+        SPMM,
+    ),
+    Mutant(
+        "spmm.cu",
+        "long rows are joined whether or not they are wanted",
+        "  if (!p.is_wanted(p.a.long_row[at.row])) return;\n",
+        "",
+        SPMM,
     ),
     # ---- optimizers, dropout, pooling, losses, copies
     Mutant(

@@ -155,6 +155,14 @@ def test_cuda_trains_as_the_cpu_does(rng, batch, sparse):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
+def test_hashes_categories_of_any_value(rng, batch):
+    raw = rng.integers(-(2**62), 2**62, (20, 3))
+    rows = ops.hash_ids(raw, CONFIG.cardinalities, seed=7)
+    expected = make().predict({**batch, "categorical": rows})
+    np.testing.assert_array_equal(make(hash_seed=7).predict({**batch, "categorical": raw}), expected)
+    assert not np.array_equal(make(hash_seed=8).predict({**batch, "categorical": raw}), expected)
+
+
 @pytest.mark.parametrize(("change", "error", "message"), COLUMN_ERRORS)
 def test_errors(batch, change, error, message):
     with pytest.raises(error, match=message):
@@ -167,3 +175,6 @@ def test_config_errors():
     for options in ({"numeric": -1}, {"embedding_size": 0}, {"hidden": (4, 0)}):
         with pytest.raises(ValueError, match="must not be negative"):
             DeepFMConfig((2, 2), **options)
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match="hash_seed is"):
+            DeepFMConfig((2, 2), hash_seed=seed)

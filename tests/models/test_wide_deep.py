@@ -115,6 +115,14 @@ def test_categories_alone_suffice(batch):
     assert make(numeric=0).predict(batch["categorical"]).shape == (20,)
 
 
+def test_hashes_categories_of_any_value(rng, batch):
+    raw = rng.integers(-(2**62), 2**62, (20, 3))
+    rows = ops.hash_ids(raw, CONFIG.cardinalities, seed=7)
+    expected = make().predict({**batch, "categorical": rows})
+    np.testing.assert_array_equal(make(hash_seed=7).predict({**batch, "categorical": raw}), expected)
+    assert not np.array_equal(make(hash_seed=8).predict({**batch, "categorical": raw}), expected)
+
+
 @pytest.mark.parametrize(("change", "error", "message"), COLUMN_ERRORS)
 def test_errors(batch, change, error, message):
     with pytest.raises(error, match=message):
@@ -128,3 +136,6 @@ def test_config_errors():
         WideDeepConfig((2, 2), crosses=((0, 3),))
     with pytest.raises(ValueError, match="must not be negative"):
         WideDeepConfig((2, 2), numeric=-1)
+    for seed in (-1, 2**64):
+        with pytest.raises(ValueError, match="hash_seed is"):
+            WideDeepConfig((2, 2), hash_seed=seed)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drupe import nn, ops
-from drupe.models._columns import check_columns
+from drupe.models._columns import check_seed, take_columns
 from drupe.nn import Dropout, Embedding, EmbeddingBag, Linear, ModuleList, Parameter
 from drupe.tensor import as_tensor, empty
 from drupe.train import Model
@@ -31,6 +31,8 @@ class DeepFMConfig:
         hidden: widths of the deep part's layers.
         dropout: after each of them.
         sparse: give the tables' gradients by rows (:class:`drupe.SparseRows`): for large tables.
+        hash_seed: take categories of any value, 64 bits wide, and hash them into the tables with this seed
+            (:func:`drupe.ops.hash_ids`); ``cardinalities`` are then the tables' sizes.
     """
 
     cardinalities: tuple[int, ...]
@@ -39,12 +41,14 @@ class DeepFMConfig:
     hidden: tuple[int, ...] = (400, 400, 400)
     dropout: float = 0.0
     sparse: bool = False
+    hash_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.cardinalities or min(self.cardinalities) < 1:
             raise ValueError(f"[DeepFMConfig] cardinalities is {self.cardinalities}: expected positive numbers")
         if self.numeric < 0 or self.embedding_size < 1 or min(self.hidden, default=1) < 1:
             raise ValueError("[DeepFMConfig] numeric, embedding_size and hidden must not be negative or zero")
+        check_seed("DeepFMConfig", self.hash_seed)
 
     @property
     def fields(self) -> int:
@@ -96,7 +100,7 @@ class DeepFM(Model):
         """Return logits (B,).
 
         Args:
-            categorical: (B, C), integers; column i in [0, cardinalities[i]).
+            categorical: (B, C), integers; column i in [0, cardinalities[i]), or of any value where they are hashed.
             numeric: (B, N) float32, standardised.
 
         Raises:
@@ -119,6 +123,6 @@ class DeepFM(Model):
 
     def rows(self, codes: npt.NDArray[Any], numeric: Any = None) -> npt.NDArray[np.int64]:
         """Return the rows of the tables that each example uses, (B, C), and check what ``forward`` takes."""
-        check_columns("DeepFM", codes, numeric, self.config.cardinalities, self.config.numeric)
-        starts = np.cumsum((0, *self.config.cardinalities[:-1]), dtype=np.int64)
-        return np.asarray(codes.astype(np.int64, copy=False) + starts, np.int64)
+        sizes = self.config.cardinalities
+        codes = take_columns("DeepFM", codes, numeric, sizes, self.config.numeric, self.config.hash_seed)
+        return np.asarray(codes + np.cumsum((0, *sizes[:-1]), dtype=np.int64))

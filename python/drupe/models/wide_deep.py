@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drupe import nn, ops
-from drupe.models._columns import check_columns
+from drupe.models._columns import check_seed, take_columns
 from drupe.nn import Dropout, Embedding, EmbeddingBag, Linear, ModuleList, Parameter
 from drupe.tensor import zeros
 from drupe.train import Model
@@ -33,6 +33,8 @@ class WideDeepConfig:
         hidden: widths of the deep part's layers.
         dropout: after each of them.
         sparse: give the embeddings' gradients by rows (:class:`drupe.SparseRows`): for large tables.
+        hash_seed: take categories of any value, 64 bits wide, and hash them into the tables with this seed
+            (:func:`drupe.ops.hash_ids`); ``cardinalities`` are then the tables' sizes.
     """
 
     cardinalities: tuple[int, ...]
@@ -43,6 +45,7 @@ class WideDeepConfig:
     hidden: tuple[int, ...] = (64, 32)
     dropout: float = 0.0
     sparse: bool = False
+    hash_seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.cardinalities or min(self.cardinalities) < 1:
@@ -52,6 +55,7 @@ class WideDeepConfig:
         for cross in self.crosses:
             if len(cross) < 2 or not all(0 <= i < len(self.cardinalities) for i in cross):
                 raise ValueError(f"[WideDeepConfig] cross {cross}: expected two or more of the categorical columns")
+        check_seed("WideDeepConfig", self.hash_seed)
 
     @property
     def wide_sizes(self) -> tuple[int, ...]:
@@ -101,15 +105,15 @@ class WideDeep(Model):
         """Return logits (B,).
 
         Args:
-            categorical: (B, C), integers; column i in [0, cardinalities[i]).
+            categorical: (B, C), integers; column i in [0, cardinalities[i]), or of any value where they are hashed.
             numeric: (B, F) float32, standardised.
 
         Raises:
             ValueError: another number of columns.
             IndexError: a category outside its column's range.
         """
-        codes = np.asarray(categorical)
-        check_columns("WideDeep", codes, numeric, self.config.cardinalities, self.config.numeric)
+        c = self.config
+        codes = take_columns("WideDeep", np.asarray(categorical), numeric, c.cardinalities, c.numeric, c.hash_seed)
         wide = self.wide(self.wide_features(codes))  # (B, 1)
         deep = [table(codes[:, i]) for i, table in enumerate(self.embeddings)]  # C x (B, E)
         if self.wide_numeric is not None:
@@ -122,7 +126,7 @@ class WideDeep(Model):
 
     def wide_features(self, codes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """Return the rows of the wide table that each example adds up, (B, C + crosses)."""
-        columns = [codes[:, i].astype(np.int64) for i in range(codes.shape[1])]
+        columns = [codes[:, i] for i in range(codes.shape[1])]
         for cross in self.config.crosses:
             combined = np.zeros(len(codes), np.int64)
             for i in cross:

@@ -90,7 +90,7 @@ def propagate(a: CsrMatrix, x: A, weights: Sequence[float], *, rows: Array | Non
         raise ValueError(f"[propagate] weights has {len(weights)} elements: expected 2 or more")
     last, *factors = reversed([float(weight) for weight in weights])
     call = Call("propagate", x)
-    raw = call.raw[0]
+    raw: _C.Tensor = call.raw[0]
     N = matrix.shape[0]
     wanted = None if rows is None else _C.RowPlaces("propagate", to_raw(rows, "propagate"), N, raw.device)
 
