@@ -125,9 +125,8 @@ class Forward {
                        args_.D, memory + j * depth());
     }
     if (values_in_place()) return;
-    if (begin >= end) return;
-    pack_rows<I, P>(locate<const S>(args_.v, b, h, begin), args_.v.row, end - begin, args_.Dv,
-                    memory + keys_size() + begin / kItems * value_width(), value_width());
+    pack_rows<I, P>(locate<const S>(args_.v, b, h, 0), args_.v.row, {std::max(begin, seen.begin), end}, args_.Dv,
+                    memory + keys_size(), value_width());
   }
 
   Packed packed(std::int64_t head, const T* memory) const {

@@ -61,6 +61,14 @@ DRUPE_INLINE Range queries_of(const AttentionArgs& args, std::int64_t b, std::in
   return {std::max<std::int64_t>(0, position - args.right), std::min(length, position + args.left + 1)};
 }
 
+// The queries that see any key.
+template <Isa I>
+DRUPE_INLINE Range queries_seeing(const AttentionArgs& args, std::int64_t b) {
+  const std::int64_t keys = args.lengths ? args.lengths[b] : args.Skv;
+  if (keys == 0) return {0, 0};
+  return {queries_of<I>(args, b, 0).begin, queries_of<I>(args, b, keys - 1).end};
+}
+
 template <class S>
 DRUPE_INLINE S* locate(const AttentionOperand& operand, std::int64_t b, std::int64_t h, std::int64_t s) {
   return static_cast<S*>(operand.data) + b * operand.batch + h * operand.head + s * operand.row;
@@ -110,20 +118,28 @@ void pack_lines(const S* from, std::int64_t row, std::int64_t cols, std::int64_t
   }
 }
 
-// Rows of a right operand, padded with zeros to to_row; or of P's pairs of neighbouring rows, the last with a zero.
+// The rows `range` of a right operand, each to its place, padded with zeros to to_row; or of P's pairs of neighbouring
+// rows, the other halves of which at both ends of the range are zeros.
 template <Isa I, class P, class S, class T>
-void pack_rows(const S* from, std::int64_t row, std::int64_t rows, std::int64_t width, T* to, std::int64_t to_row) {
+void pack_rows(const S* from, std::int64_t row, Range range, std::int64_t width, T* to, std::int64_t to_row) {
+  if (range.empty()) return;
   if constexpr (kMultipliesPairs<P>) {
-    for (std::int64_t r = 0; r < rows; r += 2, from += 2 * row, to += to_row) {
-      if (r + 1 < rows) {
-        interleave<I>(to, from, from + row, width);
+    for (std::int64_t r = range.begin / 2 * 2; r < range.end; r += 2) {
+      const S* low = from + r * row;
+      T* pairs = to + r / 2 * to_row;
+      if (r >= range.begin && r + 1 < range.end) {
+        interleave<I>(pairs, low, low + row, width);
+      } else if (r >= range.begin) {
+        for (std::int64_t d = 0; d < width; ++d) pairs[d] = bf16_pair(low[d], {});
       } else {
-        for (std::int64_t d = 0; d < width; ++d) to[d] = bf16_pair(from[d], {});
+        for (std::int64_t d = 0; d < width; ++d) pairs[d] = bf16_pair({}, low[row + d]);
       }
-      fill<I>(to, width, to_row, T(0));
+      fill<I>(pairs, width, to_row, T(0));
     }
   } else {
-    for (std::int64_t r = 0; r < rows; ++r) load_row<I>(from + r * row, width, T(1), to + r * to_row, to_row);
+    for (std::int64_t r = range.begin; r < range.end; ++r) {
+      load_row<I>(from + r * row, width, T(1), to + r * to_row, to_row);
+    }
   }
 }
 

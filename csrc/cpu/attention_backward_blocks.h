@@ -94,9 +94,9 @@ class BackwardBlocks {
       if (lse[r] != -kInfinity) q.lse[r] = lse[r] * static_cast<T>(kLog2E);
       q.delta[r] = dot(locate<const S>(args_.dy, b, h, begin + r), locate<const S>(f_.y, b, h, begin + r));
     }
-    const std::int64_t real = not_padding(f_.query_lengths, b, begin, q.count);
-    q.rows = right_operand(f_.q, b, h, begin, real, f_.D, q.padded.data());
-    q.grads = right_operand(args_.dy, b, h, begin, real, f_.Dv, q.padded_grads.data());
+    const Range seeing = within(queries_seeing<I>(f_, b), begin, q.count);
+    q.rows = right_operand(f_.q, b, h, begin, seeing, f_.D, q.padded.data());
+    q.grads = right_operand(args_.dy, b, h, begin, seeing, f_.Dv, q.padded_grads.data());
     for (std::int64_t c = 0; c < q.count; c += Tile::kCols) {
       const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, q.count - c);
       pack_lines<I, P>(locate<const S>(f_.q, b, h, begin + c), f_.q.row, cols, f_.D,
@@ -111,8 +111,8 @@ class BackwardBlocks {
     load_left(f_.k, b, h, begin, count, f_.D, key_factor(), k.keys.data());
     load_left(f_.v, b, h, begin, count, f_.Dv, T(1), k.values.data());
     if (!kPaired) return;
-    const std::int64_t real = not_padding(f_.lengths, b, begin, count);
-    pack_rows<I, P>(locate<const S>(f_.k, b, h, begin), f_.k.row, real, f_.D, k.paired.data(), key_width());
+    const Range seen = within(keys_seen<I>(f_, b, 0, f_.Sq), begin, count);
+    pack_rows<I, P>(locate<const S>(f_.k, b, h, begin), f_.k.row, seen, f_.D, k.paired.data(), key_width());
   }
 
   void load_bias(const Queries& q, std::int64_t key0, std::int64_t count) const {
@@ -130,21 +130,23 @@ class BackwardBlocks {
   static std::size_t left_size(std::int64_t rows, std::int64_t width) {
     return static_cast<std::size_t>(ceil_div(depth_of(width), Tile::kDepth) * rows * Tile::kStride);
   }
-  // How many of `count` rows from `begin` on are no padding, which may hold anything, even as half of a pair.
-  static std::int64_t not_padding(const std::int64_t* lengths, std::int64_t b, std::int64_t begin, std::int64_t count) {
-    return lengths ? std::clamp<std::int64_t>(lengths[b] - begin, 0, count) : count;
+  // What of `range` lies in the `count` rows from `begin` on, counted from there. Other rows may hold anything, and
+  // must not be the half of a pair.
+  static Range within(Range range, std::int64_t begin, std::int64_t count) {
+    return {std::clamp<std::int64_t>(range.begin - begin, 0, count),
+            std::clamp<std::int64_t>(range.end - begin, 0, count)};
   }
   // Rows that fill whole panels are read where they lie.
   static bool in_place(std::int64_t width) { return std::is_same_v<S, T> && width % Tile::kCols == 0; }
 
   static Rows<T> right_operand(const AttentionOperand& from, std::int64_t b, std::int64_t h, std::int64_t begin,
-                               std::int64_t count, std::int64_t width, T* padded) {
+                               Range range, std::int64_t width, T* padded) {
     const S* rows = locate<const S>(from, b, h, begin);
     if constexpr (std::is_same_v<S, T>) {
       if (in_place(width)) return {rows, from.row};
     }
     const std::int64_t row = round_up(width, Tile::kCols);
-    pack_rows<I, P>(rows, from.row, count, width, padded, row);
+    pack_rows<I, P>(rows, from.row, range, width, padded, row);
     return {padded, row};
   }
 

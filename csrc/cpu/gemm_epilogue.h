@@ -39,7 +39,9 @@ struct TileEnd {
   void run(std::int64_t rows, const T* tile, std::int64_t tile_row) const {
     V row[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) row[j] = bias ? load<V>(bias + j * V::kLanes, AllLanes{}) : V::zero();
+    for (int j = 0; j < kVectors; ++j) {
+      row[j] = bias ? load<V>(bias + j * V::kLanes, AllLanes{}) : V::set(T(-0.0));  // which changes nothing
+    }
     const bool by_instruction = kPairs<I, S> && has_bf16_dot<I>();
     for (std::int64_t i = 0; i < rows; ++i) {
       const S* added = residual + (kResidual ? i * residual_row : 0);

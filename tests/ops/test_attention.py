@@ -409,6 +409,37 @@ def test_padding_is_never_read(backend, rng, name):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("Sq", "Skv", "options"),
+    [
+        (50, 50, {"causal": True, "query_lengths": [21]}),
+        (20, 32, {"window": (3, 0)}),
+        (25, 24, {"causal": True}),
+        (24, 24, {"window": (2, 0), "lengths": [13]}),
+        (300, 20, {"window": (1, 2), "lengths": [7]}),
+        (20, 700, {"window": (4, 0)}),
+    ],
+    ids=str,
+)
+def test_what_nobody_sees_is_never_read(isa, rng, name, Sq, Skv, options):
+    left, right = options.get("window", (None, 0))
+    place, keys = np.arange(Sq)[:, None] + Skv - Sq, np.arange(Skv)
+    sees = (keys <= place + right) & (keys < options.get("lengths", [Skv])[0])
+    if left is not None:
+        sees &= keys >= place - left
+    sees[options.get("query_lengths", [Sq])[0] :] = False
+    q, k, v = operands(rng, 1, 1, 1, Sq, Skv, 8, 8, name)
+    q[:, :, ~sees.any(1)] = k[:, :, ~sees.any(0)] = v[:, :, ~sees.any(0)] = np.nan
+    leaves = [drupe.tensor(x, requires_grad=True) for x in (q, k, v)]
+    y = ops.attention(*leaves, **{key: np.array(x) if "len" in key else x for key, x in options.items()})
+    dy = np.ones(y.shape, dtype(name))
+    dy[:, :, ~sees.any(1)] = np.nan
+    y.backward(dy)
+    for x in (y.detach(), *(leaf.grad for leaf in leaves)):
+        assert np.isfinite(f64(x.numpy())).all()
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_nan_stays_in_its_row(backend, rng, name):
     q, k, v = operands(rng, 1, 1, 1, 20, 40, 8, 8, name)
     q[0, 0, 3, 2] = np.nan
