@@ -18,8 +18,7 @@ void bind_sparse(py::module_& m) {
       .def("to", &CsrPattern::to, py::arg("device"), Nogil());
   py::class_<RowPlaces>(m, "RowPlaces")
       .def(py::init<const char*, const Tensor&, std::int64_t, Device>(), py::arg("op"), py::arg("rows"), py::arg("n"),
-           py::arg("device"), Nogil())
-      .def_property_readonly("stored", &RowPlaces::stored);
+           py::arg("device"), Nogil());
   m.def("csr_from_coo", &ops::csr_from_coo, py::arg("rows"), py::arg("cols"), py::arg("shape"), Nogil());
   m.def("csr_transpose", &ops::csr_transpose, py::arg("pattern"), Nogil());
   m.def("spmm", &ops::spmm, py::arg("a"), py::arg("values"), py::arg("x"), py::arg("alpha"), py::arg("z"),

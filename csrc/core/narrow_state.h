@@ -17,8 +17,7 @@
 // - unsigned (means of squares): what is smaller than the smallest code becomes that one: the root that a step divides
 //   by is never 0 where the block has anything.
 // - signed (7 bits, the sign above them): y has 1.25 2^-15 added, which the last code stands for alone: 0 is exact, and
-// what
-//   is below the first unit becomes that or 0.
+//   what is below the first unit becomes that or 0.
 // The scale is the block's largest magnitude, a little more, so that y stays below 1; at least 2^-60. A block with a
 // value of 2^126 or more, an infinity or a NaN has NaN for a scale: all of it is NaN from then on. Zeros with a scale
 // of 0 are zero.

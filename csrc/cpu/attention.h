@@ -108,13 +108,14 @@ DRUPE_INLINE void load_line(const S* from, std::int64_t count, T factor, T* to, 
   }
 }
 
-// Rows of `depth` elements as the columns of a panel (pack_panel), or of one of P's pairs.
+// Rows of `depth` elements as the columns of a panel, panel[d * kCols + j] = from[j * row + d] for j < cols and 0
+// beyond; or of one of P's pairs.
 template <Isa I, class P, class S, class T>
 void pack_lines(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
   if constexpr (kMultipliesPairs<P>) {
     PairedMatrix<I>{from, row, 1, depth}.pack_cols(panel, 0, cols, 0, ceil_div(depth, 2));
   } else {
-    pack_panel<I>(from, row, cols, depth, panel);
+    StridedMatrix<I, S>{from, row, 1}.pack_cols(panel, 0, cols, 0, depth);
   }
 }
 

@@ -153,10 +153,4 @@ DRUPE_INLINE void multiply_panels(int rows, std::int64_t depth, const T* a, std:
   }
 }
 
-// Rows of `depth` elements as the columns of a panel: panel[d * kCols + j] = from[j * row + d] for j < cols, 0 beyond.
-template <Isa I, class S, class T>
-void pack_panel(const S* from, std::int64_t row, std::int64_t cols, std::int64_t depth, T* panel) {
-  StridedMatrix<I, S>{from, row, 1}.pack_cols(panel, 0, cols, 0, depth);
-}
-
 }  // namespace drupe::cpu

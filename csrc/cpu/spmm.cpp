@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kBlockBytes = 512;  // of accumulators, in a block of columns: eight of the largest registers
 constexpr std::int64_t kMostAhead = 64;    // rows of x to ask for early, which lie on few pages
-constexpr std::int64_t kAheadOfZ = 8;      // rows
+constexpr std::int64_t kAheadOfZ = 8;      // rows of z, likewise
 constexpr std::int64_t kTaskElements = 131072;  // read by one task
 
 // The entries, and the columns of x that they are multiplied with.

@@ -112,8 +112,8 @@ __global__ __launch_bounds__(kMapThreads, 4) void spmm_kernel(Product<S> p, RowG
     return;
   }
   const std::int64_t row = at.row - p.a.segments, begin = p.a.indptr[row], end = p.a.indptr[row + 1];
-  if (end - begin <= p.a.segment && p.is_wanted(row))
-    p.finish(row, column, sum_entries<S, kPack>(p, begin, end, column));
+  if (end - begin > p.a.segment || !p.is_wanted(row)) return;
+  p.finish(row, column, sum_entries<S, kPack>(p, begin, end, column));
 }
 
 template <class S, int kPack>

@@ -266,8 +266,6 @@ class CsrPattern:
 
 class RowPlaces:
     def __init__(self, op: str, rows: Tensor, n: typing.SupportsInt | typing.SupportsIndex, device: str) -> None: ...
-    @property
-    def stored(self) -> int: ...
 
 class StepInputs:
     def __init__(
