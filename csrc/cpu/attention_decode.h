@@ -25,7 +25,7 @@ class Decode {
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kChunkKeys = 1024;
   static constexpr std::int64_t kBlockKeys = 128;
-  static constexpr std::int64_t kAhead = 8;  // keys to prefetch
+  static constexpr std::int64_t kAhead = 16;  // keys to prefetch
   static constexpr int kGroup = 4;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
   static_assert(kBlockKeys <= Tile::kDepth && kDecodeRows <= Tile::kMostRows);
@@ -173,7 +173,7 @@ class Decode {
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::load(sums + r * width() + v * V::kLanes);
     }
     for (std::int64_t i = 0; i < keys; ++i, value += args_.v.row) {
-      if (i + kAhead < keys) prefetch_row<I>(value + kAhead * args_.v.row, kVectors * V::kLanes);
+      prefetch_row<I>(value + kAhead * args_.v.row, kVectors * V::kLanes);
       V right[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {

@@ -12,19 +12,20 @@
 
 namespace drupe::cpu {
 
-inline constexpr std::int64_t kFewRows = 16;     // at most
-inline constexpr std::int64_t kShortRow = 4096;  // bytes of a row of B, at most
-inline constexpr std::int64_t kLongRow = 8192;   // at least
+inline constexpr std::int64_t kFewRows = 16;  // at most
 
 template <Isa I>
 struct FewRows {
   static constexpr int kHeight = I == Isa::avx512 ? 8 : 4;  // rows of the result in registers
   static constexpr int kDepth = 8;                          // rows of B that are read side by side
+  // Where what is read next is fetched into. In L1 rows a power of two apart would meet in the same sets; a tall
+  // product, bound by its arithmetic, rather has it there.
+  static constexpr int nearness(int height) { return height <= 4 ? 2 : 3; }
   // Registers for sums: columns of the result where B's rows are contiguous, in vectors; rows of B where k is.
-  static constexpr int vectors(int height) { return height <= 2 ? 4 : 2; }
-  static constexpr int lines(int height) { return height == 1 ? 1 : height <= 4 ? 4 : 2; }
-  // Sums of a line: with one row, lines are read one after another, which memory is faster with.
-  static constexpr int turns(int height) { return height == 1 ? 4 : 1; }
+  static constexpr int vectors(int height) { return height <= 2 ? 1 : 2; }
+  static constexpr int lines(int height) { return height == 1 ? 8 : height <= 4 ? 4 : 2; }
+  // Whether rows or lines of B are read one after another, which suits short ones where nothing is to be shared.
+  static bool singly(std::int64_t height, std::int64_t bytes) { return height == 1 && bytes <= 2048; }
 };
 
 // A copy of A's rows as T, contiguous along k; the padding keeps them out of one cache set.
@@ -48,13 +49,12 @@ struct GatheredRows {
   }
 };
 
-// y[i][j] (+)= sum over k < depth of a[i][k] b[k][j], B's rows contiguous. `ahead` is fetched, row by row: what comes
-// next.
+// y[i][j] (+)= sum over k < depth of a[i][k] b[k][j], B's rows contiguous. What lies `ahead` is fetched.
 template <Isa I, int kHeight, class S, class T>
 void add_outer_products(const T* a, std::int64_t a_row, const S* b, std::int64_t b_row, int depth, std::int64_t cols,
                         T* y, std::int64_t y_row, bool accumulate, std::int64_t ahead) {
   using V = Vec<T, I>;
-  constexpr int kVectors = FewRows<I>::vectors(kHeight);
+  constexpr int kVectors = std::max(FewRows<I>::vectors(kHeight), 64 / static_cast<int>(V::kLanes * sizeof(S)));
   const auto run = [&](std::int64_t j, auto part, auto... n) {
     constexpr int kPart = decltype(part)::value;
     V sum[kHeight][kPart];
@@ -70,7 +70,7 @@ void add_outer_products(const T* a, std::int64_t a_row, const S* b, std::int64_t
 #pragma GCC unroll 8
       for (int c = 0; c < kPart; ++c) {
         row[c] = V::load(b + k * b_row + j + c * V::kLanes, n...);
-        __builtin_prefetch(b + k * b_row + ahead + j + c * V::kLanes);
+        __builtin_prefetch(b + k * b_row + ahead + j + c * V::kLanes, 0, FewRows<I>::nearness(kHeight));
       }
 #pragma GCC unroll 8
       for (int i = 0; i < kHeight; ++i) {
@@ -117,7 +117,7 @@ template <Isa I, class How, int kHeight, int kLines, class S, class T>
 void dot_products(const typename How::Left* a, std::int64_t a_row, const S* b, std::int64_t b_line, std::int64_t depth,
                   T* y, std::int64_t y_row, bool accumulate) {
   using V = Vec<T, I>;
-  constexpr int kTurns = FewRows<I>::turns(kHeight);
+  constexpr int kTurns = kHeight * kLines == 1 ? 4 : 1;  // sums, of several steps along k
   V sum[kTurns][kHeight][kLines];
 #pragma GCC unroll 4
   for (int t = 0; t < kTurns; ++t) {
@@ -133,7 +133,7 @@ void dot_products(const typename How::Left* a, std::int64_t a_row, const S* b, s
     for (int j = 0; j < kLines; ++j) {
       line[j] = How::load(b + j * b_line + k, n...);
       // The next lines, which no prefetcher foresees.
-      if constexpr (kLines > 1) __builtin_prefetch(b + (j + kLines) * b_line + k);
+      if constexpr (kLines > 1) __builtin_prefetch(b + (j + kLines) * b_line + k, 0, FewRows<I>::nearness(kHeight));
     }
 #pragma GCC unroll 8
     for (int i = 0; i < kHeight; ++i) {
@@ -172,23 +172,19 @@ void with_height(std::int64_t height, const F& f) {
   }
 }
 
-// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side; with one
-// row of a, short rows one after another, which memory is faster with and the prefetchers foresee. What is fetched
-// ahead is the next such rows or, of long ones, the next columns: the former would meet in the same cache sets.
+// Columns of y = a b where B's rows are contiguous: B (K x cols) is read kDepth rows at a time, side by side, or row by
+// row, and kDepth rows ahead is fetched.
 template <Isa I, class S, class T>
 void few_rows_by_rows(std::int64_t M, std::int64_t cols, std::int64_t K, const T* a, std::int64_t a_row, const S* b,
                       std::int64_t b_row, T* y, std::int64_t y_row) {
   using Rows = FewRows<I>;
-  constexpr std::int64_t kNear = 256 / sizeof(S);
-  const std::int64_t row_bytes = cols * static_cast<std::int64_t>(sizeof(S));
-  const std::int64_t rows = M == 1 && row_bytes <= kShortRow ? 1 : Rows::kDepth;
+  const std::int64_t rows = Rows::singly(M, cols * std::int64_t{sizeof(S)}) ? 1 : Rows::kDepth;
   for (std::int64_t k = 0; k < K; k += rows) {
     const int depth = static_cast<int>(std::min<std::int64_t>(rows, K - k));
-    const std::int64_t ahead = rows == 1 ? 0 : row_bytes >= kLongRow ? kNear : k + 2 * rows <= K ? rows * b_row : 0;
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         add_outer_products<I, kHeight>(a + i * a_row + k, a_row, b + k * b_row, b_row, depth, cols, y + i * y_row,
-                                       y_row, k > 0, ahead);
+                                       y_row, k > 0, Rows::kDepth * b_row);
       });
     }
   }
@@ -202,12 +198,13 @@ void few_rows_by_lines(std::int64_t M, std::int64_t cols, std::int64_t K, const 
   const std::int64_t slice = (M == 1 ? 16384 : 4096) / static_cast<std::int64_t>(sizeof(typename How::Left));
   for (std::int64_t k = 0; k < K; k += slice) {
     const std::int64_t depth = std::min(slice, K - k);
+    const bool singly = Rows::singly(M, depth * std::int64_t{sizeof(S)});
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         constexpr int kLines = Rows::lines(kHeight);
         const auto* left = a + i * a_row + k;
         std::int64_t j = 0;
-        for (; j + kLines <= cols; j += kLines) {
+        for (; !singly && j + kLines <= cols; j += kLines) {
           dot_products<I, How, kHeight, kLines>(left, a_row, b + j * b_col + k, b_col, depth, y + i * y_row + j, y_row,
                                                 k > 0);
         }
