@@ -25,7 +25,7 @@ class Decode {
   using Tile = AttentionTile<I, T>;
   static constexpr std::int64_t kChunkKeys = 1024;
   static constexpr std::int64_t kBlockKeys = 128;
-  static constexpr std::int64_t kAhead = 16;  // keys to prefetch
+  static constexpr std::int64_t kAheadRows = 16, kAheadBytes = 4096;  // to prefetch, at least
   static constexpr int kGroup = 4;
   static constexpr T kLowest = -std::numeric_limits<T>::infinity();
   static_assert(kBlockKeys <= Tile::kDepth && kDecodeRows <= Tile::kMostRows);
@@ -37,7 +37,8 @@ class Decode {
   };
 
  public:
-  explicit Decode(const AttentionArgs& args) : args_(args), rows_(args.Hq / args.Hkv * args.Sq) {}
+  explicit Decode(const AttentionArgs& args)
+      : args_(args), rows_(args.Hq / args.Hkv * args.Sq), keys_ahead_(ahead(args.D)), values_ahead_(ahead(args.Dv)) {}
 
   void run() const {
     const std::int64_t heads = args_.B * args_.Hkv;
@@ -64,6 +65,10 @@ class Decode {
   }
 
  private:
+  // Rows to fetch ahead.
+  static std::int64_t ahead(std::int64_t width) {
+    return std::max(kAheadRows, kAheadBytes / std::max<std::int64_t>(1, width * std::int64_t{sizeof(S)}));
+  }
   std::int64_t width() const { return round_up(args_.Dv, V::kLanes); }
 
   void finish_head(const Row<S>* rows, std::int64_t head, const Partial& partial) const {
@@ -122,7 +127,7 @@ class Decode {
     const S* row[kGroup];
     for (int i = 0; i < kGroup; ++i) {
       row[i] = key + std::min<std::int64_t>(i, keys - 1) * args_.k.row;
-      prefetch_row<I>(row[i] + kAhead * args_.k.row, args_.D);
+      prefetch_row<I>(row[i] + keys_ahead_ * args_.k.row, args_.D);
     }
     V sum[kRows][kGroup];
 #pragma GCC unroll 4
@@ -173,7 +178,7 @@ class Decode {
       for (int v = 0; v < kVectors; ++v) sum[r][v] = V::load(sums + r * width() + v * V::kLanes);
     }
     for (std::int64_t i = 0; i < keys; ++i, value += args_.v.row) {
-      prefetch_row<I>(value + kAhead * args_.v.row, kVectors * V::kLanes);
+      prefetch_row<I>(value + values_ahead_ * args_.v.row, kVectors * V::kLanes);
       V right[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
@@ -212,7 +217,7 @@ class Decode {
   }
 
   const AttentionArgs& args_;
-  const std::int64_t rows_;
+  const std::int64_t rows_, keys_ahead_, values_ahead_;
 };
 
 }  // namespace drupe::cpu
