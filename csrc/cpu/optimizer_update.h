@@ -20,9 +20,10 @@ struct Stretch {
 
 // store(i, p, lanes) puts new elements where they belong.
 template <Isa I, class S, class G, class Rule, class P, class Store>
-DRUPE_INLINE void update(const Rule& rule, const Stretch<S, G>& at, const P* param, std::int64_t begin,
+DRUPE_INLINE void update(const Rule& given, const Stretch<S, G>& at, const P* param, std::int64_t begin,
                          std::int64_t end, const Store& store_param) {
   using V = Vec<Accumulator<S>, I>;
+  const Rule rule = given;  // in registers: what is stored might be its, for all that the compiler knows
   for_vectors<I, Accumulator<S>>(end - begin, [&](std::int64_t k, auto lanes) {
     const std::int64_t i = begin + k;
     V state[kMaxStates];
