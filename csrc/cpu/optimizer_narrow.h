@@ -145,13 +145,15 @@ DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, BFloat16>
 }
 
 // In 8 bits: the first pass widens and advances the states, the second, which knows their scales, moves the parameters
-// and encodes them. So the divisions overlap with the encoding, and either pass leaves the other half as much to do.
+// and encodes them, and fetches the block after the next. So the divisions overlap with the encoding, and either pass
+// leaves the other half as much to do.
 template <Isa I, class S, class Rule, class P, class Store>
 DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, std::uint8_t>& at, const P* param,
                                const std::uint32_t* words, const Store& store_param) {
   using V = Vec<float, I>;
   using B = Bits<I>;
   constexpr int kStates = Rule::kStates;
+  constexpr std::int64_t kAhead = 2 * kStateBlock;
   const Rule rule = given;
   alignas(64) float values[kStates][kStateBlock];
   V scale[kStates], zero[kStates];
@@ -191,6 +193,10 @@ DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, std::uint
                                         : TaperedVector<I, false>::encode(state[n], scale[n], draw);
       code.store_low(at.state[n] + i);
     }
+    __builtin_prefetch(param + i + kAhead, 1, 2);
+    __builtin_prefetch(at.grad + i + kAhead, 0, 2);
+#pragma GCC unroll 2
+    for (int n = 0; n < kStates; ++n) __builtin_prefetch(at.state[n] + i + kAhead, 1, 2);
     const V p = V::load(param + i);
     store_param(i, rule.move(p, rule.penalty(p, V::load(at.grad + i)), state));
   });
