@@ -38,7 +38,7 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
     // Depthwise rows end in no fence.
     const bool stream = args.groups == 1 && leaves_caches<S>(args.N * args.h.out * args.w.out * args.K);
     const S* added = residual ? residual + at : nullptr;
-    const TileEnd<I, S> end{bias + col0, added, args.K, y + at, args.K, stream};
+    const TileEnd<I, S> end{bias + col0, added, args.K, nullptr, y + at, args.K, stream};
     end.template write<A>(rows, tile, tile_row);
     return;
   }

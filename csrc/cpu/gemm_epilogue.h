@@ -17,6 +17,7 @@ struct TileEnd {
   const S* bias;  // or null, as
   const S* residual;
   std::int64_t residual_row;
+  S* pre_activation;  // where to write what the activation is applied to, in rows as y's; or null
   S* y;
   std::int64_t y_row;
   bool stream;  // past the caches, where rows are whole lines and the tile lies apart: the caller owes a stream_fence
@@ -24,8 +25,8 @@ struct TileEnd {
   template <Activation A>
   void write(std::int64_t rows, const T* tile, std::int64_t tile_row) const {
     constexpr std::int64_t kLine = 64;
-    const bool aligned =
-        reinterpret_cast<std::uintptr_t>(y) % kLine == 0 && y_row * static_cast<std::int64_t>(sizeof(S)) % kLine == 0;
+    const auto places = reinterpret_cast<std::uintptr_t>(y) | reinterpret_cast<std::uintptr_t>(pre_activation);
+    const bool aligned = places % kLine == 0 && y_row * static_cast<std::int64_t>(sizeof(S)) % kLine == 0;
     const bool past = stream && aligned && static_cast<const void*>(tile) != y;
     if (residual) {
       past ? run<A, true, true>(rows, tile, tile_row) : run<A, true, false>(rows, tile, tile_row);
@@ -54,24 +55,31 @@ struct TileEnd {
           // The tile below comes next, and only a product away: strided rows are not foreseen by the processor.
           __builtin_prefetch(added + GemmTile<I, T>::kRows * residual_row + j * V::kLanes);
         }
-        x[j] = activate<A>(x[j]);
       }
-      S* to = y + i * y_row;
-      if constexpr (kPairs<I, S>) {
-        if (by_instruction) {
-          const V pairs = PairProduct<I>::pair(x[0], x[1]);
-          auto* words = reinterpret_cast<float*>(to);
-          kStream ? pairs.stream(words) : pairs.store(words);
-          continue;
-        }
-      }
+      if (pre_activation) put<kStream>(x, pre_activation + i * y_row, by_instruction);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) {
-        if constexpr (kStream && std::is_same_v<S, T>) {
-          x[j].stream(to + j * V::kLanes);
-        } else {
-          store(x[j], to + j * V::kLanes, AllLanes{});
-        }
+      for (int j = 0; j < kVectors; ++j) x[j] = activate<A>(x[j]);
+      put<kStream>(x, y + i * y_row, by_instruction);
+    }
+  }
+
+  // A row of the tile.
+  template <bool kStream>
+  DRUPE_INLINE static void put(const V* x, S* to, [[maybe_unused]] bool by_instruction) {
+    if constexpr (kPairs<I, S>) {
+      if (by_instruction) {
+        const V pairs = PairProduct<I>::pair(x[0], x[1]);
+        auto* words = reinterpret_cast<float*>(to);
+        kStream ? pairs.stream(words) : pairs.store(words);
+        return;
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      if constexpr (kStream && std::is_same_v<S, T>) {
+        x[j].stream(to + j * V::kLanes);
+      } else {
+        store(x[j], to + j * V::kLanes, AllLanes{});
       }
     }
   }
@@ -94,11 +102,11 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
               std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  if (cols == GemmTile<I, T>::kCols && args.alpha == 1 && !problem.pre_activation &&
-      (!problem.residual || args.residual_col == 1)) {
+  if (cols == GemmTile<I, T>::kCols && args.alpha == 1 && (!problem.residual || args.residual_col == 1)) {
     const S* bias = args.bias ? static_cast<const S*>(args.bias) + col0 : nullptr;
     const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
-    const TileEnd<I, S> end{bias,   residual,      args.residual_row, problem.y + row0 * args.N + col0,
+    S* pre_activation = problem.pre_activation ? problem.pre_activation + row0 * args.N + col0 : nullptr;
+    const TileEnd<I, S> end{bias,   residual,      args.residual_row, pre_activation, problem.y + row0 * args.N + col0,
                             args.N, problem.stream};
     end.template write<A>(rows, tile, tile_row);
     return;
