@@ -142,7 +142,8 @@ struct Ignore {
   void operator()(auto...) const {}
 };
 
-// C (+)= A B for rows x cols of C. B's panels follow one another at b_panel; A's rows lie a_row apart, packed or not,
+// C (+)= A B for rows x cols of C, panel of B by panel or, where all of them stay in L2, row of tiles by row, so that A
+// is read and C written in order. B's panels follow one another at b_panel; A's rows lie a_row apart, packed or not,
 // or with kByDepth in panels by depth, kRows * a_row apart. Calls start(row, col, height, width) before each tile,
 // where something may be fetched, and done(row, col, height, width, tile) after it. Without c a tile lies, until done
 // returns, in a place of its own with rows of kCols.
@@ -152,31 +153,36 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
                 const Start& start = {}) {
   using Tile = GemmTile<I, T>;
   constexpr int kDepthStep = kByDepth ? Tile::kRows : 1;
+  constexpr std::int64_t kKept = (std::int64_t{512} << 10) / sizeof(T);  // of B: half of L2
   alignas(64) T edge[Tile::kRows * Tile::kCols];
-  const std::int64_t panels_down = ceil_div(rows, Tile::kRows);
-  const std::int64_t next_step = ceil_div(Tile::kCols, panels_down);  // each tile fetches its share
-  for (std::int64_t n = 0; n < cols; n += Tile::kCols) {
-    const T* right = b + n / Tile::kCols * b_panel;
+  const std::int64_t down = ceil_div(rows, Tile::kRows), across = ceil_div(cols, Tile::kCols);
+  const bool by_rows = across * b_panel <= kKept;
+  // Each tile fetches its share of what comes next: a panel of B, or the rows of A below where they lie dense.
+  const std::int64_t next_b = ceil_div(Tile::kCols, down);
+  const std::int64_t next_a = a_row == depth ? ceil_div(Tile::kRows, across) : 0;
+  for (std::int64_t i = 0, j = 0; i < down && j < across;) {
+    const std::int64_t m = i * Tile::kRows, n = j * Tile::kCols;
+    const T* right = b + j * b_panel;
+    const T* left = a + m * a_row;
+    const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
-    const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
-    for (std::int64_t m = 0; m < rows; m += Tile::kRows) {
-      const T* left = a + m * a_row;
-      const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
-      T* tile = c ? c + m * c_row + n : edge;
-      const NextPanel<T> next{right + b_panel + m / Tile::kRows * depth * next_step, next_step};
-      start(m, n, height, width);
-      if (width == Tile::kCols || !c) {
-        gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
-                                       &next);
-      } else {
-        for (int i = 0; i < height && accumulate; ++i) {
-          std::memcpy(edge + i * Tile::kCols, tile + i * c_row, bytes);
-        }
-        gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, edge, Tile::kCols, accumulate, &next);
-        for (int i = 0; i < height; ++i) std::memcpy(tile + i * c_row, edge + i * Tile::kCols, bytes);
-      }
-      done(m, n, height, width, tile);
+    T* tile = c ? c + m * c_row + n : edge;
+    const NextPanel<T> next = by_rows ? NextPanel<T>{left + Tile::kRows * a_row + j * depth * next_a, next_a}
+                                      : NextPanel<T>{right + b_panel + i * depth * next_b, next_b};
+    start(m, n, height, width);
+    if (width == Tile::kCols || !c) {
+      gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
+                                     &next);
+    } else {
+      const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
+      for (int r = 0; r < height && accumulate; ++r) std::memcpy(edge + r * Tile::kCols, tile + r * c_row, bytes);
+      gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, edge, Tile::kCols, accumulate, &next);
+      for (int r = 0; r < height; ++r) std::memcpy(tile + r * c_row, edge + r * Tile::kCols, bytes);
     }
+    done(m, n, height, width, tile);
+    std::int64_t& inner = by_rows ? j : i;
+    std::int64_t& outer = by_rows ? i : j;
+    if (++inner == (by_rows ? across : down)) inner = 0, ++outer;
   }
 }
 
