@@ -13,6 +13,16 @@
 namespace drupe::cpu {
 namespace {
 
+// Whether y goes past the caches: a large one, and a smaller one whose lines take longer to be fetched, before they are
+// written, than its short products. Of the paths, only gemm_rows ends in a fence.
+template <class S>
+bool leaves_caches(const GemmArgs& args) {
+  constexpr std::int64_t kShortDepth = 512, kBytes = std::int64_t{4} << 20;
+  const std::int64_t size = args.M * args.N;
+  return args.M > kFewRows &&
+         (passes_caches<S>(size) || (args.K <= kShortDepth && size * static_cast<std::int64_t>(sizeof(S)) > kBytes));
+}
+
 template <class S>
 Problem<S> locate(const GemmArgs& args, std::int64_t index) {
   const std::int64_t y_offset = index * args.M * args.N;
@@ -29,8 +39,7 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .y = static_cast<S*>(args.y) + y_offset,
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
           .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
-          // Only gemm_rows ends in a fence.
-          .stream = args.M > kFewRows && passes_caches<S>(args.M * args.N)};
+          .stream = leaves_caches<S>(args)};
 }
 
 // Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts
