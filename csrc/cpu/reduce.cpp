@@ -241,9 +241,15 @@ void reduce_block(const ReduceArgs& args, const S* x, std::int64_t first, std::i
   const auto part = [&](const S* p, std::int64_t i, int n) { return R::mapped(p + i, n, V::load(shift + i, n)); };
   const std::int64_t full = columns / V::kLanes * V::kLanes;
   const int rest = static_cast<int>(columns - full);
+  constexpr std::int64_t kAhead = 4, kWideBytes = 512;  // rows to fetch into L2, where no prefetcher foresees them
+  const bool wide = std::is_floating_point_v<A> && columns * static_cast<std::int64_t>(sizeof(S)) >= kWideBytes;
   for (; r + 4 <= last; r += 4) {
     const S *p0 = row(r), *p1 = row(r + 1), *p2 = row(r + 2), *p3 = row(r + 3);
+    const std::int64_t ahead = wide && r + kAhead < last ? row(r + kAhead) - p0 : 0;
     for (std::int64_t i = 0; i < full; i += V::kLanes) {
+      if (ahead != 0) {
+        for (const S* p : {p0, p1, p2, p3}) __builtin_prefetch(p + ahead + i, 0, 2);
+      }
       const V four = R::merge(R::merge(whole(p0, i), whole(p1, i)), R::merge(whole(p2, i), whole(p3, i)));
       R::merge(V::load(acc + i), four).store(acc + i);
     }
