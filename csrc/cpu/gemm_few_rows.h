@@ -21,9 +21,14 @@ struct FewRows {
   // Where what is read next is fetched into. In L1 rows a power of two apart would meet in the same sets; a tall
   // product, bound by its arithmetic, rather has it there.
   static constexpr int nearness(int height) { return height <= 4 ? 2 : 3; }
-  // Registers for sums: columns of the result where B's rows are contiguous, in vectors; rows of B where k is.
-  static constexpr int vectors(int height) { return height <= 2 ? 1 : 2; }
-  static constexpr int lines(int height) { return height == 1 ? 8 : height <= 4 ? 4 : 2; }
+  // Registers for sums: columns of the result where B's rows are contiguous, in vectors, a cache line of B for few
+  // rows; rows of B where k is.
+  template <class S>
+  static constexpr int vectors(int height) {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(S)) / Vec<Accumulator<S>, I>::kLanes;
+    return height <= 2 ? std::clamp(kLine, 1, 4) : 2;
+  }
+  static constexpr int lines(int height) { return height == 1 ? kHeight : height <= 4 ? 4 : 2; }
   // Whether rows or lines of B are read one after another, which suits short ones where nothing is to be shared.
   static bool singly(std::int64_t height, std::int64_t bytes) { return height == 1 && bytes <= 2048; }
 };
@@ -54,7 +59,7 @@ template <Isa I, int kHeight, class S, class T>
 void add_outer_products(const T* a, std::int64_t a_row, const S* b, std::int64_t b_row, int depth, std::int64_t cols,
                         T* y, std::int64_t y_row, bool accumulate, std::int64_t ahead) {
   using V = Vec<T, I>;
-  constexpr int kVectors = std::max(FewRows<I>::vectors(kHeight), 64 / static_cast<int>(V::kLanes * sizeof(S)));
+  constexpr int kVectors = FewRows<I>::template vectors<S>(kHeight);
   const auto run = [&](std::int64_t j, auto part, auto... n) {
     constexpr int kPart = decltype(part)::value;
     V sum[kHeight][kPart];
