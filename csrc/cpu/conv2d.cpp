@@ -4,6 +4,7 @@
 // Bytes: the image once from memory and once per tap from the caches. Worklog: bench/worklog/conv2d.md.
 #include "ops/conv2d.h"
 
+#include "core/caches.h"
 #include "core/dispatch.h"
 #include "cpu/activation.h"
 #include "cpu/conv2d_depthwise.h"
@@ -20,8 +21,7 @@ namespace {
 // before it is read, and stores that wait for the lines they fill hold the next tile up.
 template <class S>
 bool leaves_caches(std::int64_t size) {
-  constexpr std::int64_t kBytes = std::int64_t{4} << 20;
-  return size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
+  return size * static_cast<std::int64_t>(sizeof(S)) > caches().l3 / 8;
 }
 
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.

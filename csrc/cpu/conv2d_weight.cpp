@@ -19,6 +19,7 @@ template <Isa I, class T>
 struct WeightBlocks {
   using Tile = GemmTile<I, T>;
   static constexpr std::int64_t kDepth = Tile::kDepth / 2;  // of a slice: the packed image stays in L2
+  static constexpr std::int64_t kTaskRows = 8 * Tile::kRows;
   std::int64_t rows, cols, padded_cols, depth;
   std::int64_t block_cols, row_blocks, col_blocks, splits, stretch;
 
@@ -28,7 +29,7 @@ struct WeightBlocks {
     const std::int64_t panels = padded_cols / Tile::kCols;
     col_blocks = ceil_div(panels, kPanels);
     block_cols = ceil_div(panels, col_blocks) * Tile::kCols;
-    row_blocks = ceil_div(rows, Tile::kTaskRows);
+    row_blocks = ceil_div(rows, kTaskRows);
     const std::int64_t wanted = ceil_div(kLeastTasks, groups * row_blocks * col_blocks);
     splits = std::clamp<std::int64_t>(wanted, 1, std::max<std::int64_t>(1, depth / (2 * kDepth)));
     stretch = std::max<std::int64_t>(1, ceil_div(ceil_div(depth, splits), kDepth)) * kDepth;
@@ -45,11 +46,11 @@ void sum_block(const WeightBlocks<I, Accumulator<S>>& blocks, const S* dy, std::
   using T = Accumulator<S>;
   using Tile = GemmTile<I, T>;
   using Blocks = WeightBlocks<I, T>;
-  const std::int64_t row0 = task / blocks.col_blocks % blocks.row_blocks * Tile::kTaskRows;
+  const std::int64_t row0 = task / blocks.col_blocks % blocks.row_blocks * Blocks::kTaskRows;
   const std::int64_t col0 = task % blocks.col_blocks * blocks.block_cols;
   const std::int64_t begin = task / blocks.col_blocks / blocks.row_blocks * blocks.stretch;
   const std::int64_t end = std::min(blocks.depth, begin + blocks.stretch);
-  const std::int64_t rows = std::min<std::int64_t>(Tile::kTaskRows, blocks.rows - row0);
+  const std::int64_t rows = std::min<std::int64_t>(Blocks::kTaskRows, blocks.rows - row0);
   const std::int64_t cols = std::min(blocks.block_cols, blocks.padded_cols - col0);
   if (cols <= 0) return;
   T* to = sums + row0 * blocks.padded_cols + col0;

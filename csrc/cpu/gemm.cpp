@@ -2,6 +2,7 @@
 // processor multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm.h"
 
+#include "core/caches.h"
 #include "core/dispatch.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
@@ -15,12 +16,10 @@ namespace {
 
 // Whether y goes past the caches: a large one, and a smaller one whose lines take longer to be fetched, before they are
 // written, than its short products. Of the paths, only gemm_rows ends in a fence.
-template <class S>
-bool leaves_caches(const GemmArgs& args) {
-  constexpr std::int64_t kShortDepth = 512, kBytes = std::int64_t{4} << 20;
-  const std::int64_t size = args.M * args.N;
-  return args.M > kFewRows &&
-         (passes_caches<S>(size) || (args.K <= kShortDepth && size * static_cast<std::int64_t>(sizeof(S)) > kBytes));
+bool leaves_caches(const GemmArgs& args, std::int64_t item) {
+  constexpr std::int64_t kShortDepth = 512;
+  const std::int64_t bytes = args.M * args.N * item;
+  return args.M > kFewRows && bytes > caches().l3 / (args.K <= kShortDepth ? 8 : 2);
 }
 
 template <class S>
@@ -39,7 +38,7 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .y = static_cast<S*>(args.y) + y_offset,
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
           .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
-          .stream = leaves_caches<S>(args)};
+          .stream = leaves_caches(args, sizeof(S))};
 }
 
 // Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts
@@ -79,7 +78,7 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     const GemmResult<T> result{.sums = partial,
                                .sums_row = args.N,
                                .in_place = plain,
-                               .data = reinterpret_cast<char*>(problem.y),
+                               .data = problem.stream ? nullptr : reinterpret_cast<char*>(problem.y),
                                .row_bytes = args.N * std::int64_t{sizeof(S)},
                                .col_bytes = sizeof(S)};
     gemm_blocks<I, P>(

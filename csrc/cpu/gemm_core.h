@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "core/caches.h"
 #include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/simd.h"
@@ -34,7 +35,6 @@ struct GemmTile {
   static constexpr std::int64_t kPadding = 64 / sizeof(T);  // keeps a panel's rows out of one cache set
   static constexpr std::int64_t kPanelStride = kDepth + kPadding;
   static constexpr std::int64_t kPanelSize = kRows * kPanelStride;  // of A
-  static constexpr std::int64_t kTaskRows = 8 * kRows;              // of one task's share of C
   static constexpr std::int64_t kTaskCols = 2048 / kCols * kCols;
 };
 
@@ -51,7 +51,7 @@ struct Product {
   }
 };
 
-// Where a microkernel's reader of the next panel finds it: at each k, the line at from + k * step is fetched into L2.
+// What is read next, of B or of A: at each k a microkernel fetches the line at from + k * step into L2.
 template <class T>
 struct NextPanel {
   const T* from;
@@ -142,24 +142,24 @@ struct Ignore {
   void operator()(auto...) const {}
 };
 
-// C (+)= A B for rows x cols of C, panel of B by panel or, where all of them stay in L2, row of tiles by row, so that A
-// is read and C written in order. B's panels follow one another at b_panel; A's rows lie a_row apart, packed or not,
-// or with kByDepth in panels by depth, kRows * a_row apart. Calls start(row, col, height, width) before each tile,
-// where something may be fetched, and done(row, col, height, width, tile) after it. Without c a tile lies, until done
-// returns, in a place of its own with rows of kCols.
+// C (+)= A B for rows x cols of C, panel of B by panel or, where all of them stay in L2 and A lies dense, row of tiles
+// by row, so that A is read and C written in order. B's panels follow one another at b_panel; A's rows lie a_row apart,
+// packed or not, or with kByDepth in panels by depth, kRows * a_row apart. Calls start(row, col, height, width) before
+// each tile, where something may be fetched, and done(row, col, height, width, tile) after it. Without c a tile lies,
+// until done returns, in a place of its own with rows of kCols.
 template <Isa I, bool kByDepth = false, class P = Product, class T, class Done, class Start = Ignore>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, std::int64_t a_row, const T* b,
                 std::int64_t b_panel, T* c, std::int64_t c_row, bool accumulate, const Done& done,
                 const Start& start = {}) {
   using Tile = GemmTile<I, T>;
   constexpr int kDepthStep = kByDepth ? Tile::kRows : 1;
-  constexpr std::int64_t kKept = (std::int64_t{512} << 10) / sizeof(T);  // of B: half of L2
   alignas(64) T edge[Tile::kRows * Tile::kCols];
   const std::int64_t down = ceil_div(rows, Tile::kRows), across = ceil_div(cols, Tile::kCols);
-  const bool by_rows = across * b_panel <= kKept;
-  // Each tile fetches its share of what comes next: a panel of B, or the rows of A below where they lie dense.
-  const std::int64_t next_b = ceil_div(Tile::kCols, down);
-  const std::int64_t next_a = a_row == depth ? ceil_div(Tile::kRows, across) : 0;
+  constexpr std::int64_t kLeastDown = 4;  // else B itself is what is waited for
+  const bool by_rows = a_row == depth && down >= kLeastDown &&
+                       across * b_panel * static_cast<std::int64_t>(sizeof(T)) <= caches().l2 / 2;
+  // Each tile fetches its share of what comes next: a panel of B, or the rows of A below.
+  const std::int64_t share = by_rows ? ceil_div(Tile::kRows, across) : ceil_div(Tile::kCols, down);
   for (std::int64_t i = 0, j = 0; i < down && j < across;) {
     const std::int64_t m = i * Tile::kRows, n = j * Tile::kCols;
     const T* right = b + j * b_panel;
@@ -167,8 +167,8 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
     const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
     T* tile = c ? c + m * c_row + n : edge;
-    const NextPanel<T> next = by_rows ? NextPanel<T>{left + Tile::kRows * a_row + j * depth * next_a, next_a}
-                                      : NextPanel<T>{right + b_panel + i * depth * next_b, next_b};
+    const NextPanel<T> next = by_rows ? NextPanel<T>{left + Tile::kRows * a_row + j * depth * share, share}
+                                      : NextPanel<T>{right + b_panel + i * depth * share, share};
     start(m, n, height, width);
     if (width == Tile::kCols || !c) {
       gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,

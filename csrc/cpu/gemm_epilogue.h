@@ -52,7 +52,7 @@ struct TileEnd {
         x[j] = V::load(tile + i * tile_row + j * V::kLanes) + row[j];
         if constexpr (kResidual) {
           x[j] = x[j] + load<V>(added + j * V::kLanes, AllLanes{});
-          // The tile below comes next, and only a product away: strided rows are not foreseen by the processor.
+          // The tile below may come next, only a product away: strided rows are not foreseen by the processor.
           __builtin_prefetch(added + GemmTile<I, T>::kRows * residual_row + j * V::kLanes);
         }
       }

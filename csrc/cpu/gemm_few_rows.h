@@ -19,7 +19,7 @@ struct FewRows {
   static constexpr int kHeight = I == Isa::avx512 ? 8 : 4;  // rows of the result in registers
   static constexpr int kDepth = 8;                          // rows of B that are read side by side
   // Where what is read next is fetched into. In L1 rows a power of two apart would meet in the same sets; a tall
-  // product, bound by its arithmetic, rather has it there.
+  // block, bound by its arithmetic, rather has it there.
   static constexpr int nearness(int height) { return height <= 4 ? 2 : 3; }
   // Registers for sums: columns of the result where B's rows are contiguous, in vectors, a cache line of B for few
   // rows; rows of B where k is.
@@ -117,12 +117,12 @@ struct PairedLines {
   DRUPE_INLINE static V add(V left, V right, V sum) { return PairProduct<I>::add(left, right, sum); }
 };
 
-// y[i][j] (+)= sum over k of a[i][k] b[j][k] for kLines lines of B, contiguous along k.
-template <Isa I, class How, int kHeight, int kLines, class S, class T>
+// y[i][j] (+)= sum over k of a[i][k] b[j][k] for kLines lines of B, contiguous along k, in kTurns sums of several
+// steps.
+template <Isa I, class How, int kHeight, int kLines, int kTurns, class S, class T>
 void dot_products(const typename How::Left* a, std::int64_t a_row, const S* b, std::int64_t b_line, std::int64_t depth,
                   T* y, std::int64_t y_row, bool accumulate) {
   using V = Vec<T, I>;
-  constexpr int kTurns = kHeight * kLines == 1 ? 4 : 1;  // sums, of several steps along k
   V sum[kTurns][kHeight][kLines];
 #pragma GCC unroll 4
   for (int t = 0; t < kTurns; ++t) {
@@ -207,16 +207,16 @@ void few_rows_by_lines(std::int64_t M, std::int64_t cols, std::int64_t K, const 
     for (std::int64_t i = 0; i < M; i += Rows::kHeight) {
       with_height<I>(M - i, [&]<int kHeight>() {
         constexpr int kLines = Rows::lines(kHeight);
-        const auto* left = a + i * a_row + k;
+        const auto run = [&]<int kCount, int kTurns = 1>(std::int64_t j) {
+          dot_products<I, How, kHeight, kCount, kTurns>(a + i * a_row + k, a_row, b + j * b_col + k, b_col, depth,
+                                                        y + i * y_row + j, y_row, k > 0);
+        };
         std::int64_t j = 0;
-        for (; !singly && j + kLines <= cols; j += kLines) {
-          dot_products<I, How, kHeight, kLines>(left, a_row, b + j * b_col + k, b_col, depth, y + i * y_row + j, y_row,
-                                                k > 0);
+        if constexpr (kHeight == 1) {
+          for (; singly && j < cols; ++j) run.template operator()<1, 4>(j);
         }
-        for (; j < cols; ++j) {
-          dot_products<I, How, kHeight, 1>(left, a_row, b + j * b_col + k, b_col, depth, y + i * y_row + j, y_row,
-                                           k > 0);
-        }
+        for (; j + kLines <= cols; j += kLines) run.template operator()<kLines>(j);
+        for (; j < cols; ++j) run.template operator()<1>(j);
       });
     }
   }

@@ -34,13 +34,14 @@ void gemm_rows(std::int64_t row0, std::int64_t M, const ColumnPanels<I, T>& layo
                const Finish& finish, const GemmResult<T>& result = {}) {
   using Tile = GemmTile<I, T>;
   constexpr std::int64_t kLeastTasks = 16;  // enough for a few threads to share
-  constexpr std::int64_t kLeastRows = Tile::kTaskRows / 2;
+  // A's rows of a task are to stay in L2, beside two panels of B.
+  constexpr std::int64_t kPanelBytes = Tile::kPanelSize * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t most_rows = std::clamp<std::int64_t>(caches().l2 * 3 / 8 / kPanelBytes, 4, 8) * Tile::kRows;
   constexpr bool kMayBeByDepth = requires { left.by_depth(); };
   const RowsInPlace<T> lying = left.in_place();
   bool by_depth = false;
   if constexpr (kMayBeByDepth) by_depth = left.by_depth();
-  std::int64_t tasks_down = ceil_div(M, Tile::kTaskRows);
-  tasks_down = std::max(tasks_down, std::min(kLeastTasks, ceil_div(M, kLeastRows)));
+  const std::int64_t tasks_down = std::max(ceil_div(M, most_rows), std::min(kLeastTasks, ceil_div(M, most_rows / 2)));
   std::int64_t panels = std::min<std::int64_t>(layout.panels, Tile::kTaskCols / Tile::kCols);
   while (panels > 2 && tasks_down * ceil_div(layout.panels, panels) < kLeastTasks) panels = (panels + 1) / 2;
   const std::int64_t tasks_across = ceil_div(layout.panels, panels);
@@ -97,12 +98,12 @@ void gemm_blocks(std::int64_t M, std::int64_t N, std::int64_t K, const Left& lef
                  const Finish& finish, const GemmResult<T>& result = {}, const T* panels = nullptr) {
   using Tile = GemmTile<I, T>;
   if (panels) return gemm_rows<I, P>(0, M, ColumnPanels<I, T>(N, K), panels, left, finish, result);
-  constexpr std::int64_t kBlock = (std::int64_t{12} << 20) / sizeof(T);  // of B: within L3
+  const std::int64_t b_size = caches().l3 * 3 / 8 / static_cast<std::int64_t>(sizeof(T));  // of a block of B
   constexpr std::int64_t kLeastCols = 512, kPartialRows = 96 * Tile::kRows;
   const GemmSlices<I, T> slices(K);
-  const std::int64_t most_cols = std::clamp(kBlock / (slices.count * slices.depth), kLeastCols, Tile::kTaskCols);
+  const std::int64_t most_cols = std::clamp(b_size / (slices.count * slices.depth), kLeastCols, Tile::kTaskCols);
   const std::int64_t blocks = ceil_div(N, most_cols), cols = round_up(ceil_div(N, blocks), Tile::kCols);
-  const std::int64_t chunk = std::clamp<std::int64_t>(kBlock / (cols * slices.depth), 1, slices.count);
+  const std::int64_t chunk = std::clamp<std::int64_t>(b_size / (cols * slices.depth), 1, slices.count);
   const bool whole = chunk == slices.count;
   const bool own_sums = !whole && !result.sums;
   const std::int64_t most_rows = own_sums ? std::min(M, kPartialRows) : M;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/caches.h"
 #include "cpu/simd.h"
 
 namespace drupe::cpu {
@@ -54,8 +55,7 @@ DRUPE_INLINE void for_vectors(std::int64_t size, Body&& body) {
 // and write than this, and had better go past it. Only full registers of T itself can.
 template <class S>
 DRUPE_INLINE bool passes_caches(std::int64_t size) {
-  constexpr std::int64_t kBytes = std::int64_t{16} << 20;
-  return std::is_same_v<S, Accumulator<S>> && size * static_cast<std::int64_t>(sizeof(S)) > kBytes;
+  return std::is_same_v<S, Accumulator<S>> && size * static_cast<std::int64_t>(sizeof(S)) > caches().l3 / 2;
 }
 
 // out[i] = value(i, lanes) for i in [0, size). With `stream`, past the caches: then the caller owes a stream_fence.

@@ -145,8 +145,8 @@ DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, BFloat16>
 }
 
 // In 8 bits: the first pass widens and advances the states, the second, which knows their scales, moves the parameters
-// and encodes them, and fetches the block after the next. So the divisions overlap with the encoding, and either pass
-// leaves the other half as much to do.
+// and encodes them, and fetches what the block after the next reads. So the divisions overlap with the encoding, and
+// either pass leaves the other half as much to do.
 template <Isa I, class S, class Rule, class P, class Store>
 DRUPE_INLINE void update_block(const Rule& given, const NarrowBlock<S, std::uint8_t>& at, const P* param,
                                const std::uint32_t* words, const Store& store_param) {

@@ -24,7 +24,8 @@ def gemm(
     """Matrix product with a fused epilogue: ``activation(alpha * op(a) @ op(b) + bias + residual)``.
 
     Products accumulate in float32 for float16 and bfloat16, in the dtype itself otherwise. A processor with AVX512-BF16
-    multiplies bfloat16 by its dot instruction, which takes subnormal numbers (below 1.2e-38) as zeros.
+    multiplies bfloat16 by its dot instruction, which takes subnormal numbers (below 1.2e-38) as zeros, and may round
+    results to such zeros.
     A GPU may round float32 operands to tf32 where :func:`drupe.set_float32_matmul_precision` allows it.
 
     Args:
