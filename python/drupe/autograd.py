@@ -123,11 +123,12 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
     pending: dict[Node, list[Gradient | None]] = {}
     youngest_first: list[tuple[int, Node]] = []
     taken = {gradient.owner}  # memory that a leaf's gradient must not share
+    late: list[tuple[Tensor, SparseRows]] = []  # what leaves' dense gradients are due, once nobody else reads them
 
     def feed(tensor: Tensor, grad: Gradient) -> None:
         node = tensor.node
         if node is None:
-            _accumulate(tensor, grad, taken)
+            _accumulate(tensor, grad, taken, late)
             return
         if node not in pending:
             pending[node] = [None] * node.outputs
@@ -158,13 +159,23 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
             feed(tensor, grad)
         if not retain_graph:
             node.backward, node.inputs, node.versions = None, (), ()
+    for leaf, rows in late:
+        assert isinstance(leaf.raw_grad, _C.Tensor)
+        _C.add_rows(leaf.raw_grad, rows.indices, rows.values)
 
 
-def _accumulate(leaf: Tensor, grad: Gradient, taken: set[int]) -> None:
-    if leaf.raw_grad is not None:
-        grad = _sum(leaf.raw_grad, grad)
-    elif isinstance(grad, _C.Tensor):
-        if grad.owner in taken or not grad.is_contiguous():
-            grad = _C.clone(grad)
+def _accumulate(leaf: Tensor, grad: Gradient, taken: set[int], late: list[tuple[Tensor, SparseRows]]) -> None:
+    held = leaf.raw_grad
+    if isinstance(held, SparseRows) and isinstance(grad, _C.Tensor):
+        late.append((leaf, held))
+        held = None
+    elif isinstance(grad, SparseRows) and isinstance(held, _C.Tensor) and held.owner in taken:
+        late.append((leaf, grad))
+        return
+    if held is not None:
+        grad = _sum(held, grad)
+    elif isinstance(grad, _C.Tensor) and (grad.owner in taken or not grad.is_contiguous()):
+        grad = _C.clone(grad)
+    if isinstance(grad, _C.Tensor):
         taken.add(grad.owner)
     leaf.set_raw_grad(grad)

@@ -436,3 +436,28 @@ def test_sparse_and_dense_accumulate(rng, sparse_first):
     add_both = add(gather(weight, list(range(10))), scale(weight, 1))
     add_both.backward(np.ones((10, 3)))
     np.testing.assert_allclose(dense(weight.grad), np.full((10, 3), 2.0))
+
+
+@pytest.mark.skipif(not hasattr(_C, "merge_rows"), reason="no sparse rows in this build")
+@pytest.mark.parametrize("dense_first", [True, False])
+def test_rows_are_not_added_to_memory_that_others_read(rng, dense_first):
+    weight, x = leaf(rng.standard_normal((5, 3))), leaf(rng.standard_normal((5, 3)))
+    dy = rng.standard_normal((5, 3))
+    expected = dy.copy()
+    expected[2] += dy[2]
+    scaled = scale(x, 3)  # goes back last; its gradient comes in the memory of weight's dense one
+    if dense_first:  # the younger op goes back first
+        rows = gather(weight, [2])
+        both = add(weight, scaled)
+    else:
+        both = add(weight, scaled)
+        rows = gather(weight, [2])
+    call = Call("join", both, rows)
+    y = call.output(drupe.zeros((1,)).raw, lambda _: (drupe.tensor(dy).raw, drupe.tensor(dy[2:3]).raw))
+    y.backward(retain_graph=True)
+    np.testing.assert_allclose(x.grad.numpy(), 3 * dy)
+    np.testing.assert_allclose(dense(weight.grad), expected)
+    before = weight.grad
+    y.backward()
+    np.testing.assert_allclose(dense(weight.grad), 2 * expected)
+    np.testing.assert_allclose(dense(before), expected)
