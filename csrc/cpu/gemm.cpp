@@ -14,12 +14,13 @@
 namespace drupe::cpu {
 namespace {
 
-// Whether y goes past the caches: a large one, and a smaller one whose lines take longer to be fetched, before they are
-// written, than its short products. Of the paths, only gemm_rows ends in a fence.
+// Whether y goes past the caches: a large one; and a smaller one whose lines take longer to be fetched, before they are
+// written, than its short products, or which nobody reads soon: that of a transposed a, as a weight's gradient is. Of
+// the paths, only gemm_rows ends in a fence.
 bool leaves_caches(const GemmArgs& args, std::int64_t item) {
   constexpr std::int64_t kShortDepth = 512;
-  const std::int64_t bytes = args.M * args.N * item;
-  return args.M > kFewRows && bytes > caches().l3 / (args.K <= kShortDepth ? 8 : 2);
+  const bool early = args.K <= kShortDepth || (args.a_row == 1 && args.a_col != 1);
+  return args.M > kFewRows && args.M * args.N * item > caches().l3 / (early ? 8 : 2);
 }
 
 template <class S>
