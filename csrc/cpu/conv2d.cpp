@@ -4,7 +4,6 @@
 // Bytes: the image once from memory and once per tap from the caches. Worklog: bench/worklog/conv2d.md.
 #include "ops/conv2d.h"
 
-#include "core/caches.h"
 #include "core/dispatch.h"
 #include "cpu/activation.h"
 #include "cpu/conv2d_depthwise.h"
@@ -16,13 +15,6 @@
 
 namespace drupe::cpu {
 namespace {
-
-// Whether an image of `size` elements goes past the caches: larger, much of it would have left them anyway
-// before it is read, and stores that wait for the lines they fill hold the next tile up.
-template <class S>
-bool leaves_caches(std::int64_t size) {
-  return size * static_cast<std::int64_t>(sizeof(S)) > caches().l3 / 8;
-}
 
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.
 template <Isa I, class S, Activation A>
@@ -36,7 +28,8 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
     const std::int64_t at = row0 * args.K + col0;
     // Depthwise rows end in no fence.
-    const bool stream = args.groups == 1 && leaves_caches<S>(args.N * args.h.out * args.w.out * args.K);
+    const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));
+    const bool stream = args.groups == 1 && leaves_caches<I>(bytes, true);
     const S* added = residual ? residual + at : nullptr;
     const TileEnd<I, S> end{bias + col0, added, args.K, nullptr, y + at, args.K, stream};
     end.template write<A>(rows, tile, tile_row);

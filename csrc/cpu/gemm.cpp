@@ -2,7 +2,6 @@
 // processor multiplies them; and the epilogue. Worklog: bench/worklog/gemm.md.
 #include "ops/gemm.h"
 
-#include "core/caches.h"
 #include "core/dispatch.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
@@ -14,16 +13,17 @@
 namespace drupe::cpu {
 namespace {
 
-// Whether y goes past the caches: a large one; and a smaller one whose lines take longer to be fetched, before they are
-// written, than its short products, or which nobody reads soon: that of a transposed a, as a weight's gradient is. Of
-// the paths, only gemm_rows ends in a fence.
-bool leaves_caches(const GemmArgs& args, std::int64_t item) {
+// Whether y goes past the caches: early after short products, and where nobody reads it soon, as a weight's gradient,
+// which has a transposed a. Of the paths, only gemm_rows ends in a fence.
+template <Isa I, class S>
+bool streams(const GemmArgs& args) {
   constexpr std::int64_t kShortDepth = 512;
   const bool early = args.K <= kShortDepth || (args.a_row == 1 && args.a_col != 1);
-  return args.M > kFewRows && args.M * args.N * item > caches().l3 / (early ? 8 : 2);
+  const std::int64_t bytes = args.M * args.N * static_cast<std::int64_t>(sizeof(S));
+  return args.M > kFewRows && leaves_caches<I>(bytes, early);
 }
 
-template <class S>
+template <Isa I, class S>
 Problem<S> locate(const GemmArgs& args, std::int64_t index) {
   const std::int64_t y_offset = index * args.M * args.N;
   std::int64_t a = 0, b = 0, residual = 0;
@@ -39,7 +39,7 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .y = static_cast<S*>(args.y) + y_offset,
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
           .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
-          .stream = leaves_caches(args, sizeof(S))};
+          .stream = streams<I, S>(args)};
 }
 
 // Calls f(product, K, a, transposed b): how this processor multiplies S from panels, and the operands for it; K counts
@@ -98,9 +98,9 @@ void gemm(const GemmArgs& args) {
     // Enough matrices: one per task, whose own loops then run in that thread. Few: the tiles of each in parallel.
     // The choice does not change the bits: an element's sum depends on K alone.
     if (batch >= num_threads()) {
-      parallel_for(batch, [&](std::int64_t index) { multiply<I>(args, locate<S>(args, index)); });
+      parallel_for(batch, [&](std::int64_t index) { multiply<I>(args, locate<I, S>(args, index)); });
     } else {
-      for (std::int64_t index = 0; index < batch; ++index) multiply<I>(args, locate<S>(args, index));
+      for (std::int64_t index = 0; index < batch; ++index) multiply<I>(args, locate<I, S>(args, index));
     }
   });
 }

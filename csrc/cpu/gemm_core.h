@@ -160,15 +160,17 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
                        across * b_panel * static_cast<std::int64_t>(sizeof(T)) <= caches().l2 / 2;
   // Each tile fetches its share of what comes next: a panel of B, or the rows of A below.
   const std::int64_t share = by_rows ? ceil_div(Tile::kRows, across) : ceil_div(Tile::kCols, down);
-  for (std::int64_t i = 0, j = 0; i < down && j < across;) {
+  std::int64_t i = 0, j = 0;
+  std::int64_t &inner = by_rows ? j : i, &outer = by_rows ? i : j;
+  while (i < down && j < across) {
     const std::int64_t m = i * Tile::kRows, n = j * Tile::kCols;
     const T* right = b + j * b_panel;
     const T* left = a + m * a_row;
     const int height = static_cast<int>(std::min<std::int64_t>(Tile::kRows, rows - m));
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
     T* tile = c ? c + m * c_row + n : edge;
-    const NextPanel<T> next = by_rows ? NextPanel<T>{left + Tile::kRows * a_row + j * depth * share, share}
-                                      : NextPanel<T>{right + b_panel + i * depth * share, share};
+    const T* after = by_rows ? left + Tile::kRows * a_row : right + b_panel;
+    const NextPanel<T> next{after + inner * depth * share, share};
     start(m, n, height, width);
     if (width == Tile::kCols || !c) {
       gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
@@ -180,8 +182,6 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
       for (int r = 0; r < height; ++r) std::memcpy(tile + r * c_row, edge + r * Tile::kCols, bytes);
     }
     done(m, n, height, width, tile);
-    std::int64_t& inner = by_rows ? j : i;
-    std::int64_t& outer = by_rows ? i : j;
     if (++inner == (by_rows ? across : down)) inner = 0, ++outer;
   }
 }

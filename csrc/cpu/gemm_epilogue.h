@@ -1,12 +1,20 @@
 // The end of a product: activation(alpha tile + bias + residual), and faster the common case of whole tiles.
 #pragma once
 
+#include "core/caches.h"
 #include "cpu/activation.h"
 #include "cpu/gemm_bf16.h"
 #include "cpu/lanes.h"
 #include "ops/gemm.h"
 
 namespace drupe::cpu {
+
+// Whether a result of so many bytes goes past the caches: a large one and, with `early`, a smaller one, of which much
+// would have left them before it is read, or whose stores wait longer for their lines than its products take.
+template <Isa>
+bool leaves_caches(std::int64_t bytes, bool early) {
+  return bytes > caches().l3 / (early ? 8 : 2);
+}
 
 // Rows of a tile that is GemmTile::kCols wide; y may be where the tile lies. All pointers are at the tile.
 template <Isa I, class S>

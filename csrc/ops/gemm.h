@@ -9,10 +9,11 @@
 //   y         (..., M, N), C-contiguous, fresh; leading dimensions broadcast as NumPy's matmul does
 //
 // Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and
-// bfloat16, in the dtype itself otherwise, in an order that depends on K alone (on a GPU also on the other sizes and
-// the device). With the precision "high" a GPU may round float32 operands to tf32 (10 bits after the point, to nearest;
-// beyond 2^128 - 2^116 to infinity) for its tensor cores; sums stay float32. K = 0 gives activation(bias + residual).
-// On the CPU the scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix Multiplication, 2008).
+// bfloat16, in the dtype itself otherwise, in an order that depends on K alone (with few rows, and on a GPU, also on
+// the other sizes, the layout and the device). With the precision "high" a GPU may round float32 operands to tf32 (10
+// bits after the point, to nearest; beyond 2^128 - 2^116 to infinity) for its tensor cores; sums stay float32. K = 0
+// gives activation(bias + residual). On the CPU the scheme is Goto & van de Geijn's (Anatomy of High-Performance Matrix
+// Multiplication, 2008).
 #pragma once
 
 #include <optional>

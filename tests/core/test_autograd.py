@@ -398,7 +398,6 @@ def dense(grad):
     return grad.numpy()
 
 
-@pytest.mark.skipif(not hasattr(_C, "merge_rows"), reason="no sparse rows in this build")
 def test_sparse_rows_accumulate(rng):
     weight = leaf(rng.standard_normal((10, 3)))
     first, second = [1, 7, 1], [7, 2]
@@ -415,7 +414,6 @@ def test_sparse_rows_accumulate(rng):
     np.testing.assert_allclose(dense(weight.grad), expected)
 
 
-@pytest.mark.skipif(not hasattr(_C, "merge_rows"), reason="no sparse rows in this build")
 @pytest.mark.parametrize("sparse_first", [True, False])
 def test_sparse_and_dense_accumulate(rng, sparse_first):
     weight = leaf(rng.standard_normal((10, 3)))
@@ -438,7 +436,6 @@ def test_sparse_and_dense_accumulate(rng, sparse_first):
     np.testing.assert_allclose(dense(weight.grad), np.full((10, 3), 2.0))
 
 
-@pytest.mark.skipif(not hasattr(_C, "merge_rows"), reason="no sparse rows in this build")
 @pytest.mark.parametrize("dense_first", [True, False])
 def test_rows_are_not_added_to_memory_that_others_read(rng, dense_first):
     weight, x = leaf(rng.standard_normal((5, 3))), leaf(rng.standard_normal((5, 3)))
