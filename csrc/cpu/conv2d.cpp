@@ -68,12 +68,19 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
   }
 }
 
-// Whether a bfloat16 product is at least as fast by dot instructions as by minimal filtering in float32.
+// Calls f(product): how this processor multiplies S, gathered or transformed.
+template <Isa I, class S, class F>
+auto with_product(const F& f) {
+  if constexpr (kPairs<I, S>) {
+    if (has_bf16_dot<I>()) return f(PairProduct<I>());
+  }
+  return f(Product());
+}
+
+// Whether minimal filtering is taken for so many channels.
 template <Isa I, class S>
-bool by_dot(const Conv2dArgs& args, std::int64_t channels) {
-  constexpr std::int64_t kLeastChannels = 512;
-  return kPairs<I, S> && args.algorithm == Conv2dAlgorithm::automatic && channels >= kLeastChannels &&
-         has_bf16_dot<I>();
+bool is_filtered(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w, std::int64_t channels) {
+  return with_product<I, S>([&]<class P>(P) { return by_winograd<I, S, WinogradBy<P>>(args, h, w, channels); });
 }
 
 // The gathered rows times the weight of one group, which lies packed in `panels`, if given; the rest as gemm_rows'.
@@ -81,23 +88,35 @@ template <Isa I, class S, class Finish>
 void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
               const void* panels, const Finish& finish, const GemmResult<Accumulator<S>>& result) {
   using T = Accumulator<S>;
-  const auto product = [&]<class P>(P, std::int64_t depth, const auto& pack_a, const auto& pack_b, const auto& pixels) {
-    const PackedRows<T, std::decay_t<decltype(pack_a)>> left{pack_a,
-                                                             rows.plain() ? pixels.in_place() : RowsInPlace<T>()};
-    gemm_blocks<I, P>(rows.rows(images), columns, depth, left, pack_b, finish, result, static_cast<const T*>(panels));
-  };
-  if constexpr (kPairs<I, S>) {
-    if (has_bf16_dot<I>()) {
+  with_product<I, S>([&]<class P>(P) {
+    const auto product = [&](std::int64_t depth, const auto& pack_a, const auto& pack_b, const auto& pixels) {
+      const PackedRows<T, std::decay_t<decltype(pack_a)>> left{pack_a,
+                                                               rows.plain() ? pixels.in_place() : RowsInPlace<T>()};
+      gemm_blocks<I, P>(rows.rows(images), columns, depth, left, pack_b, finish, result, static_cast<const T*>(panels));
+    };
+    if constexpr (kMultipliesPairs<P>) {
+      product((rows.depth() + 1) / 2, [&](auto... panel) { rows.pack_row_pairs(panel...); },
+              [&](auto... panel) { filters.pack_pairs(panel...); },
+              PairedMatrix<I>{rows.source, rows.pitch, 1, rows.channels});
+    } else {
       product(
-          PairProduct<I>(), (rows.depth() + 1) / 2, [&](auto... panel) { rows.pack_row_pairs(panel...); },
-          [&](auto... panel) { filters.pack_pairs(panel...); },
-          PairedMatrix<I>{rows.source, rows.pitch, 1, rows.channels});
-      return;
+          rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); },
+          [&](auto... panel) { filters.pack(panel...); }, StridedMatrix<I, S>{rows.source, rows.pitch, 1});
     }
-  }
-  product(
-      Product(), rows.depth(), [&](auto... panel) { rows.pack_rows(panel...); },
-      [&](auto... panel) { filters.pack(panel...); }, StridedMatrix<I, S>{rows.source, rows.pitch, 1});
+  });
+}
+
+// The weight of the first group, whose axes outlive it.
+template <Isa I, class S>
+Filters<I, S> forward_filters(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w) {
+  const std::int64_t C = args.C / args.groups, window = args.h.kernel * args.w.kernel;
+  return {.data = static_cast<const S*>(args.weight),
+          .width = args.w.kernel,
+          .channel_stride = window,
+          .column_stride = C * window,
+          .h = h,
+          .w = w,
+          .channels = C};
 }
 
 template <Isa I, class S>
@@ -124,13 +143,7 @@ void forward(const Conv2dArgs& args) {
                       .pitch = args.C,
                       .channels = C,
                       .end = static_cast<const S*>(args.x) + args.N * args.h.in * args.w.in * args.C};
-  Filters<I, S> filters{.data = static_cast<const S*>(args.weight),
-                        .width = args.w.kernel,
-                        .channel_stride = window,
-                        .column_stride = C * window,
-                        .h = gather.h,
-                        .w = gather.w,
-                        .channels = C};
+  const Filters<I, S> filters = forward_filters<I, S>(args, gather.h, gather.w);
   if (depthwise_groups) {
     gather.channels = args.C;
     const Scratch<T> weight(static_cast<std::size_t>(window * args.C));
@@ -141,8 +154,10 @@ void forward(const Conv2dArgs& args) {
         partial);
     return;
   }
-  if (!by_dot<I, S>(args, C) && by_winograd<I, S>(args, gather.h, gather.w, C)) {
-    winograd(gather, filters, args.N, K, write);
+  if (is_filtered<I, S>(args, gather.h, gather.w, C)) {
+    const void* weight = args.form == FilterForm::transformed ? args.panels : nullptr;
+    with_product<I, S>(
+        [&]<class P>(P) { winograd<I, P>(gather, filters, args.N, K, static_cast<const T*>(weight), write); });
     return;
   }
   for_groups(args.groups, [&](std::int64_t group) {
@@ -151,7 +166,7 @@ void forward(const Conv2dArgs& args) {
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
     multiply(
-        rows, columns, args.N, K, args.panels,
+        rows, columns, args.N, K, args.form == FilterForm::matrix ? args.panels : nullptr,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
         GemmResult<T>{.sums = partial ? partial + group * K : nullptr, .sums_row = args.K, .in_place = plain});
@@ -215,8 +230,9 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
         direct);
     return;
   }
-  if (!by_dot<I, S>(args, K) && by_winograd<I, S>(args, gather.h, gather.w, K)) {
-    winograd(gather, filters, args.N, C, writer);
+  if (is_filtered<I, S>(args, gather.h, gather.w, K)) {
+    with_product<I, S>(
+        [&]<class P>(P) { winograd<I, P>(gather, filters, args.N, C, static_cast<const T*>(nullptr), writer); });
     return;
   }
   for_groups(args.groups, [&](std::int64_t group) {
@@ -253,16 +269,40 @@ void conv2d_backward_input(const Conv2dArgs& args) {
 }
 
 template <Isa I>
-bool conv2d_reads_panels(const Conv2dArgs& args) {
+FilterForm conv2d_reads(const Conv2dArgs& args) {
   const GatherAxis h = forward_axis(args.h), w = forward_axis(args.w);
-  bool filtered = false;
-  dispatch_float(args.dtype,
-                 [&]<class S>() { filtered = !by_dot<I, S>(args, args.C) && by_winograd<I, S>(args, h, w, args.C); });
-  return args.groups == 1 && args.C * args.K > 1 && !filtered;
+  FilterForm form = FilterForm::none;
+  dispatch_float(args.dtype, [&]<class S>() {
+    if (!is_filtered<I, S>(args, h, w, args.C)) {
+      form = args.groups == 1 && args.C * args.K > 1 ? FilterForm::matrix : FilterForm::none;
+    } else {
+      // Floats transformed are four times as many bytes, which take longer to come from memory than the transform.
+      with_product<I, S>([&]<class P>(P) {
+        if (kMultipliesPairs<P>) form = FilterForm::transformed;
+      });
+    }
+  });
+  return form;
+}
+
+template <Isa I>
+std::int64_t transform_filters(const Conv2dArgs& args, void* panels) {
+  const GatherAxis h = forward_axis(args.h), w = forward_axis(args.w);
+  std::int64_t bytes = 0;
+  dispatch_float(args.dtype, [&]<class S>() {
+    using T = Accumulator<S>;
+    with_product<I, S>([&]<class P>(P) {
+      WinogradWeight<I, P, T> weight(args.K, args.C);
+      bytes = weight.size() * static_cast<std::int64_t>(sizeof(T));
+      if (panels) weight.fill(static_cast<T*>(panels), forward_filters<I, S>(args, h, w), 0);
+    });
+  });
+  return bytes;
 }
 
 template void conv2d<Isa::DRUPE_ISA>(const Conv2dArgs&);
-template bool conv2d_reads_panels<Isa::DRUPE_ISA>(const Conv2dArgs&);
+template FilterForm conv2d_reads<Isa::DRUPE_ISA>(const Conv2dArgs&);
+template std::int64_t transform_filters<Isa::DRUPE_ISA>(const Conv2dArgs&, void*);
 template void conv2d_backward_input<Isa::DRUPE_ISA>(const Conv2dArgs&);
 
 }  // namespace drupe::cpu

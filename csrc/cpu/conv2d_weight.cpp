@@ -105,9 +105,10 @@ void backward_weight(const Conv2dArgs& args) {
                             .channels = C};
   // The sums at all points are four times the gradient, written and read at least once: 8 more patches for each 8 MiB.
   constexpr std::int64_t kMiB = std::int64_t{1} << 20;
-  const std::int64_t bytes = Winograd::kPoints * C * K * static_cast<std::int64_t>(sizeof(T));
+  using W = WinogradBy<Product>;
+  const std::int64_t bytes = W::kPoints * C * K * static_cast<std::int64_t>(sizeof(T));
   const bool large = bytes > 256 * kMiB && args.algorithm == Conv2dAlgorithm::automatic;
-  if (!large && by_winograd<I, S>(args, gather.h, gather.w, C, bytes / (2 * kMiB))) {
+  if (!large && by_winograd<I, S, W>(args, gather.h, gather.w, C, bytes / (2 * kMiB))) {
     WinogradWeightGradient<I, S>(gather, static_cast<const S*>(args.dy), args.N, K).run(static_cast<S*>(args.out));
     return;
   }

@@ -14,9 +14,9 @@ class WinogradWeightGradient {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
-  using Axis = Winograd::Axis<T, I>;
-  static constexpr int kTaps = Winograd::kTaps, kIn = Winograd::kIn, kOut = Winograd::kOut;
-  static constexpr int kPoints = Winograd::kPoints;
+  using W = WinogradBy<Product>;
+  using Axis = W::Axis<T, I>;
+  static constexpr int kTaps = W::kTaps, kIn = W::kIn, kOut = W::kOut, kPoints = W::kPoints;
   static constexpr int kSlice = 64;  // channels that lie together in a row of transformed patches
 
  public:
@@ -39,8 +39,8 @@ class WinogradWeightGradient {
       const std::int64_t count = std::min(group_, patches_.count - first);
       parallel_ranges(count, kGrain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          transform_input<I, kSlice>(gather_, patches_[first + i], zeros_.data(), inputs_.data() + i * kSlice,
-                                     group_ * kSlice, inputs_pitch());
+          transform_input<I, Product, kSlice>(gather_, patches_[first + i], zeros_.data(), inputs_.data() + i * kSlice,
+                                              group_ * kSlice, inputs_pitch());
           transform_gradient(patches_[first + i], i);
         }
       });
@@ -75,7 +75,7 @@ class WinogradWeightGradient {
     const WinogradPixels<S, kOut> pixels(dy_, P, Q, P, Q, columns_, patch, zeros_.data());
     const auto transform = [&](std::int64_t k, auto lanes) {
       T* to = gradients_.data() + (k / Tile::kCols * group_ + i) * Tile::kCols + k % Tile::kCols;
-      Winograd::transform<V, kOut, kIn, Axis::result_gradient>(
+      W::transform<V, kOut, kIn, Axis::result_gradient>(
           [&](int r, int s) { return load<V>(pixels.at[r][s] + k, lanes); },
           [&](int r, int s, V x) { x.store(to + (r * kIn + s) * gradients_pitch()); });
     };
@@ -122,7 +122,7 @@ class WinogradWeightGradient {
       for (int j = 0; j < Tile::kCols; j += V::kLanes) {
         const T* from = sums_.data() + (c0 + c) * padded_columns() + col0 + j;
         const std::int64_t next = gather_.channels * padded_columns();
-        Winograd::transform<V, kIn, kTaps, Axis::window_gradient>(
+        W::transform<V, kIn, kTaps, Axis::window_gradient>(
             [&](int r, int s) { return V::load(from + (r * kIn + s) * next); },
             [&](int r, int s, V x) { x.store(windows[c][r * kTaps + s] + j); });
       }
@@ -138,7 +138,7 @@ class WinogradWeightGradient {
   const Gather<I, S>& gather_;
   const S* dy_;
   std::int64_t columns_;
-  WinogradPatches patches_;
+  WinogradPatches<kOut> patches_;
   std::int64_t slices_ = (gather_.channels + kSlice - 1) / kSlice;
   std::int64_t panels_ = (columns_ + Tile::kCols - 1) / Tile::kCols;
   Scratch<S> zeros_;

@@ -10,7 +10,7 @@ namespace drupe::cpu {
 
 // Whether this processor multiplies so. It takes subnormals as zeros.
 template <Isa I>
-bool has_bf16_dot() {
+DRUPE_INLINE bool has_bf16_dot() {
 #if defined(__AVX512F__)
   static const bool has = __builtin_cpu_supports("avx512bf16");
   return has;

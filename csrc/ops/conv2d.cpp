@@ -110,7 +110,10 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
   args.bias = row.raw();
   args.residual = added.raw();
   args.pre_activation = pre.raw();
-  if (packed) args.panels = packed->matrix.readable_panels();
+  if (packed) {
+    args.panels = packed->matrix.readable_panels();
+    args.form = packed->form;
+  }
   if (y.numel() > 0) {
     dispatch(device, [&]<Isa I>() { cpu::conv2d<I>(args); }, [&](auto stream) { cuda::conv2d(args, stream); });
   }
@@ -131,9 +134,14 @@ PackedFilters pack_filters(const Tensor& weight, const Conv2dOptions& options) {
   const Dims image{1, reach(2, dilation[0]), reach(3, dilation.back()), weight.size(1) * options.groups};
   Conv2dArgs args = plan(op, image, weight.shape(), weight.dtype(), options);
   args.algorithm = parse_algorithm(op, options.algorithm, args, weight.device());
-  bool useful = false;
-  dispatch_isa([&]<Isa I>() { useful = cpu::conv2d_reads_panels<I>(args); });
-  if (!useful) return packed;
+  args.weight = packed.weight.raw();
+  dispatch_isa([&]<Isa I>() {
+    packed.form = cpu::conv2d_reads<I>(args);
+    if (packed.form != FilterForm::transformed) return;
+    packed.matrix.panels = empty({cpu::transform_filters<I>(args, nullptr)}, Dtype::u8);
+    cpu::transform_filters<I>(args, packed.matrix.panels.raw());
+  });
+  if (packed.form != FilterForm::matrix) return packed;
   const Dims matrix{args.K, args.C * args.h.kernel * args.w.kernel};
   packed.matrix = pack_weight(reshape(contiguous(packed.weight.permute({0, 2, 3, 1})), matrix), true);
   if (is_pointwise(args)) {

@@ -32,6 +32,9 @@ namespace drupe {
 // and narrower where that is expected to be faster.
 enum class Conv2dAlgorithm : std::uint8_t { automatic, direct, winograd };
 
+// How a packed weight lies: as pack_gemm writes the K x (R S C) matrix, or transformed for minimal filtering.
+enum class FilterForm : std::uint8_t { none, matrix, transformed };
+
 // All operands are contiguous, images NHWC. Each function names those that it reads, and what `out` is.
 struct Conv2dArgs {
   std::int64_t N, C, K, groups;
@@ -46,13 +49,15 @@ struct Conv2dArgs {
   Activation activation = Activation::none;
   Conv2dAlgorithm algorithm = Conv2dAlgorithm::automatic;
   Dtype dtype;
-  const void* panels = nullptr;  // the weight as a K x (R S C) matrix, as pack_gemm wrote it, for one group
+  const void* panels = nullptr;  // the weight packed, for one group, in this form
+  FilterForm form = FilterForm::none;
 };
 
 // A weight (K, C / groups, R, S), contiguous, and a copy in the order in which this processor's kernels read it.
 struct PackedFilters {
   Tensor weight;
   PackedMatrix matrix;  // without panels where there is nothing to gain; without a matrix where that is a copy too
+  FilterForm form = FilterForm::none;  // of the panels
 };
 
 struct Conv2dOptions {
@@ -87,7 +92,10 @@ namespace cpu {
 template <Isa>
 void conv2d(const Conv2dArgs& args);  // x, weight, epilogue -> y
 template <Isa>
-bool conv2d_reads_panels(const Conv2dArgs& args);  // whether conv2d would read args.panels; looks at sizes alone
+FilterForm conv2d_reads(const Conv2dArgs& args);  // the form in which conv2d would read a packed weight of these sizes
+// Writes args.weight as it is to lie transformed, if `panels` is given, and returns how many bytes these are.
+template <Isa>
+std::int64_t transform_filters(const Conv2dArgs& args, void* panels);
 template <Isa>
 void conv2d_backward_input(const Conv2dArgs& args);  // dy, weight -> dx
 template <Isa>

@@ -6,12 +6,13 @@ import pytest
 import drupe
 from drupe import ops
 
-# C, K, R, S and options: pointwise, strided, a stem of odd depth, minimal filtering, more than one slice, groups
+# C, K, R, S and options: pointwise, strided, a stem of odd depth, minimal filtering twice, more than one slice, groups
 CASES = [
     (20, 40, 1, 1, {}),
     (20, 33, 1, 1, {"stride": 2}),
     (3, 16, 7, 7, {"stride": 2, "padding": 3}),
     (16, 32, 3, 3, {"padding": 1}),
+    (77, 70, 3, 3, {"padding": 1}),
     (300, 35, 3, 3, {"padding": 1, "stride": 2}),
     (4, 6, 2, 3, {"groups": 2, "dilation": 2}),
 ]
