@@ -25,7 +25,7 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   const auto* residual = static_cast<const S*>(args.residual);
   auto* pre = static_cast<S*>(args.pre_activation);
   auto* y = static_cast<S*>(args.out);
-  if (cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
+  if (kHasTileEnd<I> && cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
     const std::int64_t at = row0 * args.K + col0;
     // Depthwise rows end in no fence.
     const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));

@@ -103,8 +103,8 @@ struct WinogradBlocks {
   // Transforms patch i of a block into the block's array.
   void transform(std::int64_t block, std::int64_t i, T* to) const {
     const std::int64_t rows = height(block);
-    transform_input<I, P, kSlice>(gather, patches[block * most + i], zeros, to + i * kSlice, rows * kSlice,
-                                  point_size(rows));
+    transform_input<I, P>(gather, patches[block * most + i], zeros, to + i * kSlice, kSlice, rows * kSlice,
+                          point_size(rows));
   }
 };
 

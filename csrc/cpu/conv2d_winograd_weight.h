@@ -39,8 +39,8 @@ class WinogradWeightGradient {
       const std::int64_t count = std::min(group_, patches_.count - first);
       parallel_ranges(count, kGrain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) {
-          transform_input<I, Product, kSlice>(gather_, patches_[first + i], zeros_.data(), inputs_.data() + i * kSlice,
-                                              group_ * kSlice, inputs_pitch());
+          transform_input<I, Product>(gather_, patches_[first + i], zeros_.data(), inputs_.data() + i * kSlice, kSlice,
+                                      group_ * kSlice, inputs_pitch());
           transform_gradient(patches_[first + i], i);
         }
       });

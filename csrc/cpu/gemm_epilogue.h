@@ -16,6 +16,10 @@ bool leaves_caches(std::int64_t bytes, bool early) {
   return bytes > caches().l3 / (early ? 8 : 2);
 }
 
+// Where a tile is a few numbers wide, there is nothing to gain.
+template <Isa I>
+inline constexpr bool kHasTileEnd = I != Isa::scalar;
+
 // Rows of a tile that is GemmTile::kCols wide; y may be where the tile lies. All pointers are at the tile.
 template <Isa I, class S>
 struct TileEnd {
@@ -110,7 +114,8 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
               std::int64_t cols, const Accumulator<S>* tile, std::int64_t tile_row) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  if (cols == GemmTile<I, T>::kCols && args.alpha == 1 && (!problem.residual || args.residual_col == 1)) {
+  const bool whole = cols == GemmTile<I, T>::kCols;
+  if (kHasTileEnd<I> && whole && args.alpha == 1 && (!problem.residual || args.residual_col == 1)) {
     const S* bias = args.bias ? static_cast<const S*>(args.bias) + col0 : nullptr;
     const S* residual = problem.residual ? problem.residual + row0 * args.residual_row + col0 : nullptr;
     S* pre_activation = problem.pre_activation ? problem.pre_activation + row0 * args.N + col0 : nullptr;

@@ -183,11 +183,12 @@ std::int64_t winograd_depth(std::int64_t channels) {
   return kMultipliesPairs<P> ? (channels + 1) / 2 : channels;
 }
 
-// Transforms the pixels behind a patch for products P: element c at a point, a channel or a pair of them, goes to
-// to[point * pitch + c / kSlice * next_slice + c % kSlice], so that kSlice elements lie together.
-template <Isa I, class P, int kSlice, class S>
-void transform_input(const Gather<I, S>& gather, WinogradPatch patch, const S* zeros, Accumulator<S>* to,
-                     std::int64_t next_slice, std::int64_t pitch) {
+// Transforms the pixels behind a patch for products P. The elements, a channel or a pair of them each, lie in slices,
+// whole registers: element c at a point goes to to[point * pitch + c / slice * next_slice + c % slice].
+template <Isa I, class P, class S>
+[[gnu::noinline]] void transform_input(const Gather<I, S>& gather, WinogradPatch patch, const S* zeros,
+                                       Accumulator<S>* to, std::int64_t slice, std::int64_t next_slice,
+                                       std::int64_t pitch) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
   using W = WinogradBy<P>;
@@ -197,22 +198,22 @@ void transform_input(const Gather<I, S>& gather, WinogradPatch patch, const S* z
     W::template transform<V, kIn, kIn, W::template Axis<T, I>::image>(
         [&](int r, int s) { return load<V>(pixels.at[r][s] + c, lanes); }, store);
   };
+  const std::int64_t channels = gather.channels;
   if constexpr (kMultipliesPairs<P>) {
     const auto both = [&](std::int64_t c, auto lanes, auto lanes_after) {
-      const std::int64_t element = c / 2;
-      T* row = to + element / kSlice * next_slice + element % kSlice;
+      T* row = to + c / 2 / slice * next_slice + c / 2 % slice;
       V low[kIn][kIn];
       transform(c, lanes, [&](int r, int s, V x) { low[r][s] = x; });
       transform(c + V::kLanes, lanes_after,
                 [&](int r, int s, V x) { P::pair(low[r][s], x).store(row + (r * kIn + s) * pitch); });
     };
     std::int64_t c = 0;
-    for (; c + 2 * V::kLanes <= gather.channels; c += 2 * V::kLanes) both(c, AllLanes{}, AllLanes{});
-    const auto left = static_cast<int>(gather.channels - c);
+    for (; c + 2 * V::kLanes <= channels; c += 2 * V::kLanes) both(c, AllLanes{}, AllLanes{});
+    const auto left = static_cast<int>(channels - c);
     if (left > 0) both(c, FirstLanes{left}, FirstLanes{left - V::kLanes});
   } else {
-    for_vectors<I, T>(gather.channels, [&](std::int64_t c, auto lanes) {
-      T* row = to + c / kSlice * next_slice + c % kSlice;
+    for_vectors<I, T>(channels, [&](std::int64_t c, auto lanes) {
+      T* row = to + c / slice * next_slice + c % slice;
       transform(c, lanes, [&](int r, int s, V x) { x.store(row + (r * kIn + s) * pitch); });
     });
   }

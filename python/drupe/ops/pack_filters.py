@@ -36,8 +36,8 @@ def pack_filters(
 
     Worth it for constant weights: the copy takes as many bytes as the weight (float16, and bfloat16 where the processor
     has no dot instruction: twice as many; transformed for minimal filtering by it: 16/9 times). There is none where the
-    convolution would not read it: of several groups, by minimal filtering in other dtypes, on a GPU. A change of the weight does not reach it. After :func:`drupe.set_cpu_isa` chose other
-    kernels the weight itself is read.
+    convolution would not read it: of several groups, by minimal filtering in other dtypes, on a GPU. A change of the
+    weight does not reach it. After :func:`drupe.set_cpu_isa` chose other kernels the weight itself is read.
 
     Args:
         weight: (K, C / groups, R, S), float; any strides.
