@@ -16,6 +16,13 @@
 namespace drupe::cpu {
 namespace {
 
+// Whether y goes past the caches. Depthwise rows end in no fence.
+template <Isa I, class S>
+bool streams(const Conv2dArgs& args) {
+  const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));
+  return args.groups == 1 && leaves_caches<I>(bytes, true);
+}
+
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.
 template <Isa I, class S, Activation A>
 void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols,
@@ -27,11 +34,8 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   auto* y = static_cast<S*>(args.out);
   if (kHasTileEnd<I> && cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
     const std::int64_t at = row0 * args.K + col0;
-    // Depthwise rows end in no fence.
-    const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));
-    const bool stream = args.groups == 1 && leaves_caches<I>(bytes, true);
     const S* added = residual ? residual + at : nullptr;
-    const TileEnd<I, S> end{bias + col0, added, args.K, nullptr, y + at, args.K, stream};
+    const TileEnd<I, S> end{bias + col0, added, args.K, nullptr, y + at, args.K, streams<I, S>(args)};
     end.template write<A>(rows, tile, tile_row);
     return;
   }
@@ -137,6 +141,9 @@ void forward(const Conv2dArgs& args) {
   const auto finish = [&](auto... tile) {
     if (!plain) write(tile...);
   };
+  const auto beside = [&](const void* data, std::int64_t group) {
+    return data ? Beside::of(static_cast<const S*>(data) + group * K, args.K) : Beside();
+  };
   Gather<I, S> gather{.h = forward_axis(args.h),
                       .w = forward_axis(args.w),
                       .source = static_cast<const S*>(args.x),
@@ -169,7 +176,11 @@ void forward(const Conv2dArgs& args) {
         rows, columns, args.N, K, args.form == FilterForm::matrix ? args.panels : nullptr,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
-        GemmResult<T>{.sums = partial ? partial + group * K : nullptr, .sums_row = args.K, .in_place = plain});
+        GemmResult<T>{.sums = partial ? partial + group * K : nullptr,
+                      .sums_row = args.K,
+                      .in_place = plain,
+                      .written = beside(streams<I, S>(args) ? nullptr : args.out, group),
+                      .added = beside(args.residual, group)});
   });
 }
 

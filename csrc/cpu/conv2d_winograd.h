@@ -168,12 +168,14 @@ struct WinogradProduct {
       for (std::int64_t slice = 0; slice < blocks.slices; ++slice) {
         const std::int64_t c = slice * kSlice, depth = std::min(kSlice, blocks.depth - c);
         const T* right = panel + point * weight.pitch + c * Tile::kCols;
-        NextPanel<T> next{right + depth * Tile::kCols, share};
-        for (std::int64_t row = 0; row < count; row += height, next.from += depth * share) {
+        const T* next = right + depth * Tile::kCols;
+        for (std::int64_t row = 0; row < count; row += height, next += depth * share) {
           const int rows = static_cast<int>(std::min(height, count - row));
+          Fetch fetch;
+          fetch.add_lines(next, share, depth);
           gemm_tile<I, T, 1, P>(rows, depth, packed + point * blocks.point_size(count) + (slice * count + row) * kSlice,
                                 kSlice, right, sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0,
-                                &next);
+                                fetch);
         }
       }
     }

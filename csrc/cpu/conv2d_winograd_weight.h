@@ -100,11 +100,13 @@ class WinogradWeightGradient {
       for (std::int64_t c = 0; c < channels; c += height) {
         const int rows = static_cast<int>(std::min(height, channels - c));
         T* to = sums + c * padded_columns() + panel * Tile::kCols;
+        Fetch fetch;
+        fetch.add_rows(to, padded_columns(), rows, Tile::kCols);
         if (!accumulate) {
-          gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, to, padded_columns(), false);
+          gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, to, padded_columns(), false, fetch);
           continue;
         }
-        gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, tile[0], Tile::kCols, false);
+        gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, tile[0], Tile::kCols, false, fetch);
         for (int i = 0; i < rows; ++i, to += padded_columns()) {
           for (int j = 0; j < Tile::kCols; j += V::kLanes) (V::load(to + j) + V::load(tile[i] + j)).store(to + j);
         }

@@ -76,12 +76,12 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
     return;
   }
   with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+    const bool rows_added = problem.residual && args.residual_col == 1;
     const GemmResult<T> result{.sums = partial,
                                .sums_row = args.N,
                                .in_place = plain,
-                               .data = problem.stream ? nullptr : reinterpret_cast<char*>(problem.y),
-                               .row_bytes = args.N * std::int64_t{sizeof(S)},
-                               .col_bytes = sizeof(S)};
+                               .written = problem.stream ? Beside() : Beside::of(problem.y, args.N),
+                               .added = rows_added ? Beside::of(problem.residual, args.residual_row) : Beside()};
     gemm_blocks<I, P>(
         args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
         static_cast<const T*>(args.b_panels));

@@ -51,11 +51,39 @@ struct Product {
   }
 };
 
-// What is read next, of B or of A: at each k a microkernel fetches the line at from + k * step into L2.
-template <class T>
-struct NextPanel {
-  const T* from;
-  std::int64_t step;
+// What a microkernel fetches into L2 while it runs, a line at each k: of requests that come all at once the processor
+// drops most.
+class Fetch {
+ public:
+  struct Lines {
+    const char* from;
+    std::int64_t step, count;  // bytes from line to line
+  };
+
+  // `count` lines; what is added last, and something must be, goes on to the product's end.
+  template <class T>
+  DRUPE_INLINE void add_lines(const T* from, std::int64_t step, std::int64_t count) {
+    lines_[size_] = {reinterpret_cast<const char*>(from), step * static_cast<std::int64_t>(sizeof(T)), count};
+    if (size_ + 1 < kMost) ++size_;
+  }
+  // `rows` rows of `width` elements, `row` apart.
+  template <class T>
+  DRUPE_INLINE void add_rows(const T* from, std::int64_t row, std::int64_t rows, std::int64_t width) {
+    constexpr std::int64_t kLine = 64;
+    const char* first = reinterpret_cast<const char*>(from);
+    const char* last = reinterpret_cast<const char*>(from + width);
+    for (first -= reinterpret_cast<std::uintptr_t>(first) % kLine; first < last; first += kLine) {
+      add_lines(first, row * static_cast<std::int64_t>(sizeof(T)), rows);
+    }
+  }
+
+  DRUPE_INLINE const Lines* begin() const { return lines_; }
+  DRUPE_INLINE const Lines* last() const { return lines_ + size_ - 1; }
+
+ private:
+  static constexpr int kMost = 10;
+  Lines lines_[kMost];
+  int size_ = 0;
 };
 
 // The elements of A at one k for kRows rows: `row` apart where kDepthStep is 1, else neighbours.
@@ -85,7 +113,7 @@ class LeftColumn {
 // c[i][j] (+)= sum over k of a[i][k] b[k][j] for a whole register tile.
 template <Isa I, class T, int kRows, int kDepthStep, class P>
 [[gnu::noinline]] void gemm_microkernel(std::int64_t depth, const T* a, std::int64_t a_row, const T* b, T* c,
-                                        std::int64_t c_row, bool accumulate, NextPanel<T> next) {
+                                        std::int64_t c_row, bool accumulate, const Fetch& fetch) {
   using Tile = GemmTile<I, T>;
   using V = Vec<T, I>;
   constexpr int kLine = 64 / sizeof(T);
@@ -93,27 +121,28 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) {
-      sum[i][j] = V::zero();
-      __builtin_prefetch(c + i * c_row + j * V::kLanes, 1);
-    }
+    for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = V::zero();
   }
   LeftColumn<T, kRows, kDepthStep> column(a, a_row);
-  for (std::int64_t k = 0; k < depth; ++k) {
-    V row[Tile::kVectors];
-    __builtin_prefetch(next.from, 0, 2);
-    next.from += next.step;
+  const Fetch::Lines* lines = fetch.begin();
+  for (std::int64_t k = 0; k < depth; ++lines) {
+    const char* ahead = lines->from;
+    for (const std::int64_t end = lines == fetch.last() ? depth : std::min(depth, k + lines->count); k < end; ++k) {
+      V row[Tile::kVectors];
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += lines->step;
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
+      for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
 #pragma GCC unroll 4
-    for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
+      for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(column[i]);
+      for (int i = 0; i < kRows; ++i) {
+        const V left = V::set(column[i]);
 #pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
+        for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
+      }
+      column.advance();
     }
-    column.advance();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
@@ -126,27 +155,26 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows. a[i][k] lies at i * a_row + k, or with another kDepthStep at
-// i + k * kDepthStep. Without `next` nothing is fetched.
+// i + k * kDepthStep. Without `fetch` nothing is fetched.
 template <Isa I, class T, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, std::int64_t a_row, const T* b, T* c, std::int64_t c_row,
-               bool accumulate, const NextPanel<T>* next = nullptr) {
+               bool accumulate, const Fetch& fetch) {
   if (rows == kRows) {
-    gemm_microkernel<I, T, kRows, kDepthStep, P>(depth, a, a_row, b, c, c_row, accumulate,
-                                                 next ? *next : NextPanel<T>{b, 0});
+    gemm_microkernel<I, T, kRows, kDepthStep, P>(depth, a, a_row, b, c, c_row, accumulate, fetch);
   } else if constexpr (kRows > 1) {
-    gemm_tile<I, T, kDepthStep, P, kRows - 1>(rows, depth, a, a_row, b, c, c_row, accumulate, next);
+    gemm_tile<I, T, kDepthStep, P, kRows - 1>(rows, depth, a, a_row, b, c, c_row, accumulate, fetch);
   }
 }
 
 struct Ignore {
-  void operator()(auto...) const {}
+  void operator()(auto&&...) const {}
 };
 
 // C (+)= A B for rows x cols of C, panel of B by panel or, where all of them stay in L2 and A lies dense, row of tiles
 // by row, so that A is read and C written in order. B's panels follow one another at b_panel; A's rows lie a_row apart,
-// packed or not, or with kByDepth in panels by depth, kRows * a_row apart. Calls start(row, col, height, width) before
-// each tile, where something may be fetched, and done(row, col, height, width, tile) after it. Without c a tile lies,
-// until done returns, in a place of its own with rows of kCols.
+// packed or not, or with kByDepth in panels by depth, kRows * a_row apart. Before each tile, start(fetch, row, col,
+// height, width) may add to what is fetched meanwhile; after it, done(row, col, height, width, tile) is called. Without
+// c a tile lies, until done returns, in a place of its own with rows of kCols.
 template <Isa I, bool kByDepth = false, class P = Product, class T, class Done, class Start = Ignore>
 void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const T* a, std::int64_t a_row, const T* b,
                 std::int64_t b_panel, T* c, std::int64_t c_row, bool accumulate, const Done& done,
@@ -170,15 +198,17 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
     const std::int64_t width = std::min<std::int64_t>(Tile::kCols, cols - n);
     T* tile = c ? c + m * c_row + n : edge;
     const T* after = by_rows ? left + Tile::kRows * a_row : right + b_panel;
-    const NextPanel<T> next{after + inner * depth * share, share};
-    start(m, n, height, width);
+    Fetch fetch;
+    if (c) fetch.add_rows(tile, c_row, height, width);
+    start(fetch, m, n, height, width);
+    fetch.add_lines(after + inner * depth * share, share, depth);
     if (width == Tile::kCols || !c) {
       gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
-                                     &next);
+                                     fetch);
     } else {
       const auto bytes = static_cast<std::size_t>(width) * sizeof(T);
       for (int r = 0; r < height && accumulate; ++r) std::memcpy(edge + r * Tile::kCols, tile + r * c_row, bytes);
-      gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, edge, Tile::kCols, accumulate, &next);
+      gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, edge, Tile::kCols, accumulate, fetch);
       for (int r = 0; r < height; ++r) std::memcpy(tile + r * c_row, edge + r * Tile::kCols, bytes);
     }
     done(m, n, height, width, tile);

@@ -62,11 +62,7 @@ struct TileEnd {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         x[j] = V::load(tile + i * tile_row + j * V::kLanes) + row[j];
-        if constexpr (kResidual) {
-          x[j] = x[j] + load<V>(added + j * V::kLanes, AllLanes{});
-          // The tile below may come next, only a product away: strided rows are not foreseen by the processor.
-          __builtin_prefetch(added + GemmTile<I, T>::kRows * residual_row + j * V::kLanes);
-        }
+        if constexpr (kResidual) x[j] = x[j] + load<V>(added + j * V::kLanes, AllLanes{});
       }
       if (pre_activation) put<kStream>(x, pre_activation + i * y_row, by_instruction);
 #pragma GCC unroll 4

@@ -6,22 +6,27 @@
 
 namespace drupe::cpu {
 
+// A row-major matrix that `finish` reads or writes, if there is one.
+struct Beside {
+  const char* data = nullptr;
+  std::int64_t row = 0, element = 0;  // bytes
+
+  template <class S>
+  static Beside of(const S* data, std::int64_t row) {
+    return {reinterpret_cast<const char*>(data), row * std::int64_t{sizeof(S)}, sizeof(S)};
+  }
+  void fetch(Fetch& fetch, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols) const {
+    if (data) fetch.add_rows(data + row0 * row + col0 * element, row, rows, cols * element);
+  }
+};
+
 // Where sums and results lie.
 template <class T>
 struct GemmResult {
-  T* sums = nullptr;          // for sums of some slices of K: C itself, where its dtype is T
-  std::int64_t sums_row = 0;  // elements
-  bool in_place = false;      // sums are the result, and nothing is left to be finished
-  char* data = nullptr;       // where finish writes, if given: rows of it are asked for while their sums are made
-  std::int64_t row_bytes = 0, col_bytes = 0;
-
-  void fetch(std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols) const {
-    if (!data) return;
-    for (std::int64_t i = row; i < row + rows; ++i) {
-      char* line = data + i * row_bytes + col * col_bytes;
-      for (std::int64_t at = 0; at < cols * col_bytes; at += 64) __builtin_prefetch(line + at, 1);
-    }
-  }
+  T* sums = nullptr;                // for sums of some slices of K: C itself, where its dtype is T
+  std::int64_t sums_row = 0;        // elements
+  bool in_place = false;            // sums are the result, and nothing is left to be finished
+  Beside written = {}, added = {};  // by finish, fetched while the last sums are made
 };
 
 // The product of rows row0 … row0 + M - 1 of A and the slices of B that lie in panels at b. `left` is A, in the forms
@@ -66,8 +71,10 @@ void gemm_rows(std::int64_t row0, std::int64_t M, const ColumnPanels<I, T>& layo
             [&](std::int64_t m, std::int64_t n, int height, std::int64_t width, T* tile) {
               if (last) finish(row + m, col + n, height, width, tile, block_row);
             },
-            [&](std::int64_t m, std::int64_t n, int height, std::int64_t width) {
-              if (last) result.fetch(row + m, col + n, height, width);
+            [&](Fetch& fetch, std::int64_t m, std::int64_t n, int height, std::int64_t width) {
+              if (!last) return;
+              if (!result.sums || apart) result.written.fetch(fetch, row + m, col + n, height, width);
+              result.added.fetch(fetch, row + m, col + n, height, width);
             });
       };
       if (lying.data) {

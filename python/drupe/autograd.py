@@ -45,9 +45,24 @@ class SparseRows:
         return Tensor(dense)
 
 
+class Product:
+    """A gradient that is due: a matrix product, to which another gradient can be added in its epilogue.
+
+    Attributes:
+        shape: of the gradient.
+        compute: (residual or None) -> the product, plus the residual.
+    """
+
+    __slots__ = ("compute", "shape")
+
+    def __init__(self, shape: tuple[int, ...], compute: Callable[[_C.Tensor | None], _C.Tensor]) -> None:
+        self.shape = shape
+        self.compute = compute
+
+
 Gradient = _C.Tensor | SparseRows
 # From one gradient (or None) per output to one (or None) per input.
-BackwardFn = Callable[..., Sequence["Gradient | None"]]
+BackwardFn = Callable[..., Sequence["Gradient | Product | None"]]
 
 _order = count()
 
@@ -101,7 +116,18 @@ def enable_grad() -> Iterator[None]:
         yield
 
 
-def _sum(a: Gradient, b: Gradient) -> Gradient:
+def _computed(gradient: Gradient | Product) -> Gradient:
+    return gradient.compute(None) if isinstance(gradient, Product) else gradient
+
+
+def _sum(a: Gradient | Product, b: Gradient | Product) -> Gradient:
+    if isinstance(a, Product):
+        a, b = b, a
+    a = _computed(a)
+    if isinstance(b, Product):
+        if isinstance(a, _C.Tensor):
+            return b.compute(a)
+        b = _computed(b)
     if isinstance(a, _C.Tensor) and isinstance(b, _C.Tensor):
         return _C.binary("add", a, b)
     if isinstance(a, SparseRows) and isinstance(b, SparseRows):
@@ -120,15 +146,15 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
 
     Each leaf's gradient is dense memory of its own: what optimizers and clipping write in place is nobody else's.
     """
-    pending: dict[Node, list[Gradient | None]] = {}
+    pending: dict[Node, list[Gradient | Product | None]] = {}
     youngest_first: list[tuple[int, Node]] = []
     taken = {gradient.owner}  # memory that a leaf's gradient must not share
     late: list[tuple[Tensor, SparseRows]] = []  # what leaves' dense gradients are due, once nobody else reads them
 
-    def feed(tensor: Tensor, grad: Gradient) -> None:
+    def feed(tensor: Tensor, grad: Gradient | Product) -> None:
         node = tensor.node
         if node is None:
-            _accumulate(tensor, grad, taken, late)
+            _accumulate(tensor, _computed(grad), taken, late)
             return
         if node not in pending:
             pending[node] = [None] * node.outputs
@@ -150,7 +176,7 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
                 raise RuntimeError(
                     f"[{node.name}] an input of shape {tensor.shape} was changed in place after the forward pass"
                 )
-        results = node.backward(*grads)
+        results = node.backward(*(None if grad is None else _computed(grad) for grad in grads))
         for tensor, grad in zip(node.inputs, results, strict=True):
             if tensor is None or grad is None or not tensor.requires_grad:
                 continue

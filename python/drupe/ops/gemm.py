@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from drupe import _C
+from drupe.autograd import Product
 from drupe.ops._call import A, Array, Call
 from drupe.ops._shape import sum_to_shape
 from drupe.ops.pack_weight import PackedWeight
@@ -60,16 +61,19 @@ def gemm(
     keep = name in _FROM_INPUT and call.needs_grad()
     y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep, packed)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | None, ...]:
+    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | Product | None, ...]:
         dz = _C.activation_backward(dy, pre if keep else y, name) if name else dy
         da = db = dbias = dresidual = None
         if call.needs_grad(0):
-            # d op(a) = dz op(b)^T, or its transpose where a came transposed.
-            if transpose_a:
-                da = _C.gemm(rb, dz, transpose_a=transpose_b, transpose_b=True, alpha=alpha)[0]
-            else:
-                da = _C.gemm(dz, rb, transpose_b=not transpose_b, alpha=alpha)[0]
-            da = sum_to_shape(da, ra.shape)
+
+            def product(residual: _C.Tensor | None) -> _C.Tensor:
+                # d op(a) = dz op(b)^T, or its transpose where a came transposed.
+                if transpose_a:
+                    return _C.gemm(rb, dz, None, residual, transpose_b, True, alpha)[0]
+                return _C.gemm(dz, rb, None, residual, False, not transpose_b, alpha)[0]
+
+            # Where b has no more dimensions than a, nothing of the product is summed up.
+            da = Product(ra.shape, product) if len(rb.shape) == 2 else sum_to_shape(product(None), ra.shape)
         if call.needs_grad(1):
             # d op(b) = op(a)^T dz. Where b has no batch, the batch is part of the sum over rows.
             left, right = ra, dz
