@@ -20,7 +20,7 @@ namespace {
 template <Isa I, class S>
 bool streams(const Conv2dArgs& args) {
   const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));
-  return args.groups == 1 && leaves_caches<I>(bytes, true);
+  return args.groups == 1 && leaves_caches<I>(bytes);
 }
 
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.

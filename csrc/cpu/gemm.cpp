@@ -13,14 +13,11 @@
 namespace drupe::cpu {
 namespace {
 
-// Whether y goes past the caches: early after short products, and where nobody reads it soon, as a weight's gradient,
-// which has a transposed a. Of the paths, only gemm_rows ends in a fence.
+// Whether y goes past the caches. Of the paths, only gemm_rows ends in a fence.
 template <Isa I, class S>
 bool streams(const GemmArgs& args) {
-  constexpr std::int64_t kShortDepth = 512;
-  const bool early = args.K <= kShortDepth || (args.a_row == 1 && args.a_col != 1);
   const std::int64_t bytes = args.M * args.N * static_cast<std::int64_t>(sizeof(S));
-  return args.M > kFewRows && leaves_caches<I>(bytes, early);
+  return args.M > kFewRows && leaves_caches<I>(bytes);
 }
 
 template <Isa I, class S>

@@ -9,11 +9,10 @@
 
 namespace drupe::cpu {
 
-// Whether a result of so many bytes goes past the caches: a large one and, with `early`, a smaller one, of which much
-// would have left them before it is read, or whose stores wait longer for their lines than its products take.
+// Whether a result of so many bytes goes past the caches, since much of it would leave them before it is read.
 template <Isa>
-bool leaves_caches(std::int64_t bytes, bool early) {
-  return bytes > caches().l3 / (early ? 8 : 2);
+bool leaves_caches(std::int64_t bytes) {
+  return bytes > caches().l3 / 6;
 }
 
 // Where a tile is a few numbers wide, there is nothing to gain.
