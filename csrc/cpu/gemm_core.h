@@ -81,7 +81,7 @@ class Fetch {
   DRUPE_INLINE const Lines* last() const { return lines_ + size_ - 1; }
 
  private:
-  static constexpr int kMost = 10;
+  static constexpr int kMost = 24;
   Lines lines_[kMost];
   int size_ = 0;
 };

@@ -19,14 +19,6 @@ namespace drupe::cpu {
 
 enum class Pass { forward, backward };
 
-// Asks for the numbers from p on that lie beside a block's units. Inlined, as must be what does nothing else: compilers
-// drop calls of functions that only prefetch.
-template <Isa I, class S>
-DRUPE_INLINE void fetch_block(const S* p) {
-  constexpr std::int64_t kLine = 64 / sizeof(S);
-  for (std::int64_t i = 0; i < GemmTile<I, Accumulator<S>>::kCols; i += kLine) __builtin_prefetch(p + i);
-}
-
 // Forward, the state is h and a block's sums are of its G gates; backward, it is the G gates' gradients, of which each
 // adds to the gradient of h.
 template <Isa I, class S, Pass kPass>
@@ -73,8 +65,9 @@ class Recurrence {
     }
   }
 
-  // finish(d, step, b, unit, width, sums) takes `width` sums of each output of a sequence, kWidth apart. While they are
-  // made, finish.fetch(d, step, b, unit) asks for what it will need beside them.
+  // finish(d, step, b, unit, width, sums) takes `width` sums of each output of a sequence, kWidth apart. While those of
+  // a gate are made, or of its share of the gradient, finish.fetch(fetch, gate, d, step, b, rows, unit, width) adds
+  // what it will need beside them of sequences b … b + rows - 1.
   template <class Finish>
   void run(std::int64_t steps, const Finish& finish) const {
     constexpr std::int64_t kTaskBlocks = std::max<std::int64_t>(1, 32 / kWidth);
@@ -131,14 +124,16 @@ class Recurrence {
     for (std::int64_t b0 = 0; b0 < args_.B; b0 += Tile::kRows) {
       const std::int64_t rows = std::min<std::int64_t>(Tile::kRows, args_.B - b0);
       for (int part = 0; part < parts_; ++part) {
-        for (std::int64_t i = rows * part / parts_; i < rows * (part + 1) / parts_; ++i) {
-          finish.fetch(d, step, b0 + i, unit);
-        }
         for (std::int64_t slice = 0; slice < slices_; ++slice) {
           const std::int64_t first = slice * Tile::kDepth;
-          gemm_block<I>(rows, cols, std::min(Tile::kDepth, args_.H - first), state(step, d, part, b0, first),
-                        Tile::kPanelStride, panel(d, block, part, slice, 0), panel_, sums, cols, part + slice > 0,
-                        [](auto...) {});
+          gemm_block<I>(
+              rows, cols, std::min(Tile::kDepth, args_.H - first), state(step, d, part, b0, first), Tile::kPanelStride,
+              panel(d, block, part, slice, 0), panel_, sums, cols, part + slice > 0, [](auto...) {},
+              [&](Fetch& fetch, std::int64_t, std::int64_t col, auto...) {
+                if (slice > 0) return;
+                finish.fetch(fetch, part + static_cast<int>(col / kWidth), d, step, b0, rows, unit,
+                             std::min(kWidth, args_.H - unit));
+              });
         }
       }
       for (std::int64_t i = 0; i < rows; ++i) {

@@ -43,6 +43,8 @@ struct Place {
   bool active() const { return !args.lengths || t < args.lengths[b]; }
   // Elements of (T, B, D H) and of (D, B, H).
   std::int64_t output() const { return (row() * args.directions + d) * args.H + unit; }
+  std::int64_t output_row() const { return args.directions * args.H; }  // to the next sequence's, as
+  std::int64_t gate_row() const { return gates_of(args.cell) * args.H; }
   std::int64_t state() const { return (d * args.B + b) * args.H + unit; }
   // Of an array (T, B, G H).
   S* gate(void* data, int gate) const {
@@ -97,14 +99,16 @@ struct Forward {
   const Biases<I, S>& biases;
   T* cells;  // (D, B, H), of lstm
 
-  DRUPE_INLINE void fetch(int d, std::int64_t step, std::int64_t b, std::int64_t unit) const {
+  void fetch(Fetch& fetch, int gate, int d, std::int64_t step, std::int64_t b, std::int64_t rows, std::int64_t unit,
+             std::int64_t width) const {
     const Place<S> place{args, d, args.time(d, step), b, unit};
-    for (int gate = 0; gate < gates_of(args.cell); ++gate) fetch_block<I>(place.kept_gate(gate));
+    fetch.add_rows(place.kept_gate(gate), place.gate_row(), rows, width);
+    if (gate > 0) return;
     if (args.keep) {
-      fetch_block<I>(place.hidden());
-      fetch_block<I>(place.memory());
+      fetch.add_rows(place.hidden(), args.H, rows, width);
+      fetch.add_rows(place.memory(), args.H, rows, width);
     }
-    fetch_block<I>(static_cast<const S*>(args.y) + place.output());
+    fetch.add_rows(static_cast<const S*>(args.y) + place.output(), place.output_row(), rows, width);
   }
 
   void operator()(int d, std::int64_t step, std::int64_t b, std::int64_t unit, std::int64_t width,
@@ -181,19 +185,19 @@ struct Backward {
   T* carried;  // (D, B, H): of the gradient of h, what does not pass the product
   T* dcells;   // (D, B, H), of lstm
 
-  DRUPE_INLINE void fetch(int d, std::int64_t step, std::int64_t b, std::int64_t unit) const {
+  void fetch(Fetch& fetch, int gate, int d, std::int64_t step, std::int64_t b, std::int64_t rows, std::int64_t unit,
+             std::int64_t width) const {
     const RecurrentArgs& forward = args.forward;
     if (step == forward.T) return;
     const Place<S> place{forward, d, forward.time(d, forward.T - 1 - step), b, unit};
     const bool gru = forward.cell == Cell::gru;
-    for (int gate = 0; gate < gates_of(forward.cell); ++gate) {
-      fetch_block<I>(place.kept_gate(gate));
-      fetch_block<I>(place.gate(args.dinput[d], gate));
-      if (gru) fetch_block<I>(place.gate(args.drecurrent[d], gate));
-    }
-    if (gru) fetch_block<I>(place.hidden());
-    fetch_block<I>(place.memory());
-    fetch_block<I>(static_cast<const S*>(args.dy) + place.output());
+    fetch.add_rows(place.kept_gate(gate), place.gate_row(), rows, width);
+    fetch.add_rows(place.gate(args.dinput[d], gate), place.gate_row(), rows, width);
+    if (gru) fetch.add_rows(place.gate(args.drecurrent[d], gate), place.gate_row(), rows, width);
+    if (gate > 0) return;
+    if (gru) fetch.add_rows(place.hidden(), forward.H, rows, width);
+    fetch.add_rows(place.memory(), forward.H, rows, width);
+    fetch.add_rows(static_cast<const S*>(args.dy) + place.output(), place.output_row(), rows, width);
   }
 
   void operator()(int d, std::int64_t step, std::int64_t b, std::int64_t unit, std::int64_t width,
