@@ -458,3 +458,38 @@ def test_rows_are_not_added_to_memory_that_others_read(rng, dense_first):
     y.backward()
     np.testing.assert_allclose(dense(weight.grad), 2 * expected)
     np.testing.assert_allclose(dense(before), expected)
+
+
+@pytest.mark.parametrize("order", ["dense first", "products first", "products only", "one product"])
+def test_products_are_added_up_in_their_epilogues(rng, monkeypatch, order):
+    x, w = leaf(rng.standard_normal((4, 3))), [rng.standard_normal((3, 3)) for _ in range(2)]
+    count = 1 if order == "one product" else 2
+    h = scale(x, 3)
+    if order == "products first":  # the younger op goes back first
+        dense = scale(h, 5)
+    outputs = [ops.gemm(h, each) for each in w[:count]]
+    if order == "dense first":
+        dense = scale(h, 5)
+    if order.endswith("first"):
+        outputs.append(dense)
+    dy = rng.standard_normal((4, 3))
+    call = Call("join", *outputs)
+    y = call.output(_C.zeros((1,), "float64"), lambda _: (drupe.tensor(dy).raw,) * len(outputs))
+    binary, names = _C.binary, []
+    monkeypatch.setattr(_C, "binary", lambda name, *args: (names.append(name), binary(name, *args))[1])
+    y.backward()
+    assert names.count("add") == (order == "products first")
+    expected = sum(dy @ each.T for each in w[:count]) + (5 * dy if order.endswith("first") else 0)
+    np.testing.assert_allclose(x.grad.numpy(), 3 * expected, rtol=1e-12)
+
+
+def test_products_and_sparse_rows_add_up(rng):
+    x = leaf(rng.standard_normal((10, 3)))
+    h, w = scale(x, 1), rng.standard_normal((3, 2))
+    ys = gather(h, [4, 4, 7]), ops.gemm(h, w)
+    dys = rng.standard_normal((3, 3)), rng.standard_normal((10, 2))
+    call = Call("join", *ys)
+    call.output(_C.zeros((1,), "float64"), lambda _: tuple(drupe.tensor(dy).raw for dy in dys)).backward()
+    expected = dys[1] @ w.T
+    np.add.at(expected, [4, 4, 7], dys[0])
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-12)
