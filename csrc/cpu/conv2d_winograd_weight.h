@@ -92,6 +92,7 @@ class WinogradWeightGradient {
   void multiply(std::int64_t point, std::int64_t slice, std::int64_t count, bool accumulate) const {
     const std::int64_t c0 = slice * kSlice, channels = std::min<std::int64_t>(kSlice, gather_.channels - c0);
     const std::int64_t parts = (channels + Tile::kRows - 1) / Tile::kRows, height = (channels + parts - 1) / parts;
+    const std::int64_t share = (Tile::kCols + parts - 1) / parts;  // of the next panel, for a tile to fetch
     const T* left = inputs_.data() + point * inputs_pitch() + slice * group_ * kSlice;
     T* sums = sums_.data() + (point * gather_.channels + c0) * padded_columns();
     T tile[Tile::kRows][Tile::kCols];
@@ -102,6 +103,7 @@ class WinogradWeightGradient {
         T* to = sums + c * padded_columns() + panel * Tile::kCols;
         Fetch fetch;
         fetch.add_rows(to, padded_columns(), rows, Tile::kCols);
+        fetch.add_lines(right + group_ * Tile::kCols + c / height * count * share, share, count);
         if (!accumulate) {
           gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, to, padded_columns(), false, fetch);
           continue;

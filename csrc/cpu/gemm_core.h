@@ -60,7 +60,7 @@ class Fetch {
     std::int64_t step, count;  // bytes from line to line
   };
 
-  // `count` lines; what is added last, and something must be, goes on to the product's end.
+  // `count` lines. The last ones must be as many as the product has steps.
   template <class T>
   DRUPE_INLINE void add_lines(const T* from, std::int64_t step, std::int64_t count) {
     lines_[size_] = {reinterpret_cast<const char*>(from), step * static_cast<std::int64_t>(sizeof(T)), count};
@@ -78,7 +78,6 @@ class Fetch {
   }
 
   DRUPE_INLINE const Lines* begin() const { return lines_; }
-  DRUPE_INLINE const Lines* last() const { return lines_ + size_ - 1; }
 
  private:
   static constexpr int kMost = 24;
@@ -125,24 +124,29 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
   }
   LeftColumn<T, kRows, kDepthStep> column(a, a_row);
   const Fetch::Lines* lines = fetch.begin();
-  for (std::int64_t k = 0; k < depth; ++lines) {
-    const char* ahead = lines->from;
-    for (const std::int64_t end = lines == fetch.last() ? depth : std::min(depth, k + lines->count); k < end; ++k) {
-      V row[Tile::kVectors];
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += lines->step;
-#pragma GCC unroll 4
-      for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
-#pragma GCC unroll 4
-      for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const V left = V::set(column[i]);
-#pragma GCC unroll 4
-        for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
-      }
-      column.advance();
+  const char* ahead = lines->from;
+  std::int64_t step = lines->step, left_lines = lines->count;
+  for (std::int64_t k = 0; k < depth; ++k) {
+    V row[Tile::kVectors];
+    __builtin_prefetch(ahead, 0, 2);
+    ahead += step;
+    if (__builtin_expect(--left_lines == 0, false)) {  // a branch: of nested loops GCC keeps A's pointers in memory
+      ++lines;
+      ahead = lines->from;
+      step = lines->step;
+      left_lines = lines->count;
     }
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
+#pragma GCC unroll 4
+    for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const V left = V::set(column[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
+    }
+    column.advance();
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
