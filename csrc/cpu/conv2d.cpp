@@ -173,7 +173,7 @@ void forward(const Conv2dArgs& args) {
     Filters<I, S> columns = filters;
     columns.data += group * K * C * window;
     multiply(
-        rows, columns, args.N, K, args.form == FilterForm::matrix ? args.panels : nullptr,
+        rows, columns, args.N, K, args.form == FilterForm::matrix && args.groups == 1 ? args.panels : nullptr,
         [&](std::int64_t row0, std::int64_t col0, std::int64_t height, std::int64_t width, const T* tile,
             std::int64_t tile_row) { finish(row0, group * K + col0, height, width, tile, tile_row); },
         GemmResult<T>{.sums = partial ? partial + group * K : nullptr,
@@ -284,14 +284,13 @@ FilterForm conv2d_reads(const Conv2dArgs& args) {
   const GatherAxis h = forward_axis(args.h), w = forward_axis(args.w);
   FilterForm form = FilterForm::none;
   dispatch_float(args.dtype, [&]<class S>() {
-    if (!is_filtered<I, S>(args, h, w, args.C)) {
-      form = args.groups == 1 && args.C * args.K > 1 ? FilterForm::matrix : FilterForm::none;
-    } else {
-      // Floats transformed are four times as many bytes, which take longer to come from memory than the transform.
-      with_product<I, S>([&]<class P>(P) {
-        if (kMultipliesPairs<P>) form = FilterForm::transformed;
-      });
-    }
+    with_product<I, S>([&]<class P>(P) {
+      if (!by_winograd<I, S, WinogradBy<P>>(args, h, w, args.C)) {
+        if (args.groups == 1 && args.C * args.K > 1) form = FilterForm::matrix;
+      } else if (kMultipliesPairs<P>) {  // floats' four times as many bytes come later than they are transformed
+        form = FilterForm::transformed;
+      }
+    });
   });
   return form;
 }

@@ -204,11 +204,11 @@ struct WinogradProduct {
   }
 };
 
-// The rows of the gather times the weight, by products P; the weight may lie `transformed`. `finish` is as gemm_rows';
-// the tile that it is given lies outside of C.
+// The rows of the gather times the weight, by products P; the weight may be `kept` transformed. `finish` is as
+// gemm_rows'; the tile that it is given lies outside of C.
 template <Isa I, class P, class S, class Finish>
 void winograd(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int64_t images, std::int64_t columns,
-              const Accumulator<S>* transformed, const Finish& finish) {
+              const Accumulator<S>* kept, const Finish& finish) {
   using T = Accumulator<S>;
   constexpr std::int64_t kMostBytes = std::int64_t{10} << 20, kCols = GemmTile<I, T>::kCols;  // of the weight
   const WinogradWeight<I, P, T> all(columns, gather.channels);
@@ -230,9 +230,9 @@ void winograd(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int
   });
   for (std::int64_t col0 = 0; col0 < columns; col0 += group) {
     WinogradWeight<I, P, T> weight(std::min(group, columns - col0), gather.channels);
-    const Scratch<T> own(transformed ? 0 : static_cast<std::size_t>(weight.size()));
-    if (transformed) {
-      weight.data = transformed + col0 / kCols * weight.panel_size();
+    const Scratch<T> own(kept ? 0 : static_cast<std::size_t>(weight.size()));
+    if (kept) {
+      weight.data = kept + col0 / kCols * weight.panel_size();
     } else {
       weight.fill(own.data(), filters, col0);
     }

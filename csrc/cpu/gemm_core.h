@@ -66,12 +66,13 @@ class Fetch {
     lines_[size_] = {reinterpret_cast<const char*>(from), step * static_cast<std::int64_t>(sizeof(T)), count};
     if (size_ + 1 < kMost) ++size_;
   }
-  // `rows` rows of `width` elements, `row` apart.
+  // `rows` rows of `width` elements, `row` apart, wherever in a line they begin.
   template <class T>
   DRUPE_INLINE void add_rows(const T* from, std::int64_t row, std::int64_t rows, std::int64_t width) {
     constexpr std::int64_t kLine = 64;
     const char* first = reinterpret_cast<const char*>(from);
-    const char* last = reinterpret_cast<const char*>(from + width);
+    const bool alike = row * static_cast<std::int64_t>(sizeof(T)) % kLine == 0;
+    const char* last = reinterpret_cast<const char*>(from + width) + (alike ? 0 : kLine - 1);
     for (first -= reinterpret_cast<std::uintptr_t>(first) % kLine; first < last; first += kLine) {
       add_lines(first, row * static_cast<std::int64_t>(sizeof(T)), rows);
     }
@@ -159,7 +160,7 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
 }
 
 // Picks the microkernel for 1 <= rows <= kRows. a[i][k] lies at i * a_row + k, or with another kDepthStep at
-// i + k * kDepthStep. Without `fetch` nothing is fetched.
+// i + k * kDepthStep.
 template <Isa I, class T, int kDepthStep, class P, int kRows = GemmTile<I, T>::kRows>
 void gemm_tile(int rows, std::int64_t depth, const T* a, std::int64_t a_row, const T* b, T* c, std::int64_t c_row,
                bool accumulate, const Fetch& fetch) {

@@ -12,10 +12,11 @@ struct Beside {
   std::int64_t row = 0, element = 0;  // bytes
 
   template <class S>
-  static Beside of(const S* data, std::int64_t row) {
+  DRUPE_INLINE static Beside of(const S* data, std::int64_t row) {
     return {reinterpret_cast<const char*>(data), row * std::int64_t{sizeof(S)}, sizeof(S)};
   }
-  void fetch(Fetch& fetch, std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols) const {
+  DRUPE_INLINE void fetch(Fetch& fetch, std::int64_t row0, std::int64_t col0, std::int64_t rows,
+                          std::int64_t cols) const {
     if (data) fetch.add_rows(data + row0 * row + col0 * element, row, rows, cols * element);
   }
 };
@@ -73,7 +74,9 @@ void gemm_rows(std::int64_t row0, std::int64_t M, const ColumnPanels<I, T>& layo
             },
             [&](Fetch& fetch, std::int64_t m, std::int64_t n, int height, std::int64_t width) {
               if (!last) return;
-              if (!result.sums || apart) result.written.fetch(fetch, row + m, col + n, height, width);
+              if (apart || result.written.element != sizeof(T)) {  // not where the sums are
+                result.written.fetch(fetch, row + m, col + n, height, width);
+              }
               result.added.fetch(fetch, row + m, col + n, height, width);
             });
       };

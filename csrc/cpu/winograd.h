@@ -179,7 +179,7 @@ using WinogradBy = Winograd<kMultipliesPairs<P> ? 2 : 4>;
 
 // Elements of the transformed images that hold so many channels.
 template <class P>
-std::int64_t winograd_depth(std::int64_t channels) {
+DRUPE_INLINE std::int64_t winograd_depth(std::int64_t channels) {
   return kMultipliesPairs<P> ? (channels + 1) / 2 : channels;
 }
 

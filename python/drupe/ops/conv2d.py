@@ -58,7 +58,8 @@ def conv2d(
             NaN, an infinity or an overflow makes NaN of all of them; in the gradient of ``weight`` this holds for the 9
             taps. For bfloat16, where the processor has its dot instruction, it is F(2 x 2, 3 x 3), with 4/9 of the
             multiplications, of transformed numbers rounded to bfloat16: the error is three times that of ``"direct"``
-            in the mean and twice at the most, and the 2 x 2 results of a patch share about 2^-8 of the largest of them.
+            in the mean and twice at the most, and the 2 x 2 results of a patch share about 2^-8 of the largest of them
+            (the gradient of ``weight`` as in float32).
             ``"auto"`` takes the one that is expected to be faster for these sizes, the batch's among them, and
             ``"direct"`` for float64.
 

@@ -72,8 +72,8 @@ def gemm(
                     return _C.gemm(rb, dz, None, residual, transpose_b, True, alpha)[0]
                 return _C.gemm(dz, rb, None, residual, False, not transpose_b, alpha)[0]
 
-            # Where b has no more dimensions than a, nothing of the product is summed up.
-            da = Product(ra.shape, product) if len(rb.shape) == 2 else sum_to_shape(product(None), ra.shape)
+            whole = ra.shape[:-2] == dz.shape[:-2]  # a was not broadcast: nothing of the product is summed up
+            da = Product(ra.shape, product) if whole else sum_to_shape(product(None), ra.shape)
         if call.needs_grad(1):
             # d op(b) = op(a)^T dz. Where b has no batch, the batch is part of the sum over rows.
             left, right = ra, dz
