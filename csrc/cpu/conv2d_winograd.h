@@ -172,7 +172,7 @@ struct WinogradProduct {
         for (std::int64_t row = 0; row < count; row += height, next += depth * share) {
           const int rows = static_cast<int>(std::min(height, count - row));
           Fetch fetch;
-          fetch.add_lines(next, share, depth);
+          fetch.add_rest(next, share);
           gemm_tile<I, T, 1, P>(rows, depth, packed + point * blocks.point_size(count) + (slice * count + row) * kSlice,
                                 kSlice, right, sums + (point * count + row) * Tile::kCols, Tile::kCols, slice > 0,
                                 fetch);

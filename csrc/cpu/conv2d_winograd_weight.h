@@ -103,7 +103,7 @@ class WinogradWeightGradient {
         T* to = sums + c * padded_columns() + panel * Tile::kCols;
         Fetch fetch;
         fetch.add_rows(to, padded_columns(), rows, Tile::kCols);
-        fetch.add_lines(right + group_ * Tile::kCols + c / height * count * share, share, count);
+        fetch.add_rest(right + group_ * Tile::kCols + c / height * count * share, share);
         if (!accumulate) {
           gemm_tile<I, T, kSlice, Product>(rows, count, left + c, 1, right, to, padded_columns(), false, fetch);
           continue;

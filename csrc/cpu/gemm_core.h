@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "core/caches.h"
@@ -60,11 +61,15 @@ class Fetch {
     std::int64_t step, count;  // bytes from line to line
   };
 
-  // `count` lines. The last ones must be as many as the product has steps.
   template <class T>
   DRUPE_INLINE void add_lines(const T* from, std::int64_t step, std::int64_t count) {
     lines_[size_] = {reinterpret_cast<const char*>(from), step * static_cast<std::int64_t>(sizeof(T)), count};
     if (size_ + 1 < kMost) ++size_;
+  }
+  // What all other steps of the product fetch, to be added last, and always.
+  template <class T>
+  DRUPE_INLINE void add_rest(const T* from, std::int64_t step) {
+    add_lines(from, step, std::numeric_limits<std::int64_t>::max());
   }
   // `rows` rows of `width` elements, `row` apart, wherever in a line they begin.
   template <class T>
@@ -126,16 +131,16 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
   LeftColumn<T, kRows, kDepthStep> column(a, a_row);
   const Fetch::Lines* lines = fetch.begin();
   const char* ahead = lines->from;
-  std::int64_t step = lines->step, left_lines = lines->count;
+  std::int64_t step = lines->step, remaining = lines->count;
   for (std::int64_t k = 0; k < depth; ++k) {
     V row[Tile::kVectors];
     __builtin_prefetch(ahead, 0, 2);
     ahead += step;
-    if (__builtin_expect(--left_lines == 0, false)) {  // a branch: of nested loops GCC keeps A's pointers in memory
+    if (__builtin_expect(--remaining == 0, false)) {  // a branch: of nested loops GCC keeps A's pointers in memory
       ++lines;
       ahead = lines->from;
       step = lines->step;
-      left_lines = lines->count;
+      remaining = lines->count;
     }
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kCols; j += kLine) __builtin_prefetch(b + (k + 16) * Tile::kCols + j);
@@ -206,7 +211,7 @@ void gemm_block(std::int64_t rows, std::int64_t cols, std::int64_t depth, const 
     Fetch fetch;
     if (c) fetch.add_rows(tile, c_row, height, width);
     start(fetch, m, n, height, width);
-    fetch.add_lines(after + inner * depth * share, share, depth);
+    fetch.add_rest(after + inner * depth * share, share);
     if (width == Tile::kCols || !c) {
       gemm_tile<I, T, kDepthStep, P>(height, depth, left, a_row, right, tile, c ? c_row : Tile::kCols, accumulate,
                                      fetch);
