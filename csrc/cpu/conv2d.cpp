@@ -72,15 +72,6 @@ void for_groups(std::int64_t groups, FunctionRef<void(std::int64_t)> body) {
   }
 }
 
-// Calls f(product): how this processor multiplies S, gathered or transformed.
-template <Isa I, class S, class F>
-auto with_product(const F& f) {
-  if constexpr (kPairs<I, S>) {
-    if (has_bf16_dot<I>()) return f(PairProduct<I>());
-  }
-  return f(Product());
-}
-
 // Whether minimal filtering is taken for so many channels.
 template <Isa I, class S>
 bool is_filtered(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w, std::int64_t channels) {

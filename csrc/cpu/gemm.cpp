@@ -43,14 +43,15 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
 // their elements.
 template <Isa I, class S, class F>
 auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
-  if constexpr (kPairs<I, S>) {
-    if (has_bf16_dot<I>()) {
-      return f(PairProduct<I>(), (args.K + 1) / 2, PairedMatrix<I>{a, args.a_row, args.a_col, args.K},
+  return with_product<I, S>([&]<class P>(P product) {
+    if constexpr (kMultipliesPairs<P>) {
+      return f(product, (args.K + 1) / 2, PairedMatrix<I>{a, args.a_row, args.a_col, args.K},
                PairedMatrix<I>{b, args.b_col, args.b_row, args.K});
+    } else {
+      return f(product, args.K, StridedMatrix<I, S>{a, args.a_row, args.a_col},
+               StridedMatrix<I, S>{b, args.b_col, args.b_row});
     }
-  }
-  return f(Product(), args.K, StridedMatrix<I, S>{a, args.a_row, args.a_col},
-           StridedMatrix<I, S>{b, args.b_col, args.b_row});
+  });
 }
 
 template <Isa I, class S>

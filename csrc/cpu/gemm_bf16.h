@@ -51,6 +51,15 @@ struct PairProduct {
 template <class P>
 inline constexpr bool kMultipliesPairs = !std::is_same_v<P, Product>;
 
+// Calls f(product): how this processor multiplies S.
+template <Isa I, class S, class F>
+auto with_product(const F& f) {
+  if constexpr (kPairs<I, S>) {
+    if (has_bf16_dot<I>()) return f(PairProduct<I>());
+  }
+  return f(Product());
+}
+
 // to[i] = the pair of low[i] and high[i]
 template <Isa I>
 void interleave(float* to, const BFloat16* low, const BFloat16* high, std::int64_t n) {
