@@ -27,7 +27,9 @@ DRUPE_INLINE Vec<T, I> activation_derivative(Vec<T, I> s) {
   using V = Vec<T, I>;
   const V one = V::set(1);
   if constexpr (A == Activation::relu) return select(V::zero() < s, one, V::zero());
-  if constexpr (A == Activation::gelu) {
+  if constexpr (A == Activation::gelu && std::is_same_v<T, float> && kHasLookup<I>) {
+    return V::set(0.5f) + by_pieces(kGeluDerivative<I>, s);
+  } else if constexpr (A == Activation::gelu) {
     const V density = V::set(T(0.39894228040143268)) * exp(V::set(T(-0.5)) * s * s);
     return fma(s, density, normal_cdf(s));
   }

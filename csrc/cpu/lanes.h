@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/caches.h"
-#include "cpu/simd.h"
+#include "cpu/simd_bf16.h"
 
 namespace drupe::cpu {
 
@@ -59,6 +59,7 @@ DRUPE_INLINE bool passes_caches(std::int64_t size) {
 }
 
 // out[i] = value(i, lanes) for i in [0, size). With `stream`, past the caches: then the caller owes a stream_fence.
+// Whole vectors of bfloat16 are rounded by instruction, if there is one, subnormals to zero.
 template <Isa I, class S, class Value>
 DRUPE_INLINE void write_vectors(S* out, std::int64_t size, const Value& value, bool stream) {
   using T = Accumulator<S>;
@@ -72,6 +73,14 @@ DRUPE_INLINE void write_vectors(S* out, std::int64_t size, const Value& value, b
       const FirstLanes lanes{static_cast<int>(head)};
       if (head > 0) store(value(0, lanes), out, lanes);
       for (begin = head; begin + V::kLanes <= size; begin += V::kLanes) value(begin, AllLanes{}).stream(out + begin);
+    }
+  }
+  if constexpr (kPairs<I, S>) {
+    if (has_bf16_dot<I>()) {
+      for (; begin + 2 * V::kLanes <= size; begin += 2 * V::kLanes) {
+        const V pairs = PairProduct<I>::pair(value(begin, AllLanes{}), value(begin + V::kLanes, AllLanes{}));
+        pairs.store(reinterpret_cast<T*>(out + begin));
+      }
     }
   }
   for_vectors<I, T>(size - begin,

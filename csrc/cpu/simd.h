@@ -29,6 +29,10 @@ namespace drupe::cpu {
 template <Isa I>
 inline constexpr int kRegisters = I == Isa::avx512 || I == Isa::neon ? 32 : 16;
 
+// Whether there is lookup(table, index), which takes each lane from a table of 32 floats.
+template <Isa I>
+inline constexpr bool kHasLookup = I == Isa::avx512;
+
 // The mask that a comparison gives.
 template <class T, Isa I>
 struct Mask {

@@ -2,7 +2,7 @@
 // Stated errors are measured over all floats of the domain (tests/cpu/test_math.py).
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/simd_pieces.h"
 
 namespace drupe::cpu {
 
@@ -153,14 +153,16 @@ DRUPE_INLINE Vec<T, I> erf(Vec<T, I> x) {
   }
 }
 
-// P(X <= x) of a standard normal X, in [0, 1], within 2.5e-7: 1/2 and x times a rational function of x^2 that is fitted
-// for the smallest maximal relative error, 2e-8 with exact coefficients. Beyond 5.54 the rest is less than half a
-// rounding step of 1/2. NaN counts as an infinity of its sign.
+// P(X <= x) of a standard normal X, in [0, 1], within 2.5e-7: by pieces; or 1/2 and x times a rational function of x^2
+// that is fitted for the smallest maximal relative error, 2e-8 with exact coefficients. Beyond 5.54 the rest is less
+// than half a rounding step of 1/2. NaN gives NaN or counts as an infinity of its sign.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> normal_cdf(Vec<T, I> x) {
   using V = Vec<T, I>;
   if constexpr (std::is_same_v<T, double>) {
     return map_lanes(x, [](double a) { return 0.5 * std::erfc(a * -0.70710678118654752); });
+  } else if constexpr (kHasLookup<I>) {
+    return V::set(0.5f) + by_pieces(kNormalCdf<I>, x);
   } else {
     const V a = abs(x), t = x * x, half = V::set(0.5f);
     const V up =
