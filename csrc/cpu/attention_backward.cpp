@@ -146,7 +146,7 @@ class Backward {
         const T* source = bias + c / Tile::kCols * Tile::kCols * kBlock + c % Tile::kCols;
         logit = fma(V::set(static_cast<T>(kLog2E)), V::load(source), logit);
       }
-      const V probability = exp2(logit - V::load(q.lse + c));
+      const V probability = exp2<P>(logit - V::load(q.lse + c));
       probability.store(p + c);
       (probability * (V::load(ds + c) - V::load(q.delta + c))).store(ds + c);
     }
