@@ -15,18 +15,21 @@ void bind_gemm(py::module_& m) {
       "gemm",
       [](const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
          bool transpose_a, bool transpose_b, double alpha, const std::string& activation, bool keep_pre_activation,
-         const std::optional<PackedMatrix>& packed) {
+         const std::optional<PackedMatrix>& packed, const std::optional<Tensor>& saved, bool sum_columns) {
         return ops::gemm(a, b, bias, residual,
                          {.transpose_a = transpose_a,
                           .transpose_b = transpose_b,
                           .alpha = alpha,
                           .activation = activation,
                           .keep_pre_activation = keep_pre_activation,
-                          .packed = packed});
+                          .packed = packed,
+                          .saved = saved,
+                          .sum_columns = sum_columns});
       },
       py::arg("a"), py::arg("b"), py::arg("bias") = py::none(), py::arg("residual") = py::none(),
       py::arg("transpose_a") = false, py::arg("transpose_b") = false, py::arg("alpha") = 1.0,
-      py::arg("activation") = "", py::arg("keep_pre_activation") = false, py::arg("packed") = py::none(), Nogil());
+      py::arg("activation") = "", py::arg("keep_pre_activation") = false, py::arg("packed") = py::none(),
+      py::arg("saved") = py::none(), py::arg("sum_columns") = false, Nogil());
   m.def("pack_weight", &ops::pack_weight, py::arg("b"), py::arg("transpose"), Nogil());
   m.def("float32_matmul_precision", &ops::float32_matmul_precision);
   m.def("set_float32_matmul_precision", &ops::set_float32_matmul_precision, py::arg("name"));

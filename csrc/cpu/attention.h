@@ -16,7 +16,7 @@ namespace drupe::cpu {
 inline constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // 2^x for x <= 127; 0 below -126, where subnormal results would be slow; NaN stays NaN. By minimax polynomials on
-// [-1/2, 1/2]: relative error 9.2e-8 and rounding; or 1.1e-4, a twentieth of a rounding step, where pairs are made of it.
+// [-1/2, 1/2]: relative error 9.2e-8 and rounding; or 1.1e-4 where pairs are made of it, a twentieth of their rounding.
 template <class P = Product, class T, Isa I>
 DRUPE_INLINE Vec<T, I> exp2(Vec<T, I> x) {
   using V = Vec<T, I>;

@@ -36,6 +36,7 @@ Problem<S> locate(const GemmArgs& args, std::int64_t index) {
           .y = static_cast<S*>(args.y) + y_offset,
           .residual = args.residual ? static_cast<const S*>(args.residual) + residual : nullptr,
           .pre_activation = args.pre_activation ? static_cast<S*>(args.pre_activation) + y_offset : nullptr,
+          .saved = args.saved ? static_cast<const S*>(args.saved) + y_offset : nullptr,
           .stream = streams<I, S>(args)};
 }
 
@@ -54,36 +55,60 @@ auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
   });
 }
 
+// to[j] = the sum of sums[i * N + j] over i < count.
+template <Isa I, class S, class T>
+void add_up(const T* sums, std::int64_t count, std::int64_t N, S* to) {
+  using V = Vec<T, I>;
+  parallel_ranges(N, 512, [&](std::int64_t begin, std::int64_t end) {
+    for_vectors<I, T>(end - begin, [&](std::int64_t j, auto lanes) {
+      V sum = V::zero();
+      for (std::int64_t i = 0; i < count; ++i) sum = sum + load<V>(sums + i * N + begin + j, lanes);
+      store(sum, to + begin + j, lanes);
+    });
+  });
+}
+
 template <Isa I, class S>
 void multiply(const GemmArgs& args, const Problem<S>& problem) {
   using T = Accumulator<S>;
+  constexpr std::int64_t kRows = GemmTile<I, T>::kRows;
+  const bool few_rows = args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1);
+  const std::int64_t parts = !args.column_sums ? 0 : few_rows ? 1 : ceil_div(args.M, kRows);
+  const Scratch<T> sums(static_cast<std::size_t>(parts * args.N));
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = problem.y;
-  const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation &&
+  const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation && !problem.saved &&
                      args.activation == Activation::none && partial;
   const auto finish = [&](std::int64_t row0, std::int64_t col0, std::int64_t rows, std::int64_t cols, const T* tile,
                           std::int64_t tile_row) {
     if (plain) return;
+    if (problem.saved) {
+      T* part = parts > 0 ? sums.data() + row0 / kRows * args.N + col0 : nullptr;
+      return differentiate<I>(args, problem, row0, col0, rows, cols, tile, tile_row, part);
+    }
     dispatch_activation(args.activation, [&]<Activation A>() {
       epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
     });
   };
-  if (args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1)) {
+  if (few_rows) {
     gemm_few_rows<I>(args.M, args.N, args.K, problem.a, args.a_row, args.a_col, problem.b, args.b_row, args.b_col,
                      finish, partial, args.N);
-    return;
+  } else {
+    with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+      const bool rows_added = problem.residual && args.residual_col == 1;
+      const GemmResult<T> result{.sums = partial,
+                                 .sums_row = args.N,
+                                 .in_place = plain,
+                                 .written = problem.stream ? Beside() : Beside::of(problem.y, args.N),
+                                 .added = problem.saved ? Beside::of(problem.saved, args.N)
+                                          : rows_added  ? Beside::of(problem.residual, args.residual_row)
+                                                        : Beside()};
+      gemm_blocks<I, P>(
+          args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
+          static_cast<const T*>(args.b_panels));
+    });
   }
-  with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
-    const bool rows_added = problem.residual && args.residual_col == 1;
-    const GemmResult<T> result{.sums = partial,
-                               .sums_row = args.N,
-                               .in_place = plain,
-                               .written = problem.stream ? Beside() : Beside::of(problem.y, args.N),
-                               .added = rows_added ? Beside::of(problem.residual, args.residual_row) : Beside()};
-    gemm_blocks<I, P>(
-        args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
-        static_cast<const T*>(args.b_panels));
-  });
+  if (parts > 0) add_up<I>(sums.data(), parts, args.N, static_cast<S*>(args.column_sums));
 }
 
 }  // namespace

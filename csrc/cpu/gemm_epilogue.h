@@ -15,6 +15,13 @@ bool leaves_caches(std::int64_t bytes) {
   return bytes > caches().l3 / 6;
 }
 
+// Whether rows so many elements apart begin at whole lines.
+template <Isa, class S>
+bool fills_lines(const S* y, std::int64_t row) {
+  constexpr std::int64_t kLine = 64;
+  return reinterpret_cast<std::uintptr_t>(y) % kLine == 0 && row * static_cast<std::int64_t>(sizeof(S)) % kLine == 0;
+}
+
 // Where a tile is a few numbers wide, there is nothing to gain.
 template <Isa I>
 inline constexpr bool kHasTileEnd = I != Isa::scalar;
@@ -35,9 +42,7 @@ struct TileEnd {
 
   template <Activation A>
   void write(std::int64_t rows, const T* tile, std::int64_t tile_row) const {
-    constexpr std::int64_t kLine = 64;
-    const auto places = reinterpret_cast<std::uintptr_t>(y) | reinterpret_cast<std::uintptr_t>(pre_activation);
-    const bool aligned = places % kLine == 0 && y_row * static_cast<std::int64_t>(sizeof(S)) % kLine == 0;
+    const bool aligned = fills_lines<I>(y, y_row) && fills_lines<I>(pre_activation, y_row);
     const bool past = stream && aligned && static_cast<const void*>(tile) != y;
     if (residual) {
       past ? run<A, true, true>(rows, tile, tile_row) : run<A, true, false>(rows, tile, tile_row);
@@ -100,8 +105,22 @@ struct Problem {
   S* y;
   const S* residual;
   S* pre_activation;
+  const S* saved = nullptr;
   bool stream = false;  // as TileEnd's
 };
+
+// The residual of the vector at (row, col), which is the last of `cols` columns if it is not whole.
+template <Isa I, class S, class Lanes>
+DRUPE_INLINE Vec<Accumulator<S>, I> residual_at(const GemmArgs& args, const Problem<S>& problem, std::int64_t row,
+                                                std::int64_t col, std::int64_t cols, Lanes lanes) {
+  using V = Vec<Accumulator<S>, I>;
+  const S* source = problem.residual + row * args.residual_row + col * args.residual_col;
+  if (args.residual_col == 1) return load<V>(source, lanes);
+  Accumulator<S> values[V::kLanes] = {};
+  const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols);
+  for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<Accumulator<S>>(source[k * args.residual_col]);
+  return V::load(values);
+}
 
 // y = activation(alpha tile + bias + residual) on one finished tile; y may be where the tile lies.
 template <Isa I, class S, Activation A>
@@ -125,21 +144,61 @@ void epilogue(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0
     for_vectors<I, T>(cols, [&](std::int64_t j, auto lanes) {
       V x = alpha * load<V>(tile + i * tile_row + j, lanes);
       if (args.bias) x = x + load<V>(static_cast<const S*>(args.bias) + col0 + j, lanes);
-      if (problem.residual) {
-        const S* source = problem.residual + (row0 + i) * args.residual_row + (col0 + j) * args.residual_col;
-        if (args.residual_col == 1) {
-          x = x + load<V>(source, lanes);
-        } else {
-          T values[V::kLanes] = {};
-          const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols - j);
-          for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<T>(source[k * args.residual_col]);
-          x = x + V::load(values);
-        }
-      }
+      if (problem.residual) x = x + residual_at<I>(args, problem, row0 + i, col0 + j, cols - j, lanes);
       if (problem.pre_activation) store(x, problem.pre_activation + at + j, lanes);
       store(activate<A>(x), problem.y + at + j, lanes);
     });
   }
+}
+
+// y = activation'(saved) (alpha tile + residual) on one finished tile; y may be where the tile lies. Writes the sums of
+// its columns, if they are wanted.
+template <Isa I, class S>
+[[gnu::noinline]] void differentiate(const GemmArgs& args, const Problem<S>& problem, std::int64_t row0,
+                                     std::int64_t col0, std::int64_t rows, std::int64_t cols,
+                                     const Accumulator<S>* tile, std::int64_t tile_row, Accumulator<S>* sums) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const std::int64_t corner = row0 * args.N + col0;
+  const S* saved = problem.saved + corner;
+  S* y = problem.y + corner;
+  const bool past = problem.stream && fills_lines<I>(y, args.N) && static_cast<const void*>(tile) != y;
+  const V alpha = V::set(static_cast<T>(args.alpha));
+  dispatch_activation(args.activation, [&]<Activation A>() {
+    const auto value = [&](std::int64_t i, std::int64_t j, auto lanes) __attribute__((always_inline)) {
+      V x = alpha * load<V>(tile + i * tile_row + j, lanes);
+      if (problem.residual) x = x + residual_at<I>(args, problem, row0 + i, col0 + j, cols - j, lanes);
+      return x * activation_derivative<A>(load<V>(saved + i * args.N + j, lanes));
+    };
+    std::int64_t j = 0;
+    if constexpr (kPairs<I, S>) {
+      for (; has_bf16_dot<I>() && j + 2 * V::kLanes <= cols; j += 2 * V::kLanes) {
+        V sum0 = V::zero(), sum1 = V::zero();
+        for (std::int64_t i = 0; i < rows; ++i) {
+          const V x0 = value(i, j, AllLanes{}), x1 = value(i, j + V::kLanes, AllLanes{});
+          const V pairs = PairProduct<I>::pair(x0, x1);
+          auto* to = reinterpret_cast<T*>(y + i * args.N + j);
+          past ? pairs.stream(to) : pairs.store(to);
+          sum0 = sum0 + x0, sum1 = sum1 + x1;
+        }
+        if (sums) sum0.store(sums + j), sum1.store(sums + j + V::kLanes);
+      }
+    }
+    for_vectors<I, T>(cols - j, [&](std::int64_t part, auto lanes) {
+      V sum = V::zero();
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const V x = value(i, j + part, lanes);
+        S* to = y + i * args.N + j + part;
+        if constexpr (std::is_same_v<S, T> && std::is_same_v<decltype(lanes), AllLanes>) {
+          past ? x.stream(to) : x.store(to);
+        } else {
+          store(x, to, lanes);
+        }
+        sum = sum + x;
+      }
+      if (sums) store(sum, sums + j + part, lanes);
+    });
+  });
 }
 
 }  // namespace drupe::cpu

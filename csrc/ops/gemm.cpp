@@ -6,6 +6,8 @@
 #include "core/check.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
+#include "ops/fill.h"
+#include "ops/reduce.h"
 
 namespace drupe {
 
@@ -43,6 +45,13 @@ void take_panels(GemmArgs& args, const PackedMatrix& packed, const Tensor& b, bo
         "b is ", b.shape(), transpose ? " transposed" : "", ", what was packed is another matrix, ",
         packed.matrix.shape(), packed.transpose ? " transposed" : "");
   args.b_panels = packed.readable_panels();
+}
+
+// The sums of y's rows.
+Tensor sum_rows(const Tensor& y) {
+  Dims axes;
+  for (int i = 0; i + 1 < y.ndim(); ++i) axes.push_back(i);
+  return reduce("sum", y, axes, false);
 }
 
 }  // namespace
@@ -122,16 +131,36 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
     args.residual_col = strides.back();
   }
 
+  Tensor saved;
+  if (options.saved) {
+    check(!bias && !options.keep_pre_activation, "gemm", "there is no derivative beside a bias or a kept input");
+    check(options.saved->shape() == shape && options.saved->dtype() == a.dtype() && options.saved->device() == device,
+          "gemm", "saved is ", options.saved->shape(), " ", options.saved->dtype(), ": expected ", shape, " ",
+          a.dtype());
+    saved = contiguous(*options.saved);
+  }
+  const bool derive_after = saved.defined() && device.type != DeviceType::cpu;
+  if (derive_after) args.activation = Activation::none;
+
   Tensor y = empty(shape, a.dtype(), device);
-  Tensor pre;
-  if (options.keep_pre_activation) pre = empty(shape, a.dtype(), device);
+  Tensor second;
+  if (options.keep_pre_activation) second = empty(shape, a.dtype(), device);
   args.y = y.raw();
-  args.pre_activation = pre.raw();
-  if (y.numel() == 0) return {y, pre};
+  args.pre_activation = second.raw();
+  if (!derive_after) args.saved = saved.raw();
   if (options.packed) take_panels(args, *options.packed, b, options.transpose_b);
   fold_batch_into_rows(args);
-  dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
-  return {y, pre};
+  const bool sum = options.sum_columns && saved.defined();
+  if (sum && y.numel() > 0 && args.batch_shape.empty() && !derive_after) {
+    second = empty({args.N}, a.dtype(), device);
+    args.column_sums = second.raw();
+  }
+  if (y.numel() > 0) {
+    dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
+  }
+  if (derive_after) y = activation_backward(y, saved, options.activation);
+  if (sum && !args.column_sums) second = sum_rows(y);
+  return {y, second};
 }
 
 PackedMatrix pack_weight(const Tensor& b, bool transpose) {

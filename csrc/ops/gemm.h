@@ -1,11 +1,13 @@
 // General matrix product with a fused epilogue:
 //
-//   y = activation(alpha op(a) op(b) + bias + residual)
+//   y = activation(alpha op(a) op(b) + bias + residual), or, on the way back,
+//   y = activation'(saved) (alpha op(a) op(b) + residual)
 //
 //   a         (..., M, K), or (..., K, M) with transpose_a      float dtypes, all operands alike
 //   b         (..., K, N), or (..., N, K) with transpose_b
 //   bias      (N,)                                              optional
 //   residual  broadcastable to (..., M, N)                      optional
+//   saved     (..., M, N), what ops/activation.h says           optional
 //   y         (..., M, N), C-contiguous, fresh; leading dimensions broadcast as NumPy's matmul does
 //
 // Any strides are accepted; no operand is copied as a whole. Products accumulate in float32 for float16 and
@@ -39,6 +41,8 @@ struct GemmArgs {
   const void* residual = nullptr;
   std::int64_t residual_row = 0, residual_col = 0;
   void* pre_activation = nullptr;  // where to keep the activation's input, laid out as y
+  const void* saved = nullptr;     // laid out as y: to multiply by the activation's derivative there
+  void* column_sums = nullptr;     // (N,), where to put the sums of y's rows, without a batch
   Dims batch_shape, a_batch, b_batch, residual_batch;
   double alpha = 1;
   Activation activation = Activation::none;
@@ -64,6 +68,8 @@ struct GemmOptions {
   std::string activation = {};
   bool keep_pre_activation = false;         // give the activation's input as the second result
   std::optional<PackedMatrix> packed = {};  // b, packed before: the same result, without packing it again
+  std::optional<Tensor> saved = {};         // multiply by the activation's derivative there, instead of applying it
+  bool sum_columns = false;                 // beside `saved`: give the sums of all rows, (N,), as the second result
 };
 
 namespace ops {
@@ -73,7 +79,7 @@ namespace ops {
 void set_float32_matmul_precision(const std::string& name);
 const char* float32_matmul_precision();
 
-// (y, pre-activation); the second is undefined unless asked for.
+// (y, pre-activation or sums); the second is undefined unless asked for.
 std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias,
                                const std::optional<Tensor>& residual, const GemmOptions& options);
 

@@ -630,6 +630,8 @@ def gemm(
     activation: str = "",
     keep_pre_activation: bool = False,
     packed: PackedMatrix | None = None,
+    saved: Tensor | None = None,
+    sum_columns: bool = False,
 ) -> tuple[Tensor, Tensor]: ...
 def gemm_int8(
     a: Tensor,

@@ -46,18 +46,27 @@ class SparseRows:
 
 
 class Product:
-    """A gradient that is due: a matrix product, to which another gradient can be added in its epilogue.
+    """A gradient that is due: a matrix product, whose epilogue can do what comes next.
 
-    Attributes:
+    Args:
         shape: of the gradient.
-        compute: (residual or None) -> the product, plus the residual.
+        gemm: the product, given the arguments of ``_C.gemm`` that are left open.
     """
 
-    __slots__ = ("compute", "shape")
+    __slots__ = ("_gemm", "shape")
 
-    def __init__(self, shape: tuple[int, ...], compute: Callable[[_C.Tensor | None], _C.Tensor]) -> None:
+    def __init__(self, shape: tuple[int, ...], gemm: Callable[..., tuple[_C.Tensor, _C.Tensor | None]]) -> None:
         self.shape = shape
-        self.compute = compute
+        self._gemm = gemm
+
+    def compute(self, residual: _C.Tensor | None = None) -> _C.Tensor:
+        """Return the product, plus the residual."""
+        return self._gemm(residual=residual)[0]
+
+    def through(self, activation: str, saved: _C.Tensor, *, sum_columns: bool) -> tuple[_C.Tensor, _C.Tensor | None]:
+        """Return the gradient of the activation's input, and if wanted its sum over all dimensions but the last."""
+        y, sums = self._gemm(activation=activation, saved=saved, sum_columns=sum_columns)
+        return y, sums if sum_columns else None
 
 
 Gradient = _C.Tensor | SparseRows
@@ -70,14 +79,23 @@ _order = count()
 class Node:
     """One op on the tape."""
 
-    __slots__ = ("backward", "inputs", "name", "order", "outputs", "versions")
+    __slots__ = ("backward", "inputs", "name", "order", "outputs", "takes_products", "versions")
 
-    def __init__(self, name: str, inputs: Sequence[Tensor | None], outputs: int, backward: BackwardFn) -> None:
+    def __init__(
+        self,
+        name: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int,
+        backward: BackwardFn,
+        *,
+        takes_products: bool = False,
+    ) -> None:
         self.name = name
         self.inputs = tuple(inputs)
         self.outputs = outputs
         self.versions = tuple(-1 if t is None else t.version for t in inputs)
         self.backward: BackwardFn | None = backward
+        self.takes_products = takes_products  # or gradients that are there alone
         self.order = next(_order)  # a node is younger than the nodes of its inputs
 
 
@@ -117,7 +135,7 @@ def enable_grad() -> Iterator[None]:
 
 
 def _computed(gradient: Gradient | Product) -> Gradient:
-    return gradient.compute(None) if isinstance(gradient, Product) else gradient
+    return gradient.compute() if isinstance(gradient, Product) else gradient
 
 
 def _sum(a: Gradient | Product, b: Gradient | Product) -> Gradient:
@@ -176,7 +194,7 @@ def run_backward(output: Tensor, gradient: _C.Tensor, *, retain_graph: bool) -> 
                 raise RuntimeError(
                     f"[{node.name}] an input of shape {tensor.shape} was changed in place after the forward pass"
                 )
-        results = node.backward(*(None if grad is None else _computed(grad) for grad in grads))
+        results = node.backward(*(g if g is None or node.takes_products else _computed(g) for g in grads))
         for tensor, grad in zip(node.inputs, results, strict=True):
             if tensor is None or grad is None or not tensor.requires_grad:
                 continue

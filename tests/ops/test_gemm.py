@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import drupe
-from drupe import ops
+from drupe import _C, ops
 from gradients import check_gradients
 from reference import ACTIVATIONS, FLOATS, assert_close, dtype, f64
 
@@ -249,6 +249,58 @@ def test_batched_gradients(device, rng, left, right):
     check_gradients(lambda a, b, r: ops.gemm(a, b, residual=r), a, b, rng.standard_normal((3, 1)), rng=rng)
 
 
+# Few rows, cut tiles and whole ones, a batch that is more rows, one that is not, and a hidden layer read as it came and
+# transposed.
+CHAINS = [((3,), 40, (70,)), ((15,), 5, (33,)), ((70,), 64, (130,)), ((2, 20), 40, (33,)), ((3, 20), 34, (3, 16))]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "transposed"])
+@pytest.mark.parametrize("chain", CHAINS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_through_an_activation_between_products(backend, rng, name, chain, activation, turned):
+    """The second product's gradient goes through the activation in its epilogue, which sums up the bias's too."""
+    (*batch, M), H, (*second, E) = chain
+    x, w = draw(rng, (*batch, M, 24), name), draw(rng, (24, H), name) / dtype(name).type(5)
+    bias, v = draw(rng, H, name), draw(rng, (*second, M if turned else H, E), name) / dtype(name).type(6)
+    dy = draw(rng, (*batch, H if turned else M, E), name)
+    leaves = [drupe.tensor(array, requires_grad=True) for array in (x, w, bias, v)]
+    hidden = ops.gemm(leaves[0], leaves[1], bias=leaves[2], activation=activation)
+    ops.gemm(hidden, leaves[3], transpose_a=turned, alpha=0.5).backward(dy)
+
+    f, step = ACTIVATIONS[activation], 1e-6
+    before = f64(x) @ f64(w) + f64(bias)
+    slope = (f(before + step) - f(before - step)) / (2 * step)
+    dh = 0.5 * f64(dy) @ np.swapaxes(f64(v), -1, -2)
+    h = f(before)
+    if turned:
+        dh, h = np.swapaxes(dh, -1, -2), np.swapaxes(h, -1, -2)
+    dz = dh * slope
+    dv = 0.5 * np.swapaxes(h, -1, -2) @ f64(dy)
+    rows = (-1, H)
+    expected = [
+        dz @ f64(w).T,
+        f64(x).reshape(-1, 24).T @ dz.reshape(rows),
+        dz.reshape(rows).sum(0),
+        dv if len(second) == len(batch) else dv.sum(0),
+    ]
+    for leaf, reference in zip(leaves, expected, strict=True):
+        assert_close(leaf.grad.numpy(), reference, name, 24 + H, 4 * np.sqrt(M + H) + (1e6 if name == "float64" else 0))
+
+
+def test_activations_between_products_cost_no_pass_of_their_own(isa, rng, monkeypatch):
+    monkeypatch.setattr(_C, "activation_backward", None)
+    monkeypatch.setattr(_C, "reduce", None)
+    x, w, v = (draw(rng, shape, "float32") for shape in ((20, 9), (9, 30), (30, 8)))
+    for hidden in (
+        lambda x, w, bias: ops.gemm(x, w, bias=bias, activation="gelu"),
+        lambda x, w, bias: ops.tanh(ops.gemm(x, w)),
+    ):
+        leaves = [drupe.tensor(array, requires_grad=True) for array in (x, w, np.zeros(30, np.float32))]
+        ops.gemm(hidden(*leaves), v).backward(np.ones((20, 8), np.float32))
+        assert leaves[1].grad is not None
+
+
 def test_same_bits_on_any_number_of_threads(backend, rng):
     M, N, K = (60, 70, 1040) if backend == "cuda" else (300, 270, 520)
     a, b = draw(rng, (M, K), "float32"), draw(rng, (K, N), "float32")
@@ -256,10 +308,14 @@ def test_same_bits_on_any_number_of_threads(backend, rng):
     results = []
     for threads in (1, 2, 5):
         drupe.set_num_threads(threads)
-        results.append(ops.gemm(a, b))
+        leaves = [drupe.tensor(array, requires_grad=True) for array in (a, np.zeros(K, np.float32), b)]
+        y = ops.gemm(ops.gemm(leaves[0], np.eye(K, dtype=np.float32), bias=leaves[1], activation="relu"), leaves[2])
+        y.backward(np.ones(y.shape, np.float32))
+        results.append([y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
     drupe.set_num_threads(before)
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
+    for result in results[1:]:
+        for one, other in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -106,16 +106,19 @@ class Call(Generic[A]):
         chosen = [self.inputs[i] for i in positions]
         return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
 
-    def output(self, y: _C.Tensor, backward: BackwardFn | None = None) -> A:
+    def output(self, y: _C.Tensor, backward: BackwardFn | None = None, *, takes_products: bool = False) -> A:
         """Wrap the only output, and record how to go back: backward(dy) gives one gradient or None per input."""
-        return self.outputs((y,), backward)[0] if self._recorded else self._export(y)
+        recorded = self._recorded
+        return self.outputs((y,), backward, takes_products=takes_products)[0] if recorded else self._export(y)
 
-    def outputs(self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None) -> tuple[A, ...]:
+    def outputs(
+        self, ys: tuple[_C.Tensor, ...], backward: BackwardFn | None = None, *, takes_products: bool = False
+    ) -> tuple[A, ...]:
         """Wrap several outputs; backward takes one gradient, or None, for each of them."""
         results: tuple[Any, ...] = tuple([self._export(y) for y in ys])
         if backward is not None and self._recorded:
             leaves = [x if isinstance(x, Tensor) else None for x in self.inputs]
-            node = Node(self.name, leaves, len(ys), backward)
+            node = Node(self.name, leaves, len(ys), backward, takes_products=takes_products)
             for i, result in enumerate(results):
                 if "float" in result.raw.dtype:
                     result.node, result.output_index, result.requires_grad = node, i, True

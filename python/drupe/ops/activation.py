@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from drupe import _C
+from drupe.autograd import Product
 from drupe.ops._call import A, Call
+
+
+def differentiate(
+    dy: _C.Tensor | Product, saved: _C.Tensor, name: str, *, sum_columns: bool = False
+) -> tuple[_C.Tensor, _C.Tensor | None]:
+    """Return the gradient of an activation's input ("" for none), and, if wanted, its sum over the rows or None."""
+    if isinstance(dy, Product):
+        return dy.through(name, saved, sum_columns=sum_columns)
+    return _C.activation_backward(dy, saved, name) if name else dy, None
 
 
 def _activation(x: A, name: str) -> A:
@@ -12,10 +22,10 @@ def _activation(x: A, name: str) -> A:
     y = _C.activation(raw, name)
     saved = raw if name in ("gelu", "gelu_tanh", "silu") else y
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
-        return (_C.activation_backward(dy, saved, name),)
+    def backward(dy: _C.Tensor | Product) -> tuple[_C.Tensor]:
+        return (differentiate(dy, saved, name)[0],)
 
-    return call.output(y, backward)
+    return call.output(y, backward, takes_products=True)
 
 
 def relu(x: A) -> A:

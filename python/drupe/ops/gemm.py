@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from drupe import _C
 from drupe.autograd import Product
 from drupe.ops._call import A, Array, Call
 from drupe.ops._shape import sum_to_shape
+from drupe.ops.activation import differentiate
 from drupe.ops.pack_weight import PackedWeight
 
 _FROM_INPUT = ("gelu", "gelu_tanh", "silu")
@@ -61,19 +64,17 @@ def gemm(
     keep = name in _FROM_INPUT and call.needs_grad()
     y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep, packed)
 
-    def backward(dy: _C.Tensor) -> tuple[_C.Tensor | Product | None, ...]:
-        dz = _C.activation_backward(dy, pre if keep else y, name) if name else dy
-        da = db = dbias = dresidual = None
+    def backward(dy: _C.Tensor | Product) -> tuple[_C.Tensor | Product | None, ...]:
+        dz, dbias = differentiate(dy, pre if keep else y, name, sum_columns=call.needs_grad(2))
+        da = db = dresidual = None
         if call.needs_grad(0):
-
-            def product(residual: _C.Tensor | None) -> _C.Tensor:
-                # d op(a) = dz op(b)^T, or its transpose where a came transposed.
-                if transpose_a:
-                    return _C.gemm(rb, dz, None, residual, transpose_b, True, alpha)[0]
-                return _C.gemm(dz, rb, None, residual, False, not transpose_b, alpha)[0]
-
+            # d op(a) = dz op(b)^T, or its transpose where a came transposed.
+            if transpose_a:
+                product = partial(_C.gemm, rb, dz, transpose_a=transpose_b, transpose_b=True, alpha=alpha)
+            else:
+                product = partial(_C.gemm, dz, rb, transpose_b=not transpose_b, alpha=alpha)
             whole = ra.shape[:-2] == dz.shape[:-2]  # a was not broadcast: nothing of the product is summed up
-            da = Product(ra.shape, product) if whole else sum_to_shape(product(None), ra.shape)
+            da = Product(ra.shape, product) if whole else sum_to_shape(product()[0], ra.shape)
         if call.needs_grad(1):
             # d op(b) = op(a)^T dz. Where b has no batch, the batch is part of the sum over rows.
             left, right = ra, dz
@@ -85,10 +86,10 @@ def gemm(
             else:
                 db = _C.gemm(left, right, transpose_a=not transpose_a, alpha=alpha)[0]
             db = sum_to_shape(db, rb.shape)
-        if call.needs_grad(2):
+        if dbias is None and call.needs_grad(2):
             dbias = sum_to_shape(dz, rbias.shape)
         if call.needs_grad(3):
             dresidual = sum_to_shape(dz, rresidual.shape)
         return da, db, dbias, dresidual
 
-    return call.output(y, backward)
+    return call.output(y, backward, takes_products=True)
