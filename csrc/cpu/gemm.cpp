@@ -55,15 +55,25 @@ auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
   });
 }
 
+// The sum of `count` vectors, `stride` apart, as a tree.
+template <class V, class T, class Lanes>
+V sum_of(const T* vectors, std::int64_t count, std::int64_t stride, Lanes lanes) {
+  constexpr std::int64_t kInOrder = 32;
+  if (count > kInOrder) {
+    const std::int64_t half = count / 2;
+    return sum_of<V>(vectors, half, stride, lanes) + sum_of<V>(vectors + half * stride, count - half, stride, lanes);
+  }
+  V sum = V::zero();
+  for (std::int64_t i = 0; i < count; ++i) sum = sum + load<V>(vectors + i * stride, lanes);
+  return sum;
+}
+
 // to[j] = the sum of sums[i * N + j] over i < count.
 template <Isa I, class S, class T>
 void add_up(const T* sums, std::int64_t count, std::int64_t N, S* to) {
-  using V = Vec<T, I>;
   parallel_ranges(N, 512, [&](std::int64_t begin, std::int64_t end) {
     for_vectors<I, T>(end - begin, [&](std::int64_t j, auto lanes) {
-      V sum = V::zero();
-      for (std::int64_t i = 0; i < count; ++i) sum = sum + load<V>(sums + i * N + begin + j, lanes);
-      store(sum, to + begin + j, lanes);
+      store(sum_of<Vec<T, I>>(sums + begin + j, count, N, lanes), to + begin + j, lanes);
     });
   });
 }

@@ -15,7 +15,7 @@ bool leaves_caches(std::int64_t bytes) {
   return bytes > caches().l3 / 6;
 }
 
-// Whether rows so many elements apart begin at whole lines.
+// Whether rows so many elements apart begin at whole lines, or are none.
 template <Isa, class S>
 bool fills_lines(const S* y, std::int64_t row) {
   constexpr std::int64_t kLine = 64;

@@ -59,7 +59,7 @@ DRUPE_INLINE bool passes_caches(std::int64_t size) {
 }
 
 // out[i] = value(i, lanes) for i in [0, size). With `stream`, past the caches: then the caller owes a stream_fence.
-// Whole vectors of bfloat16 are rounded by instruction, if there is one, subnormals to zero.
+// Two whole vectors of bfloat16 at a time are rounded by instruction, if there is one, subnormals to zero.
 template <Isa I, class S, class Value>
 DRUPE_INLINE void write_vectors(S* out, std::int64_t size, const Value& value, bool stream) {
   using T = Accumulator<S>;

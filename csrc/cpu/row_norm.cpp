@@ -143,7 +143,7 @@ DRUPE_INLINE void forward_rows(const RowNormArgs& args, const Accumulator<S>* we
     if constexpr (!kCentered) return h[r](i, lanes) * rstd[r] * w;
     return fma(fma(h[r](i, lanes) - mean[r], rstd[r], shift[r]), w, b);
   };
-  if (stream || kPairs<I, S>) {
+  if (stream || (kPairs<I, S> && has_bf16_dot<I>())) {
     for (int r = 0; r < kRows; ++r) {
       const auto value = [&](std::int64_t i, auto lanes) {
         return normalized(r, i, lanes, load<V>(weight + i, lanes), load<V>(bias + i, lanes));

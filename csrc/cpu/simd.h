@@ -29,7 +29,7 @@ namespace drupe::cpu {
 template <Isa I>
 inline constexpr int kRegisters = I == Isa::avx512 || I == Isa::neon ? 32 : 16;
 
-// Whether there is lookup(table, index), which takes each lane from a table of 32 floats.
+// Whether there is lookup(table, index), which takes each lane from an aligned table of 32 floats.
 template <Isa I>
 inline constexpr bool kHasLookup = I == Isa::avx512;
 

@@ -151,7 +151,7 @@ DRUPE_INLINE F32Avx512 exponent(F32Avx512 a) {
 DRUPE_INLINE F32Avx512 mantissa(F32Avx512 a) {
   return {_mm512_getmant_ps(a.v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src)};
 }
-// table[i], i in the lowest five bits of each lane of `index`.
+// table[i], i in the lowest five bits of each lane of `index`; the table lies at whole lines.
 DRUPE_INLINE F32Avx512 lookup(const float (&table)[32], F32Avx512 index) {
   return {_mm512_permutex2var_ps(_mm512_load_ps(table), _mm512_castps_si512(index.v), _mm512_load_ps(table + 16))};
 }

@@ -56,14 +56,18 @@ DRUPE_INLINE Vec<float, I> by_pieces(const OddPieces<kDegree>& pieces, Vec<float
   return copysign(y, x);
 }
 
+constexpr double exp_series(double x) {
+  double sum = 1, term = 1;
+  for (int n = 1; n < 150; ++n) sum += term *= x / n;
+  return sum;
+}
+
 // Taylor's terms of P(X <= x) - 1/2 for a standard normal X, count of them.
 constexpr void normal_terms(double x, double* terms, int count) {
-  double growth = 1, power = 1;  // e^(x^2 / 2) by its series
-  for (int n = 1; n < 100; ++n) growth += power *= x * x / (2 * n);
   // φ(x) (x + x^3 / 3 + x^5 / (3 5) + …): all terms have one sign.
   double sum = 0, odd = x;
   for (int n = 1; n < 200; n += 2) sum += odd, odd *= x * x / (n + 2);
-  double density = 0.39894228040143268 / growth, before = 0;
+  double density = 0.39894228040143268 / exp_series(x * x / 2), before = 0;
   terms[0] = density * sum;
   double factorial = 1;
   for (int n = 1; n < count; ++n) {
@@ -84,6 +88,16 @@ inline constexpr OddPieces<4> kGeluDerivative(6.2, 0.5, [](double x, auto& terms
   double normal[8] = {};
   normal_terms(x, normal, 8);
   for (int n = 0; n < 7; ++n) terms[n] = (n + 1) * (normal[n] + x * normal[n + 1]);
+});
+
+template <Isa>
+inline constexpr OddPieces<6> kTanh(9.1, 1, [](double x, auto& terms) {
+  terms[0] = 1 - 2 / (exp_series(2 * x) + 1);
+  for (int n = 0; n < 8; ++n) {  // the derivative is 1 - tanh^2
+    double sum = n == 0;
+    for (int k = 0; k <= n; ++k) sum -= terms[k] * terms[n - k];
+    terms[n + 1] = sum / (n + 1);
+  }
 });
 
 }  // namespace drupe::cpu

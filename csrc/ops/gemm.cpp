@@ -6,7 +6,6 @@
 #include "core/check.h"
 #include "ops/backend.h"
 #include "ops/copy.h"
-#include "ops/fill.h"
 #include "ops/reduce.h"
 
 namespace drupe {
@@ -19,6 +18,7 @@ namespace ops {
 namespace {
 
 std::atomic<bool> allow_tf32 = false;
+constexpr std::int64_t kMostSummed = 64 << 20;  // elements of y, since its tiles' sums take up to half its bytes
 
 Dims leading(const Dims& shape) {
   return Dims(std::span(shape.begin(), shape.begin() + shape.size() - 2));
@@ -72,7 +72,8 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   check(a.ndim() >= 2, "gemm", "a is ", a.shape(), ": expected at least 2 dimensions");
   check(b.ndim() >= 2, "gemm", "b is ", b.shape(), ": expected at least 2 dimensions");
   check(std::isfinite(options.alpha), "gemm", "alpha is ", options.alpha, ": expected a finite number");
-  const Device device = common_device("gemm", {&a, &b, bias ? &*bias : nullptr, residual ? &*residual : nullptr});
+  const Device device = common_device("gemm", {&a, &b, bias ? &*bias : nullptr, residual ? &*residual : nullptr,
+                                               options.saved ? &*options.saved : nullptr});
 
   const Tensor at = options.transpose_a ? a.transpose(-1, -2) : a;
   const Tensor bt = options.transpose_b ? b.transpose(-1, -2) : b;
@@ -132,14 +133,15 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   }
 
   Tensor saved;
+  check(options.saved || !options.sum_columns, "gemm", "columns are summed beside `saved` alone");
   if (options.saved) {
     check(!bias && !options.keep_pre_activation, "gemm", "there is no derivative beside a bias or a kept input");
-    check(options.saved->shape() == shape && options.saved->dtype() == a.dtype() && options.saved->device() == device,
-          "gemm", "saved is ", options.saved->shape(), " ", options.saved->dtype(), ": expected ", shape, " ",
-          a.dtype());
+    check_type(options.saved->dtype() == a.dtype(), "gemm", "a is ", a.dtype(), ", saved is ", options.saved->dtype());
+    check(options.saved->shape() == shape, "gemm", "saved is ", options.saved->shape(), ": expected ", shape);
     saved = contiguous(*options.saved);
   }
   const bool derive_after = saved.defined() && device.type != DeviceType::cpu;
+  const bool derives = args.activation != Activation::none;
   if (derive_after) args.activation = Activation::none;
 
   Tensor y = empty(shape, a.dtype(), device);
@@ -150,16 +152,15 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   if (!derive_after) args.saved = saved.raw();
   if (options.packed) take_panels(args, *options.packed, b, options.transpose_b);
   fold_batch_into_rows(args);
-  const bool sum = options.sum_columns && saved.defined();
-  if (sum && y.numel() > 0 && args.batch_shape.empty() && !derive_after) {
+  if (options.sum_columns && y.numel() > 0 && y.numel() <= kMostSummed && args.batch_shape.empty() && !derive_after) {
     second = empty({args.N}, a.dtype(), device);
     args.column_sums = second.raw();
   }
   if (y.numel() > 0) {
     dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
   }
-  if (derive_after) y = activation_backward(y, saved, options.activation);
-  if (sum && !args.column_sums) second = sum_rows(y);
+  if (derive_after && derives) y = activation_backward(y, saved, options.activation);
+  if (options.sum_columns && !args.column_sums) second = sum_rows(y);
   return {y, second};
 }
 

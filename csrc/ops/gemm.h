@@ -41,8 +41,8 @@ struct GemmArgs {
   const void* residual = nullptr;
   std::int64_t residual_row = 0, residual_col = 0;
   void* pre_activation = nullptr;  // where to keep the activation's input, laid out as y
-  const void* saved = nullptr;     // laid out as y: to multiply by the activation's derivative there
-  void* column_sums = nullptr;     // (N,), where to put the sums of y's rows, without a batch
+  const void* saved = nullptr;     // laid out as y: to multiply by the activation's derivative there; on the CPU alone
+  void* column_sums = nullptr;     // (N,), where to put the sums of y's rows, beside `saved` and without a batch
   Dims batch_shape, a_batch, b_batch, residual_batch;
   double alpha = 1;
   Activation activation = Activation::none;

@@ -70,7 +70,7 @@ class Product:
 
 
 Gradient = _C.Tensor | SparseRows
-# From one gradient (or None) per output to one (or None) per input.
+# From one gradient (or None) per output to one (or None) per input; a node's that takes products may be given one.
 BackwardFn = Callable[..., Sequence["Gradient | Product | None"]]
 
 _order = count()
@@ -95,7 +95,7 @@ class Node:
         self.outputs = outputs
         self.versions = tuple(-1 if t is None else t.version for t in inputs)
         self.backward: BackwardFn | None = backward
-        self.takes_products = takes_products  # or gradients that are there alone
+        self.takes_products = takes_products  # by itself, instead of what they compute
         self.order = next(_order)  # a node is younger than the nodes of its inputs
 
 

@@ -1,4 +1,8 @@
-"""The ops. Each takes ``drupe.Tensor``, NumPy arrays, or anything with ``__dlpack__``, and gives back that kind."""
+"""The ops. Each takes ``drupe.Tensor``, NumPy arrays, or anything with ``__dlpack__``, and gives back that kind.
+
+A processor with AVX512-BF16 may round results of bfloat16 by instruction in products, activations, norms, softmax,
+losses and dropout: to nearest even, but those below 1.2e-38 to zero.
+"""
 
 from drupe.ops.activation import gelu, relu, sigmoid, silu, tanh
 from drupe.ops.attention import attention

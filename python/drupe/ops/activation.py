@@ -10,9 +10,14 @@ from drupe.ops._call import A, Call
 def differentiate(
     dy: _C.Tensor | Product, saved: _C.Tensor, name: str, *, sum_columns: bool = False
 ) -> tuple[_C.Tensor, _C.Tensor | None]:
-    """Return the gradient of an activation's input ("" for none), and, if wanted, its sum over the rows or None."""
+    """Return the gradient of an activation's input ("" for none), and its sum over all dimensions but the last.
+
+    The sum is None where it is not wanted, or would take a pass of its own.
+    """
     if isinstance(dy, Product):
-        return dy.through(name, saved, sum_columns=sum_columns)
+        if name or sum_columns:
+            return dy.through(name, saved, sum_columns=sum_columns)
+        return dy.compute(), None
     return _C.activation_backward(dy, saved, name) if name else dy, None
 
 
