@@ -109,17 +109,24 @@ struct Problem {
   bool stream = false;  // as TileEnd's
 };
 
+// The first `count` lanes, from elements `stride` apart.
+template <Isa I, class S>
+[[gnu::noinline]] Vec<Accumulator<S>, I> load_strided(const S* from, std::int64_t stride, std::int64_t count) {
+  using V = Vec<Accumulator<S>, I>;
+  Accumulator<S> values[V::kLanes] = {};
+  for (std::int64_t k = 0; k < std::min<std::int64_t>(V::kLanes, count); ++k) {
+    values[k] = static_cast<Accumulator<S>>(from[k * stride]);
+  }
+  return V::load(values);
+}
+
 // The residual of the vector at (row, col), which is the last of `cols` columns if it is not whole.
 template <Isa I, class S, class Lanes>
 DRUPE_INLINE Vec<Accumulator<S>, I> residual_at(const GemmArgs& args, const Problem<S>& problem, std::int64_t row,
                                                 std::int64_t col, std::int64_t cols, Lanes lanes) {
   using V = Vec<Accumulator<S>, I>;
   const S* source = problem.residual + row * args.residual_row + col * args.residual_col;
-  if (args.residual_col == 1) return load<V>(source, lanes);
-  Accumulator<S> values[V::kLanes] = {};
-  const std::int64_t count = std::min<std::int64_t>(V::kLanes, cols);
-  for (std::int64_t k = 0; k < count; ++k) values[k] = static_cast<Accumulator<S>>(source[k * args.residual_col]);
-  return V::load(values);
+  return args.residual_col == 1 ? load<V>(source, lanes) : load_strided<I>(source, args.residual_col, cols);
 }
 
 // y = activation(alpha tile + bias + residual) on one finished tile; y may be where the tile lies.
