@@ -301,6 +301,14 @@ def test_activations_between_products_cost_no_pass_of_their_own(isa, rng, monkey
         assert leaves[1].grad is not None
 
 
+def test_sums_of_many_rows_lose_little(isa):
+    rows, ones = 1 << 17, np.ones((1, 3), np.float32)
+    bias = drupe.tensor(np.zeros(3, np.float32), requires_grad=True)
+    hidden = ops.gemm(np.ones((rows, 1), np.float32), drupe.tensor(ones), bias=bias, activation="relu")
+    ops.gemm(hidden, ones.T).backward(np.full((rows, 1), 0.1, np.float32))
+    np.testing.assert_allclose(bias.grad.numpy(), rows * f64(np.float32(0.1)), rtol=2e-6)
+
+
 def test_same_bits_on_any_number_of_threads(backend, rng):
     M, N, K = (60, 70, 1040) if backend == "cuda" else (300, 270, 520)
     a, b = draw(rng, (M, K), "float32"), draw(rng, (K, N), "float32")
