@@ -55,36 +55,13 @@ auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
   });
 }
 
-// The sum of `count` vectors, `stride` apart, as a tree.
-template <class V, class T, class Lanes>
-V sum_of(const T* vectors, std::int64_t count, std::int64_t stride, Lanes lanes) {
-  constexpr std::int64_t kInOrder = 32;
-  if (count > kInOrder) {
-    const std::int64_t half = count / 2;
-    return sum_of<V>(vectors, half, stride, lanes) + sum_of<V>(vectors + half * stride, count - half, stride, lanes);
-  }
-  V sum = V::zero();
-  for (std::int64_t i = 0; i < count; ++i) sum = sum + load<V>(vectors + i * stride, lanes);
-  return sum;
-}
-
-// to[j] = the sum of sums[i * N + j] over i < count.
-template <Isa I, class S, class T>
-void add_up(const T* sums, std::int64_t count, std::int64_t N, S* to) {
-  parallel_ranges(N, 512, [&](std::int64_t begin, std::int64_t end) {
-    for_vectors<I, T>(end - begin, [&](std::int64_t j, auto lanes) {
-      store(sum_of<Vec<T, I>>(sums + begin + j, count, N, lanes), to + begin + j, lanes);
-    });
-  });
+bool has_few_rows(const GemmArgs& args) {
+  return args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1);
 }
 
 template <Isa I, class S>
 void multiply(const GemmArgs& args, const Problem<S>& problem) {
   using T = Accumulator<S>;
-  constexpr std::int64_t kRows = GemmTile<I, T>::kRows;
-  const bool few_rows = args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1);
-  const std::int64_t parts = !args.column_sums ? 0 : few_rows ? 1 : ceil_div(args.M, kRows);
-  const Scratch<T> sums(static_cast<std::size_t>(parts * args.N));
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = problem.y;
   const bool plain = args.alpha == 1 && !args.bias && !problem.residual && !problem.pre_activation && !problem.saved &&
@@ -93,32 +70,32 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
                           std::int64_t tile_row) {
     if (plain) return;
     if (problem.saved) {
-      T* part = parts > 0 ? sums.data() + row0 / kRows * args.N + col0 : nullptr;
-      return differentiate<I>(args, problem, row0, col0, rows, cols, tile, tile_row, part);
+      auto* sums = static_cast<T*>(args.column_sums);
+      if (sums) sums += row0 / GemmTile<I, T>::kRows * args.N + col0;
+      return differentiate<I>(args, problem, row0, col0, rows, cols, tile, tile_row, sums);
     }
     dispatch_activation(args.activation, [&]<Activation A>() {
       epilogue<I, S, A>(args, problem, row0, col0, rows, cols, tile, tile_row);
     });
   };
-  if (few_rows) {
+  if (has_few_rows(args)) {
     gemm_few_rows<I>(args.M, args.N, args.K, problem.a, args.a_row, args.a_col, problem.b, args.b_row, args.b_col,
                      finish, partial, args.N);
-  } else {
-    with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
-      const bool rows_added = problem.residual && args.residual_col == 1;
-      const GemmResult<T> result{.sums = partial,
-                                 .sums_row = args.N,
-                                 .in_place = plain,
-                                 .written = problem.stream ? Beside() : Beside::of(problem.y, args.N),
-                                 .added = problem.saved ? Beside::of(problem.saved, args.N)
-                                          : rows_added  ? Beside::of(problem.residual, args.residual_row)
-                                                        : Beside()};
-      gemm_blocks<I, P>(
-          args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
-          static_cast<const T*>(args.b_panels));
-    });
+    return;
   }
-  if (parts > 0) add_up<I>(sums.data(), parts, args.N, static_cast<S*>(args.column_sums));
+  with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {
+    const bool rows_added = problem.residual && args.residual_col == 1;
+    const GemmResult<T> result{.sums = partial,
+                               .sums_row = args.N,
+                               .in_place = plain,
+                               .written = problem.stream ? Beside() : Beside::of(problem.y, args.N),
+                               .added = problem.saved ? Beside::of(problem.saved, args.N)
+                                        : rows_added  ? Beside::of(problem.residual, args.residual_row)
+                                                      : Beside()};
+    gemm_blocks<I, P>(
+        args.M, args.N, K, a, [&](auto... panel) { bt.pack_cols(panel...); }, finish, result,
+        static_cast<const T*>(args.b_panels));
+  });
 }
 
 }  // namespace
@@ -154,7 +131,17 @@ std::int64_t pack_gemm(const GemmArgs& args, void* panels) {
   return bytes;
 }
 
+template <Isa I>
+std::int64_t gemm_parts(const GemmArgs& args) {
+  std::int64_t parts = 1;
+  dispatch_float(args.dtype, [&]<class S>() {
+    if (!has_few_rows(args)) parts = ceil_div(args.M, GemmTile<I, Accumulator<S>>::kRows);
+  });
+  return parts;
+}
+
 template void gemm<Isa::DRUPE_ISA>(const GemmArgs&);
+template std::int64_t gemm_parts<Isa::DRUPE_ISA>(const GemmArgs&);
 template std::int64_t pack_gemm<Isa::DRUPE_ISA>(const GemmArgs&, void*);
 
 }  // namespace drupe::cpu

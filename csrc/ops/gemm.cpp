@@ -47,7 +47,7 @@ void take_panels(GemmArgs& args, const PackedMatrix& packed, const Tensor& b, bo
   args.b_panels = packed.readable_panels();
 }
 
-// The sums of y's rows.
+// Over all dimensions but the last.
 Tensor sum_rows(const Tensor& y) {
   Dims axes;
   for (int i = 0; i + 1 < y.ndim(); ++i) axes.push_back(i);
@@ -141,7 +141,6 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
     saved = contiguous(*options.saved);
   }
   const bool derive_after = saved.defined() && device.type != DeviceType::cpu;
-  const bool derives = args.activation != Activation::none;
   if (derive_after) args.activation = Activation::none;
 
   Tensor y = empty(shape, a.dtype(), device);
@@ -152,15 +151,16 @@ std::pair<Tensor, Tensor> gemm(const Tensor& a, const Tensor& b, const std::opti
   if (!derive_after) args.saved = saved.raw();
   if (options.packed) take_panels(args, *options.packed, b, options.transpose_b);
   fold_batch_into_rows(args);
+  Tensor parts;  // of the columns' sums
   if (options.sum_columns && y.numel() > 0 && y.numel() <= kMostSummed && args.batch_shape.empty() && !derive_after) {
-    second = empty({args.N}, a.dtype(), device);
-    args.column_sums = second.raw();
+    dispatch_isa([&]<Isa I>() { parts = empty({cpu::gemm_parts<I>(args), args.N}, accumulator_of(a.dtype())); });
+    args.column_sums = parts.raw();
   }
   if (y.numel() > 0) {
     dispatch(device, [&]<Isa I>() { cpu::gemm<I>(args); }, [&](auto stream) { cuda::gemm(args, stream); });
   }
-  if (derive_after && derives) y = activation_backward(y, saved, options.activation);
-  if (options.sum_columns && !args.column_sums) second = sum_rows(y);
+  if (derive_after && !options.activation.empty()) y = activation_backward(y, saved, options.activation);
+  if (options.sum_columns) second = cast(sum_rows(parts.defined() ? parts : y), a.dtype());
   return {y, second};
 }
 

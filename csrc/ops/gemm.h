@@ -42,7 +42,8 @@ struct GemmArgs {
   std::int64_t residual_row = 0, residual_col = 0;
   void* pre_activation = nullptr;  // where to keep the activation's input, laid out as y
   const void* saved = nullptr;     // laid out as y: to multiply by the activation's derivative there; on the CPU alone
-  void* column_sums = nullptr;     // (N,), where to put the sums of y's rows, beside `saved` and without a batch
+  void* column_sums = nullptr;     // (gemm_parts, N) of the accumulator's dtype, where to put sums of some of y's rows
+                                   // each, beside `saved` and without a batch
   Dims batch_shape, a_batch, b_batch, residual_batch;
   double alpha = 1;
   Activation activation = Activation::none;
@@ -92,6 +93,10 @@ PackedMatrix pack_weight(const Tensor& b, bool transpose);
 namespace cpu {
 template <Isa>
 void gemm(const GemmArgs& args);
+
+// How many rows args.column_sums has.
+template <Isa>
+std::int64_t gemm_parts(const GemmArgs& args);
 
 // Writes b in panels, if given, and returns their size in bytes. Of args, it reads what describes b.
 template <Isa>

@@ -6,6 +6,9 @@ from drupe import _C
 from drupe.autograd import Product
 from drupe.ops._call import A, Call
 
+# Whose derivative is computed from the input; the others' from the output.
+FROM_INPUT = ("gelu", "gelu_tanh", "silu")
+
 
 def differentiate(
     dy: _C.Tensor | Product, saved: _C.Tensor, name: str, *, sum_columns: bool = False
@@ -25,7 +28,7 @@ def _activation(x: A, name: str) -> A:
     call = Call(name, x)
     (raw,) = call.raw
     y = _C.activation(raw, name)
-    saved = raw if name in ("gelu", "gelu_tanh", "silu") else y
+    saved = raw if name in FROM_INPUT else y
 
     def backward(dy: _C.Tensor | Product) -> tuple[_C.Tensor]:
         return (differentiate(dy, saved, name)[0],)

@@ -8,10 +8,8 @@ from drupe import _C
 from drupe.autograd import Product
 from drupe.ops._call import A, Array, Call
 from drupe.ops._shape import sum_to_shape
-from drupe.ops.activation import differentiate
+from drupe.ops.activation import FROM_INPUT, differentiate
 from drupe.ops.pack_weight import PackedWeight
-
-_FROM_INPUT = ("gelu", "gelu_tanh", "silu")
 
 
 def gemm(
@@ -61,7 +59,7 @@ def gemm(
     if weight is not None:
         rb, packed = weight.raw, weight.packed
     name = activation or ""
-    keep = name in _FROM_INPUT and call.needs_grad()
+    keep = name in FROM_INPUT and call.needs_grad()
     y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep, packed)
 
     def backward(dy: _C.Tensor | Product) -> tuple[_C.Tensor | Product | None, ...]:
