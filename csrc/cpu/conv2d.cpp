@@ -1,13 +1,13 @@
 // conv2d and the gradient of its input: implicit matrix products of gathered rows (n, p, q) x (r, s, c) and the weight,
 // packed once. The gradient is one such product per phase of the stride, with the taps that hit that phase only. Where
-// it pays, 3 x 3 windows go by conv2d_winograd.h instead.
+// it pays, 3 x 3 windows go by conv2d_winograd.h instead, and groups of few channels by conv2d_narrow.h.
 // Bytes: the image once from memory and once per tap from the caches. Worklog: bench/worklog/conv2d.md.
 #include "ops/conv2d.h"
 
 #include "core/dispatch.h"
 #include "cpu/activation.h"
-#include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/conv2d_narrow.h"
 #include "cpu/conv2d_winograd.h"
 #include "cpu/gemm_epilogue.h"
 #include "cpu/gemm_rows.h"
@@ -16,11 +16,10 @@
 namespace drupe::cpu {
 namespace {
 
-// Whether y goes past the caches. Depthwise rows end in no fence.
+// Whether y goes past the caches.
 template <Isa I, class S>
 bool streams(const Conv2dArgs& args) {
-  const std::int64_t bytes = args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S));
-  return args.groups == 1 && leaves_caches<I>(bytes);
+  return leaves_caches<I>(args.N * args.h.out * args.w.out * args.K * static_cast<std::int64_t>(sizeof(S)));
 }
 
 // y = activation(tile + bias + residual) on a finished tile of y's (N P Q) x K matrix; y may be where the tile lies.
@@ -32,10 +31,10 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
   const auto* residual = static_cast<const S*>(args.residual);
   auto* pre = static_cast<S*>(args.pre_activation);
   auto* y = static_cast<S*>(args.out);
-  if (kHasTileEnd<I> && cols == GemmTile<I, Accumulator<S>>::kCols && bias && !pre) {
+  if (kHasTileEnd<I> && cols == GemmTile<I, Accumulator<S>>::kCols && !pre) {
     const std::int64_t at = row0 * args.K + col0;
     const S* added = residual ? residual + at : nullptr;
-    const TileEnd<I, S> end{bias + col0, added, args.K, nullptr, y + at, args.K, streams<I, S>(args)};
+    const TileEnd<I, S> end{bias ? bias + col0 : nullptr, added, args.K, nullptr, y + at, args.K, streams<I, S>(args)};
     end.template write<A>(rows, tile, tile_row);
     return;
   }
@@ -48,17 +47,6 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
       if (pre) store(x, pre + at + j, lanes);
       store(activate<A>(x), y + at + j, lanes);
     });
-  }
-}
-
-// out[tap][c] = weight[c][tap], taps in the gather's order.
-template <Isa I, class S>
-void pack_depthwise(const Filters<I, S>& filters, std::int64_t C, Accumulator<S>* out) {
-  for (std::int64_t tap_h = 0; tap_h < filters.h.taps; ++tap_h) {
-    for (std::int64_t tap_w = 0; tap_w < filters.w.taps; ++tap_w, out += C) {
-      const S* from = filters.data + filters.offset(tap_h, tap_w);
-      for (std::int64_t c = 0; c < C; ++c) out[c] = static_cast<Accumulator<S>>(from[c * filters.column_stride]);
-    }
   }
 }
 
@@ -101,6 +89,22 @@ void multiply(const Gather<I, S>& rows, const Filters<I, S>& filters, std::int64
   });
 }
 
+// Computes all groups, of so many outputs each, where conv2d_narrow.h is the way; write is NarrowConvolution's.
+template <Isa I, class S, class Write>
+bool by_narrow_groups(const Conv2dArgs& args, const Gather<I, S>& gather, const Filters<I, S>& filters,
+                      std::int64_t outputs, const Write& write) {
+  const auto run = [&]<class P>(P) {
+    using Narrow = NarrowConvolution<I, S, P>;
+    if (!Narrow::takes(args.groups, gather.channels, outputs)) return false;
+    const std::int64_t group_stride = args.K / args.groups * (args.C / args.groups) * args.h.kernel * args.w.kernel;
+    Narrow(gather, filters, group_stride, args.N, args.groups, outputs).run(write);
+    return true;
+  };
+  // A pair needs two channels, and lanes of several groups whole pairs of each.
+  const bool pairs = gather.channels > 1 && (gather.channels % 2 == 0 || outputs >= Vec<Accumulator<S>, I>::kLanes);
+  return pairs ? with_product<I, S>(run) : run(Product());
+}
+
 // The weight of the first group, whose axes outlive it.
 template <Isa I, class S>
 Filters<I, S> forward_filters(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w) {
@@ -119,7 +123,6 @@ void forward(const Conv2dArgs& args) {
   using T = Accumulator<S>;
   const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
   const std::int64_t window = args.h.kernel * args.w.kernel;
-  const bool depthwise_groups = C == 1 && K == 1;
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = static_cast<T*>(args.out);
   const bool plain =
@@ -142,22 +145,13 @@ void forward(const Conv2dArgs& args) {
                       .channels = C,
                       .end = static_cast<const S*>(args.x) + args.N * args.h.in * args.w.in * args.C};
   const Filters<I, S> filters = forward_filters<I, S>(args, gather.h, gather.w);
-  if (depthwise_groups) {
-    gather.channels = args.C;
-    const Scratch<T> weight(static_cast<std::size_t>(window * args.C));
-    pack_depthwise(filters, args.C, weight.data());
-    depthwise<I, S>(
-        gather, args.N, weight.data(),
-        [&](std::int64_t row0, std::int64_t rows, const T* row) { finish(row0, 0, rows, args.C, row, args.C); },
-        partial);
-    return;
-  }
   if (is_filtered<I, S>(args, gather.h, gather.w, C)) {
     const void* weight = args.form == FilterForm::transformed ? args.panels : nullptr;
     with_product<I, S>(
         [&]<class P>(P) { winograd<I, P>(gather, filters, args.N, K, static_cast<const T*>(weight), write); });
     return;
   }
+  if (by_narrow_groups(args, gather, filters, K, write)) return;
   for_groups(args.groups, [&](std::int64_t group) {
     Gather<I, S> rows = gather;
     rows.source += group * C;
@@ -220,23 +214,12 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
                         .h = h,
                         .w = w,
                         .channels = K};
-  if (C == 1 && K == 1) {
-    gather.channels = args.C;
-    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, h.taps * w.taps * args.C)));
-    pack_depthwise(filters, args.C, weight.data());
-    depthwise<I, S>(
-        gather, args.N, weight.data(),
-        [&](std::int64_t row0, std::int64_t rows, const T* row) {
-          if (!direct) writer(row0, 0, rows, args.C, row, args.C);
-        },
-        direct);
-    return;
-  }
   if (is_filtered<I, S>(args, gather.h, gather.w, K)) {
     with_product<I, S>(
         [&]<class P>(P) { winograd<I, P>(gather, filters, args.N, C, static_cast<const T*>(nullptr), writer); });
     return;
   }
+  if (by_narrow_groups(args, gather, filters, C, writer)) return;
   for_groups(args.groups, [&](std::int64_t group) {
     Gather<I, S> rows = gather;
     rows.source += group * K;

@@ -91,26 +91,26 @@ class Fetch {
   int size_ = 0;
 };
 
-// The elements of A at one k for kRows rows: `row` apart where kDepthStep is 1, else neighbours.
-template <class T, int kRows, int kDepthStep>
+// The elements of A at one k for kRows rows: `row` apart, or neighbours.
+template <class T, int kRows, bool kApart>
 class LeftColumn {
  public:
   DRUPE_INLINE LeftColumn(const T* a, std::int64_t row) : row_(row) {
 #pragma GCC unroll 8
     for (int i = 0; i < kPointers; ++i) at_[i] = a + i * kReach * row;
   }
-  DRUPE_INLINE T operator[](int i) const { return kDepthStep == 1 ? at_[i / kReach][i % kReach * row_] : at_[0][i]; }
-  DRUPE_INLINE void advance() {
+  DRUPE_INLINE const T* at(int i) const { return kApart ? at_[i / kReach] + i % kReach * row_ : at_[0] + i; }
+  DRUPE_INLINE void advance(std::int64_t elements) {
 #pragma GCC unroll 8
     for (int i = 0; i < kPointers; ++i) {
-      at_[i] += kDepthStep;
+      at_[i] += elements;
       asm("" : "+r"(at_[i]));  // else the compiler derives one from another, in the loop
     }
   }
 
  private:
   static constexpr int kReach = 3;  // rows that a pointer and one stride address: 0, 1 and 2 times
-  static constexpr int kPointers = kDepthStep == 1 ? (kRows + kReach - 1) / kReach : 1;
+  static constexpr int kPointers = kApart ? (kRows + kReach - 1) / kReach : 1;
   const T* at_[kPointers];
   std::int64_t row_;
 };
@@ -128,7 +128,7 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
 #pragma GCC unroll 4
     for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = V::zero();
   }
-  LeftColumn<T, kRows, kDepthStep> column(a, a_row);
+  LeftColumn<T, kRows, kDepthStep == 1> column(a, a_row);
   const Fetch::Lines* lines = fetch.begin();
   const char* ahead = lines->from;
   std::int64_t step = lines->step, remaining = lines->count;
@@ -148,11 +148,11 @@ template <Isa I, class T, int kRows, int kDepthStep, class P>
     for (int j = 0; j < Tile::kVectors; ++j) row[j] = V::load(b + k * Tile::kCols + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V left = V::set(column[i]);
+      const V left = V::set(*column.at(i));
 #pragma GCC unroll 4
       for (int j = 0; j < Tile::kVectors; ++j) sum[i][j] = P::add(left, row[j], sum[i][j]);
     }
-    column.advance();
+    column.advance(kDepthStep);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {

@@ -1,0 +1,394 @@
+// Convolution where a group has few channels: depthwise, grouped, and a network's first. A matrix product would copy
+// more than it multiplies. Here a task copies the rows of the image that it reads once, with their zero padding, and
+// tiles of neighbouring pixels x whole registers of outputs stay in registers over all taps and channels.
+//
+// A section of that copy is what one register of outputs reads: a group's channels, of which each is broadcast; or
+// where its lanes belong to several groups, all of these groups' channels in a register that is permuted for each
+// channel of a group, or, if they do not fit, a register for each channel, whose lanes are each its own group's.
+#pragma once
+
+#include "cpu/conv2d_gather.h"
+#include "cpu/gemm_epilogue.h"
+#include "cpu/simd_permute.h"
+
+namespace drupe::cpu {
+
+enum class Section : std::uint8_t { broadcast, permuted, spread };
+
+// How a tile reads a section: elements from a pixel to the next, and from the last depth of a tap to the first of the
+// next tap, in the same row or the next one.
+struct NarrowWindow {
+  std::int64_t taps_h, taps_w, depth;
+  std::int64_t pixel, next_tap, next_row;
+};
+
+// tile[p][.] = the sum over taps and depth of x at pixel p times the weight, kVectors registers for each of them.
+// `order` permutes a register for each depth.
+template <Isa I, class T, class P, int kPixels, int kVectors, Section kSection>
+[[gnu::noinline]] void narrow_tile(const NarrowWindow& window, const T* x, const std::int32_t* order, const T* weight,
+                                   T* tile, std::int64_t tile_row) {
+  using V = Vec<T, I>;
+  V sum[kPixels][kVectors];
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[p][j] = V::zero();
+  }
+  constexpr int kStep = kSection == Section::broadcast ? 1 : kSection == Section::permuted ? 0 : V::kLanes;
+  LeftColumn<T, kPixels, true> column(x, window.pixel);
+  for (std::int64_t h = window.taps_h; h > 0; --h) {
+    for (std::int64_t w = window.taps_w; w > 0; --w) {
+      const std::int64_t next = w > 1 ? window.next_tap : window.next_row;
+      for (std::int64_t c = window.depth; c > 0; --c) {
+        V factor[kVectors];
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) factor[j] = V::load(weight + j * V::kLanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < kPixels; ++p) {
+          V left;
+          if constexpr (kSection == Section::broadcast) left = V::set(*column.at(p));
+          if constexpr (kSection == Section::permuted) left = permute(V::load(column.at(p)), order);
+          if constexpr (kSection == Section::spread) left = V::load(column.at(p));
+#pragma GCC unroll 4
+          for (int j = 0; j < kVectors; ++j) sum[p][j] = P::add(left, factor[j], sum[p][j]);
+        }
+        column.advance(c > 1 ? kStep : next);
+        order += V::kLanes;
+        weight += kVectors * V::kLanes;
+      }
+      order -= window.depth * V::kLanes;
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) sum[p][j].store(tile + p * tile_row + j * V::kLanes);
+  }
+}
+
+template <Isa I, class S, class P>
+class NarrowConvolution {
+ public:
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Tile = GemmTile<I, T>;
+
+  // Whether this is the way for groups of so many channels and outputs.
+  static bool takes(std::int64_t groups, std::int64_t channels, std::int64_t outputs) {
+    constexpr std::int64_t kFewChannels = 4, kMostSpread = 64;
+    if (channels == 0 || outputs == 0) return false;
+    if (groups == 1) return channels <= kFewChannels && outputs >= V::kLanes;
+    return outputs <= Tile::kCols && (outputs >= V::kLanes || channels <= kMostSpread);
+  }
+
+  // `filters` is the weight of the first group; that of the next lies group_stride elements behind it.
+  NarrowConvolution(const Gather<I, S>& gather, const Filters<I, S>& filters, std::int64_t group_stride,
+                    std::int64_t images, std::int64_t groups, std::int64_t outputs)
+      : gather_(gather),
+        filters_(filters),
+        group_stride_(group_stride),
+        images_(images),
+        groups_(groups),
+        outputs_(outputs),
+        depth_(kInPairs ? ceil_div(gather.channels, 2) : gather.channels),
+        section_(section_for(gather.channels, outputs)),
+        lies_in_registers_(section_ == Section::permuted || (outputs == 1 && gather.channels == 1)),
+        by_register_(section_ != Section::broadcast ||
+                     (outputs < Tile::kCols && outputs % V::kLanes == 0 && Tile::kCols % outputs == 0)),
+        columns_(by_register_ ? groups * outputs : outputs),
+        blocks_(ceil_div(columns_, Tile::kCols)),
+        units_(by_register_ ? blocks_ : groups),
+        unit_sections_(!by_register_                    ? 1
+                       : section_ == Section::broadcast ? Tile::kCols / outputs
+                                                        : std::int64_t{Tile::kVectors}),
+        width_((gather.w.rows - 1) * gather.w.step + std::max<std::int64_t>(0, gather.w.taps - 1) * gather.w.spread +
+               1),
+        pixel_((section_ == Section::permuted ? 1 : depth_) * (section_ == Section::broadcast ? 1 : V::kLanes)) {}
+
+  // write(row0, col0, rows, cols, tile, tile_row) takes finished rows (n, i, j) of all groups' outputs, some of them
+  // twice, with the same values.
+  template <class Write>
+  void run(const Write& write) const {
+    const GatherAxis& h = gather_.h;
+    const std::int64_t taps = h.taps * gather_.w.taps;
+    const std::int64_t weight_cols = by_register_ ? V::kLanes : Tile::kCols;
+    const std::int64_t weight_blocks = by_register_ ? ceil_div(columns_, V::kLanes) : groups_ * blocks_;
+    const std::int64_t weight_size = taps * depth_ * weight_cols;
+    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, weight_blocks * weight_size)));
+    parallel_for(weight_blocks,
+                 [&](std::int64_t block) { pack_weight(block, weight_cols, weight.data() + block * weight_size); });
+    const auto [units, band] = cut();
+    const std::int64_t unit_tasks = ceil_div(units_, units), bands = ceil_div(h.rows, band);
+    parallel_for(images_ * bands * unit_tasks, [&](std::int64_t task) {
+      const auto [unit, last_unit] = share_of(units_, 1, task % unit_tasks, unit_tasks);
+      const auto [row, last_row] = share_of(h.rows, 1, task / unit_tasks % bands, bands);
+      const std::int64_t image = task / unit_tasks / bands;
+      const std::int64_t section = unit * unit_sections_;
+      const std::int64_t sections = std::min(last_unit * unit_sections_, all_sections()) - section;
+      const std::int64_t lines = lines_of(last_row - row);
+      const Scratch<T> x(static_cast<std::size_t>(sections * lines * width_ * pixel_));
+      const Reads reads(*this, section, section_ == Section::broadcast ? 0 : sections);
+      copy_image(image, row * h.step + h.base, lines, section, sections, reads, x.data());
+      for (std::int64_t u = unit; u < last_unit; ++u) {
+        const std::int64_t first = by_register_ ? u : 0, last = by_register_ ? u + 1 : blocks_;
+        for (std::int64_t block = first; block < last; ++block) {
+          const std::int64_t weight_block = by_register_ ? u * Tile::kVectors : u * blocks_ + block;
+          const T* own = x.data() + (u - unit) * unit_sections_ * lines * width_ * pixel_;
+          const std::int32_t* order = reads.element.data() + (u - unit) * unit_sections_ * depth_ * V::kLanes;
+          multiply(own, lines, order, weight.data() + weight_block * weight_size, weight_size, image, row, last_row,
+                   block, by_register_ ? 0 : u * outputs_, write);
+        }
+      }
+      stream_fence<I>();
+    });
+  }
+
+ private:
+  static constexpr bool kInPairs = kMultipliesPairs<P>;
+
+  // Permuted where the groups of any register fit into one, in whole pairs.
+  static Section section_for(std::int64_t channels, std::int64_t outputs) {
+    constexpr std::int64_t kLanes = V::kLanes;
+    if (outputs >= kLanes) return Section::broadcast;
+    if (outputs == 1 && channels == 1) return Section::spread;
+    const std::int64_t groups = kLanes % outputs == 0 ? kLanes / outputs : ceil_div(kLanes - 1, outputs) + 1;
+    const bool whole = !kInPairs || channels % 2 == 0;
+    return kHasPermute<I, T> && whole && groups * channels <= kLanes * (kInPairs ? 2 : 1) ? Section::permuted
+                                                                                          : Section::spread;
+  }
+
+  std::int64_t all_sections() const { return section_ == Section::broadcast ? groups_ : ceil_div(columns_, V::kLanes); }
+  // Of the image, for so many rows of the result.
+  std::int64_t lines_of(std::int64_t rows) const {
+    return (rows - 1) * gather_.h.step + std::max<std::int64_t>(0, gather_.h.taps - 1) * gather_.h.spread + 1;
+  }
+
+  // Units and rows of a task: what is copied stays in L2, in pieces of a pixel that are worth a request to memory.
+  std::pair<std::int64_t, std::int64_t> cut() const {
+    constexpr std::int64_t kLeastTasks = 16, kPieceBytes = 2048, kLeastBand = 4;
+    const std::int64_t rows = gather_.h.rows;
+    const std::int64_t budget = caches().l2 / 2 / static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t line = unit_sections_ * width_ * pixel_;
+    const std::int64_t piece = gather_.channels * groups_ * static_cast<std::int64_t>(sizeof(S)) / units_;
+    const std::int64_t least = std::min(units_, ceil_div(kPieceBytes, std::max<std::int64_t>(1, piece)));
+    std::int64_t units = least, band = rows;
+    while (band > 1 && least * line * lines_of(band) > budget) band = (band + 1) / 2;
+    if (band == rows) units = std::clamp(budget / (line * lines_of(rows)), least, units_);
+    while (images_ * ceil_div(rows, band) * ceil_div(units_, units) < kLeastTasks) {
+      if (units > least) {
+        units = std::max(least, units / 2);
+      } else if (band > kLeastBand) {
+        band = (band + 1) / 2;
+      } else {
+        break;
+      }
+    }
+    return {units, band};
+  }
+
+  // Element `unit` of a group's pixel or filter, whose channels lie `stride` apart.
+  DRUPE_INLINE T element(const S* from, std::int64_t unit, std::int64_t stride) const {
+    if constexpr (kInPairs) {
+      const bool both = 2 * unit + 1 < gather_.channels;
+      return bf16_pair(from[2 * unit * stride], both ? from[(2 * unit + 1) * stride] : S{});
+    } else {
+      return static_cast<T>(from[unit * stride]);
+    }
+  }
+
+  // to[(tap, depth)][column]
+  void pack_weight(std::int64_t block, std::int64_t columns, T* to) const {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const std::int64_t output = by_register_ ? block * columns + j : block % blocks_ * columns + j;
+      const std::int64_t group = by_register_ ? output / outputs_ : block / blocks_;
+      const S* from = filters_.data + group * group_stride_ + output % outputs_ * filters_.column_stride;
+      T* place = to + j;
+      for (std::int64_t h = 0; h < filters_.h.taps; ++h) {
+        for (std::int64_t w = 0; w < filters_.w.taps; ++w) {
+          for (std::int64_t c = 0; c < depth_; ++c, place += columns) {
+            *place = output < columns_ ? element(from + filters_.offset(h, w), c, filters_.channel_stride) : T(0);
+          }
+        }
+      }
+    }
+  }
+
+  // What some sections read of a pixel: of each section where its first group begins and how many elements of T there
+  // are in that and the next groups; of each lane its group, from that one on, and for each depth its element.
+  struct Reads {
+    Reads(const NarrowConvolution& of, std::int64_t section, std::int64_t sections)
+        : first(static_cast<std::size_t>(sections)),
+          left(static_cast<std::size_t>(sections)),
+          group(static_cast<std::size_t>(sections * V::kLanes)),
+          element(static_cast<std::size_t>(sections * of.depth_ * V::kLanes)) {
+      for (std::int64_t s = 0; s < sections; ++s) {
+        const std::int64_t output = (section + s) * V::kLanes, first_group = output / of.outputs_;
+        first.data()[s] = first_group * of.gather_.channels;
+        left.data()[s] = (of.groups_ - first_group) * of.depth_;
+        for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
+          const std::int64_t own = std::min(output + lane, of.columns_ - 1) / of.outputs_ - first_group;
+          group.data()[s * V::kLanes + lane] = own;
+          for (std::int64_t c = 0; c < of.depth_; ++c) {
+            element.data()[(s * of.depth_ + c) * V::kLanes + lane] = static_cast<std::int32_t>(own * of.depth_ + c);
+          }
+        }
+      }
+    }
+    Scratch<std::int64_t> first, left, group;
+    Scratch<std::int32_t> element;
+  };
+
+  // Sections of `lines` lines of the image from position at_h on, each lines x width_ x pixel_.
+  void copy_image(std::int64_t image, std::int64_t at_h, std::int64_t lines, std::int64_t section,
+                  std::int64_t sections, const Reads& reads, T* x) const {
+    const GatherAxis &h = gather_.h, &w = gather_.w;
+    const std::int64_t left = std::clamp(-w.base, std::int64_t{0}, width_);
+    const std::int64_t right = std::clamp(w.source - w.base, left, width_);
+    const std::int64_t section_size = lines * width_ * pixel_;
+    for (std::int64_t i = 0; i < lines; ++i) {
+      T* line = x + i * width_ * pixel_;
+      const bool inside = at_h + i >= 0 && at_h + i < h.source;
+      const std::int64_t first = inside ? left : width_, last = inside ? right : width_;
+      for (std::int64_t s = 0; s < sections; ++s) {
+        T* to = line + s * section_size;
+        zero_run(to, first * pixel_);
+        zero_run(to + last * pixel_, (width_ - last) * pixel_);
+      }
+      if (first >= last) continue;
+      const S* from = gather_.source + ((image * h.source + at_h + i) * w.source + w.base + first) * gather_.pitch;
+      T* to = line + first * pixel_;
+      if (section_ != Section::broadcast) {
+        for (std::int64_t j = first; j < last; ++j, from += gather_.pitch, to += pixel_) {
+          for (std::int64_t s = 0; s < sections; ++s) {
+            const S* pixel = from + reads.first.data()[s];
+            if (lies_in_registers_) {
+              copy_register(pixel, reads.left.data()[s], to + s * section_size);
+            } else {
+              spread(pixel, reads.group.data() + s * V::kLanes, to + s * section_size);
+            }
+          }
+        }
+      } else if (groups_ == 1 && (!kInPairs || gather_.channels % 2 == 0)) {
+        copy_elements(from, (last - first) * gather_.channels, to);
+      } else {
+        for (std::int64_t j = first; j < last; ++j, from += gather_.pitch, to += pixel_) {
+          for (std::int64_t s = 0; s < sections; ++s) {
+            copy_elements(from + (section + s) * gather_.channels, gather_.channels, to + s * section_size);
+          }
+        }
+      }
+    }
+  }
+
+  // Of one or more groups' pixels in a row, in pairs with a zero behind an odd last one.
+  DRUPE_INLINE static void copy_elements(const S* from, std::int64_t count, T* to) {
+    if constexpr (kInPairs) {
+      if (count % 2 != 0) to[count / 2] = bf16_pair(from[count - 1], {});
+      std::memcpy(to, from, static_cast<std::size_t>(count / 2) * sizeof(T));
+    } else {
+      copy_run<I>(to, from, count);
+    }
+  }
+
+  // A section's pixel: the elements of its groups, of which there are so many.
+  DRUPE_INLINE static void copy_register(const S* from, std::int64_t left, T* to) {
+    const int count = static_cast<int>(left);
+    V x;
+    if constexpr (kInPairs) {
+      const auto* pairs = reinterpret_cast<const float*>(from);
+      x = left >= V::kLanes ? V::load(pairs) : V::load(pairs, count);
+    } else {
+      x = left >= V::kLanes ? V::load(from) : V::load(from, count);
+    }
+    x.store(to);
+  }
+
+  // A section's pixel: to[depth][lane] = the element of the lane's group.
+  void spread(const S* from, const std::int64_t* group, T* to) const {
+    for (std::int64_t c = 0; c < depth_; ++c) {
+      for (int lane = 0; lane < V::kLanes; ++lane) {
+        to[c * V::kLanes + lane] = element(from + group[lane] * gather_.channels, c, 1);
+      }
+    }
+  }
+
+  // The results' rows [row, last_row) of one block of columns, from the sections of its unit at x.
+  template <class Write>
+  void multiply(const T* x, std::int64_t lines, const std::int32_t* order, const T* weight, std::int64_t weight_size,
+                std::int64_t image, std::int64_t row, std::int64_t last_row, std::int64_t block, std::int64_t col0,
+                const Write& write) const {
+    const GatherAxis &h = gather_.h, &w = gather_.w;
+    const std::int64_t passed =
+        section_ == Section::permuted ? 0 : pixel_ - pixel_ / depth_;  // of a pixel, by its depths
+    const NarrowWindow window{.taps_h = h.taps,
+                              .taps_w = w.taps,
+                              .depth = depth_,
+                              .pixel = w.step * pixel_,
+                              .next_tap = w.spread * pixel_ - passed,
+                              .next_row = (h.spread * width_ - (w.taps - 1) * w.spread) * pixel_ - passed};
+    const std::int64_t col = block * Tile::kCols, cols = std::min<std::int64_t>(Tile::kCols, columns_ - col);
+    alignas(64) T tile[Tile::kRows * Tile::kCols];
+    const auto column_of_tiles = [&]<int kPixels>(std::int64_t j) {
+      for (std::int64_t i = row; i < last_row; ++i) {
+        const T* at = x + ((i - row) * h.step * width_ + j * w.step) * pixel_;
+        if (by_register_) {
+          for (std::int64_t v = 0; v < Tile::kVectors && v * V::kLanes < cols; ++v) {
+            const bool shared = section_ == Section::broadcast;
+            const std::int64_t section = shared ? (col + v * V::kLanes) / outputs_ - col / outputs_ : v;
+            const T* own = at + section * lines * width_ * pixel_;
+            const std::int32_t* own_order = shared ? nullptr : order + v * depth_ * V::kLanes;
+            with_section([&]<Section kSection>() {
+              narrow_tile<I, T, P, kPixels, 1, kSection>(window, own, own_order, weight + v * weight_size,
+                                                         tile + v * V::kLanes, Tile::kCols);
+            });
+          }
+        } else {
+          narrow_tile<I, T, P, kPixels, Tile::kVectors, Section::broadcast>(window, at, nullptr, weight, tile,
+                                                                            Tile::kCols);
+        }
+        write((image * h.rows + i) * w.rows + j, col0 + col, kPixels, cols, tile, Tile::kCols);
+      }
+    };
+    // The last tile of a row is of the size that leaves least to be done twice.
+    constexpr int kMost = Tile::kRows, kHalf = Tile::kRows / 2;
+    for (std::int64_t j = 0; j < w.rows;) {
+      const std::int64_t left = w.rows - j;
+      if (left > kHalf && w.rows >= kMost) {
+        column_of_tiles.template operator()<kMost>(std::min(j, w.rows - kMost));
+        j += kMost;
+      } else if (left > 1 && w.rows >= kHalf) {
+        column_of_tiles.template operator()<kHalf>(std::min(j, w.rows - kHalf));
+        j += kHalf;
+      } else {
+        column_of_tiles.template operator()<1>(j);
+        ++j;
+      }
+    }
+  }
+
+  // Calls f.operator()<section_>().
+  template <class F>
+  DRUPE_INLINE void with_section(const F& f) const {
+    if constexpr (V::kLanes > 1) {
+      if (section_ == Section::spread) return f.template operator()<Section::spread>();
+    }
+    if constexpr (kHasPermute<I, T>) {
+      if (section_ == Section::permuted) return f.template operator()<Section::permuted>();
+    }
+    f.template operator()<Section::broadcast>();
+  }
+
+  Gather<I, S> gather_;
+  Filters<I, S> filters_;
+  std::int64_t group_stride_, images_, groups_, outputs_;
+  std::int64_t depth_;  // elements of T of a group's pixel
+  Section section_;
+  bool lies_in_registers_;         // whether a section's pixel is a register of the image's elements
+  bool by_register_;               // whether a tile's registers belong to different groups
+  std::int64_t columns_, blocks_;  // of a tile's width; of all groups' outputs by_register_, else of one's
+  std::int64_t units_;             // of work: such a block, or a group
+  std::int64_t unit_sections_;
+  std::int64_t width_, pixel_;  // pixels of a line with its padding, elements of a pixel in a section
+};
+
+}  // namespace drupe::cpu
