@@ -6,6 +6,7 @@
 
 #include "core/dispatch.h"
 #include "cpu/activation.h"
+#include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
 #include "cpu/conv2d_narrow.h"
 #include "cpu/conv2d_winograd.h"
@@ -47,6 +48,17 @@ void epilogue(const Conv2dArgs& args, std::int64_t row0, std::int64_t col0, std:
       if (pre) store(x, pre + at + j, lanes);
       store(activate<A>(x), y + at + j, lanes);
     });
+  }
+}
+
+// out[tap][c] = weight[c][tap], taps in the gather's order.
+template <Isa I, class S>
+void pack_depthwise(const Filters<I, S>& filters, std::int64_t C, Accumulator<S>* out) {
+  for (std::int64_t tap_h = 0; tap_h < filters.h.taps; ++tap_h) {
+    for (std::int64_t tap_w = 0; tap_w < filters.w.taps; ++tap_w, out += C) {
+      const S* from = filters.data + filters.offset(tap_h, tap_w);
+      for (std::int64_t c = 0; c < C; ++c) out[c] = static_cast<Accumulator<S>>(from[c * filters.column_stride]);
+    }
   }
 }
 
@@ -123,6 +135,7 @@ void forward(const Conv2dArgs& args) {
   using T = Accumulator<S>;
   const std::int64_t C = args.C / args.groups, K = args.K / args.groups;
   const std::int64_t window = args.h.kernel * args.w.kernel;
+  const bool depthwise_groups = C == 1 && K == 1;
   T* partial = nullptr;
   if constexpr (std::is_same_v<S, T>) partial = static_cast<T*>(args.out);
   const bool plain =
@@ -145,6 +158,16 @@ void forward(const Conv2dArgs& args) {
                       .channels = C,
                       .end = static_cast<const S*>(args.x) + args.N * args.h.in * args.w.in * args.C};
   const Filters<I, S> filters = forward_filters<I, S>(args, gather.h, gather.w);
+  if (depthwise_groups) {
+    gather.channels = args.C;
+    const Scratch<T> weight(static_cast<std::size_t>(window * args.C));
+    pack_depthwise(filters, args.C, weight.data());
+    depthwise<I, S>(
+        gather, args.N, weight.data(),
+        [&](std::int64_t row0, std::int64_t rows, const T* row) { finish(row0, 0, rows, args.C, row, args.C); },
+        partial);
+    return;
+  }
   if (is_filtered<I, S>(args, gather.h, gather.w, C)) {
     const void* weight = args.form == FilterForm::transformed ? args.panels : nullptr;
     with_product<I, S>(
@@ -214,6 +237,18 @@ void backward_phase(const Conv2dArgs& args, const GatherAxis& h, const GatherAxi
                         .h = h,
                         .w = w,
                         .channels = K};
+  if (C == 1 && K == 1) {
+    gather.channels = args.C;
+    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, h.taps * w.taps * args.C)));
+    pack_depthwise(filters, args.C, weight.data());
+    depthwise<I, S>(
+        gather, args.N, weight.data(),
+        [&](std::int64_t row0, std::int64_t rows, const T* row) {
+          if (!direct) writer(row0, 0, rows, args.C, row, args.C);
+        },
+        direct);
+    return;
+  }
   if (is_filtered<I, S>(args, gather.h, gather.w, K)) {
     with_product<I, S>(
         [&]<class P>(P) { winograd<I, P>(gather, filters, args.N, C, static_cast<const T*>(nullptr), writer); });

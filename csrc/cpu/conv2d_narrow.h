@@ -1,4 +1,4 @@
-// Convolution where a group has few channels: depthwise, grouped, and a network's first. A matrix product would copy
+// Convolution where a group has few channels, grouped or a network's first. A matrix product would copy
 // more than it multiplies. Here a task copies the rows of the image that it reads once, with their zero padding, and
 // tiles of neighbouring pixels x whole registers of outputs stay in registers over all taps and channels.
 //
@@ -92,7 +92,6 @@ class NarrowConvolution {
         outputs_(outputs),
         depth_(kInPairs ? ceil_div(gather.channels, 2) : gather.channels),
         section_(section_for(gather.channels, outputs)),
-        lies_in_registers_(section_ == Section::permuted || (outputs == 1 && gather.channels == 1)),
         by_register_(section_ != Section::broadcast ||
                      (outputs < Tile::kCols && outputs % V::kLanes == 0 && Tile::kCols % outputs == 0)),
         columns_(by_register_ ? groups * outputs : outputs),
@@ -150,7 +149,6 @@ class NarrowConvolution {
   static Section section_for(std::int64_t channels, std::int64_t outputs) {
     constexpr std::int64_t kLanes = V::kLanes;
     if (outputs >= kLanes) return Section::broadcast;
-    if (outputs == 1 && channels == 1) return Section::spread;
     const std::int64_t groups = kLanes % outputs == 0 ? kLanes / outputs : ceil_div(kLanes - 1, outputs) + 1;
     const bool whole = !kInPairs || channels % 2 == 0;
     return kHasPermute<I, T> && whole && groups * channels <= kLanes * (kInPairs ? 2 : 1) ? Section::permuted
@@ -167,7 +165,7 @@ class NarrowConvolution {
   std::pair<std::int64_t, std::int64_t> cut() const {
     constexpr std::int64_t kLeastTasks = 16, kPieceBytes = 2048, kLeastBand = 4;
     const std::int64_t rows = gather_.h.rows;
-    const std::int64_t budget = caches().l2 / 2 / static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t budget = caches().l2 / 4 / static_cast<std::int64_t>(sizeof(T));
     const std::int64_t line = unit_sections_ * width_ * pixel_;
     const std::int64_t piece = gather_.channels * groups_ * static_cast<std::int64_t>(sizeof(S)) / units_;
     const std::int64_t least = std::min(units_, ceil_div(kPieceBytes, std::max<std::int64_t>(1, piece)));
@@ -189,7 +187,7 @@ class NarrowConvolution {
   // Element `unit` of a group's pixel or filter, whose channels lie `stride` apart.
   DRUPE_INLINE T element(const S* from, std::int64_t unit, std::int64_t stride) const {
     if constexpr (kInPairs) {
-      const bool both = 2 * unit + 1 < gather_.channels;
+      const bool both = gather_.channels % 2 == 0 || 2 * unit + 1 < gather_.channels;
       return bf16_pair(from[2 * unit * stride], both ? from[(2 * unit + 1) * stride] : S{});
     } else {
       return static_cast<T>(from[unit * stride]);
@@ -261,7 +259,7 @@ class NarrowConvolution {
         for (std::int64_t j = first; j < last; ++j, from += gather_.pitch, to += pixel_) {
           for (std::int64_t s = 0; s < sections; ++s) {
             const S* pixel = from + reads.first.data()[s];
-            if (lies_in_registers_) {
+            if (section_ == Section::permuted) {
               copy_register(pixel, reads.left.data()[s], to + s * section_size);
             } else {
               spread(pixel, reads.group.data() + s * V::kLanes, to + s * section_size);
@@ -269,22 +267,26 @@ class NarrowConvolution {
           }
         }
       } else if (groups_ == 1 && (!kInPairs || gather_.channels % 2 == 0)) {
-        copy_elements(from, (last - first) * gather_.channels, to);
+        copy_elements(from, (last - first) * depth_, to);
       } else {
         for (std::int64_t j = first; j < last; ++j, from += gather_.pitch, to += pixel_) {
           for (std::int64_t s = 0; s < sections; ++s) {
-            copy_elements(from + (section + s) * gather_.channels, gather_.channels, to + s * section_size);
+            copy_elements(from + (section + s) * gather_.channels, depth_, to + s * section_size);
           }
         }
       }
     }
   }
 
-  // Of one or more groups' pixels in a row, in pairs with a zero behind an odd last one.
-  DRUPE_INLINE static void copy_elements(const S* from, std::int64_t count, T* to) {
-    if constexpr (kInPairs) {
-      if (count % 2 != 0) to[count / 2] = bf16_pair(from[count - 1], {});
-      std::memcpy(to, from, static_cast<std::size_t>(count / 2) * sizeof(T));
+  // `count` elements of T of a group's pixel, or of pixels that follow one another in whole pairs.
+  DRUPE_INLINE void copy_elements(const S* from, std::int64_t count, T* to) const {
+    constexpr std::int64_t kFew = 8;
+    if (count <= kFew) {
+      for (std::int64_t c = 0; c < count; ++c) to[c] = element(from, c, 1);
+    } else if constexpr (kInPairs) {
+      const std::int64_t whole = gather_.channels % 2 == 0 ? count : count - 1;
+      std::memcpy(to, from, static_cast<std::size_t>(whole) * sizeof(T));
+      if (whole < count) to[whole] = bf16_pair(from[2 * whole], {});
     } else {
       copy_run<I>(to, from, count);
     }
@@ -383,7 +385,6 @@ class NarrowConvolution {
   std::int64_t group_stride_, images_, groups_, outputs_;
   std::int64_t depth_;  // elements of T of a group's pixel
   Section section_;
-  bool lies_in_registers_;         // whether a section's pixel is a register of the image's elements
   bool by_register_;               // whether a tile's registers belong to different groups
   std::int64_t columns_, blocks_;  // of a tile's width; of all groups' outputs by_register_, else of one's
   std::int64_t units_;             // of work: such a block, or a group

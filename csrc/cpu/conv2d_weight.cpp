@@ -3,6 +3,7 @@
 // pixels, whose partial sums are added in order: how many depends on the sizes alone. Where it
 // pays, 3 x 3 windows go by conv2d_winograd_weight.h instead. Worklog: bench/worklog/conv2d.md.
 #include "core/dispatch.h"
+#include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
 #include "cpu/conv2d_winograd_weight.h"
 #include "cpu/lanes.h"
@@ -129,17 +130,6 @@ void backward_weight(const Conv2dArgs& args) {
                        static_cast<S*>(args.out) + k * blocks.cols);
     }
   });
-}
-
-// The taps of row `at` (its first tap's position) that fall into the source: [first, last).
-struct TapRange {
-  std::int64_t first, last;
-};
-DRUPE_INLINE TapRange taps_inside(const GatherAxis& axis, std::int64_t at) {
-  TapRange range{0, axis.taps};
-  while (range.first < range.last && at + range.first * axis.spread < 0) ++range.first;
-  while (range.first < range.last && at + (range.last - 1) * axis.spread >= axis.source) --range.last;
-  return range;
 }
 
 // sums[tap][c] += x dy over one row of output pixels.

@@ -43,6 +43,35 @@ def test_matches_reference(backend, rng, name, case):
     assert_close(y, reference(x, w, **options), name, length, np.sqrt(length))
 
 
+# Channels and outputs of a group, and groups: those that share a register, in whole registers or straddling them, that
+# fill one or some, and that are a product.
+GROUPS = [
+    (1, 2, 9), (2, 1, 20), (2, 2, 8), (3, 3, 7), (4, 4, 8), (4, 4, 9), (5, 3, 6), (3, 5, 11), (8, 8, 4), (12, 12, 3),
+    (16, 4, 6), (65, 2, 2), (16, 16, 3), (7, 16, 2), (24, 24, 2), (32, 32, 2), (3, 20, 2), (33, 40, 2), (3, 32, 1), (4, 33, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", GROUPS, ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "options"),
+    [
+        ((5, 31), (3, 3), {"padding": 1}),
+        ((9, 16), (2, 3), {"stride": 2, "padding": (1, 2)}),
+        ((6, 8), (1, 1), {}),
+        ((3, 4), (3, 2), {"dilation": 2, "padding": 4}),
+    ],
+    ids=str,
+)
+def test_groups(backend, rng, name, case, size, kernel, options):
+    channels, outputs, groups = case
+    x, w = draw(rng, (2, channels * groups, *size), name), draw(rng, (outputs * groups, channels, *kernel), name)
+    bias = draw(rng, outputs * groups, name)
+    y = ops.conv2d(x, w, bias=bias, groups=groups, **options)
+    z = reference(x, w, groups=groups, **options) + f64(bias)[:, None, None]
+    assert_close(y, z, name, w[0].size, np.sqrt(w[0].size))
+
+
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("groups", [1, 2, 12], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
