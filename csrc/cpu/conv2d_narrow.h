@@ -66,6 +66,54 @@ template <Isa I, class T, class P, int kPixels, int kVectors, Section kSection>
   }
 }
 
+// What one of a gradient's sums reads beside dy: where it lies from a pixel's first tap on, and how it is permuted.
+struct NarrowTerm {
+  std::int64_t at;
+  const std::int32_t* order;
+};
+
+// The pixels that a gradient's sums run over: elements of x and dy from one to the next, and from row to row.
+struct NarrowPixels {
+  std::int64_t rows, cols;
+  std::int64_t x_row, x_pixel, dy_row, dy_pixel;
+};
+
+// sums[t][.] += the sum over pixels of x at term t times dy, of which a register has `lanes`.
+template <Isa I, class S, int kTerms, Section kSection>
+[[gnu::noinline]] void narrow_sums(const NarrowPixels& pixels, const Accumulator<S>* x, const NarrowTerm* terms,
+                                   const S* dy, int lanes, Accumulator<S>* sums, std::int64_t sums_row) {
+  using V = Vec<Accumulator<S>, I>;
+  V sum[kTerms];
+#pragma GCC unroll 16
+  for (int t = 0; t < kTerms; ++t) sum[t] = V::load(sums + t * sums_row);
+  for (std::int64_t i = 0; i < pixels.rows; ++i) {
+    const Accumulator<S>* at = x + i * pixels.x_row;
+    const S* gradient = dy + i * pixels.dy_row;
+    for (std::int64_t j = 0; j < pixels.cols; ++j, at += pixels.x_pixel, gradient += pixels.dy_pixel) {
+      const V right = lanes == V::kLanes ? V::load(gradient) : V::load(gradient, lanes);
+#pragma GCC unroll 16
+      for (int t = 0; t < kTerms; ++t) {
+        V left;
+        if constexpr (kSection == Section::broadcast) left = V::set(at[terms[t].at]);
+        if constexpr (kSection == Section::permuted) left = permute(V::load(at + terms[t].at), terms[t].order);
+        if constexpr (kSection == Section::spread) left = V::load(at + terms[t].at);
+        sum[t] = fma(left, right, sum[t]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kTerms; ++t) sum[t].store(sums + t * sums_row);
+}
+
+template <Isa I, class S, Section kSection, int kTerms, class... Args>
+void narrow_sums_of(std::int64_t terms, const Args&... args) {
+  if (terms == kTerms) {
+    narrow_sums<I, S, kTerms, kSection>(args...);
+  } else if constexpr (kTerms > 1) {
+    narrow_sums_of<I, S, kSection, kTerms - 1>(terms, args...);
+  }
+}
+
 template <Isa I, class S, class P>
 class NarrowConvolution {
  public:
@@ -109,13 +157,9 @@ class NarrowConvolution {
   template <class Write>
   void run(const Write& write) const {
     const GatherAxis& h = gather_.h;
-    const std::int64_t taps = h.taps * gather_.w.taps;
-    const std::int64_t weight_cols = by_register_ ? V::kLanes : Tile::kCols;
-    const std::int64_t weight_blocks = by_register_ ? ceil_div(columns_, V::kLanes) : groups_ * blocks_;
-    const std::int64_t weight_size = taps * depth_ * weight_cols;
-    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, weight_blocks * weight_size)));
-    parallel_for(weight_blocks,
-                 [&](std::int64_t block) { pack_weight(block, weight_cols, weight.data() + block * weight_size); });
+    const std::int64_t weight_size = this->weight_size();
+    const Scratch<T> weight(static_cast<std::size_t>(std::max<std::int64_t>(1, weight_blocks() * weight_size)));
+    parallel_for(weight_blocks(), [&](std::int64_t block) { pack_weight(block, weight.data() + block * weight_size); });
     const auto [units, band] = cut();
     const std::int64_t unit_tasks = ceil_div(units_, units), bands = ceil_div(h.rows, band);
     parallel_for(images_ * bands * unit_tasks, [&](std::int64_t task) {
@@ -142,8 +186,134 @@ class NarrowConvolution {
     });
   }
 
+  // The gradient of the weight, which lies as the filters do: the sum over the pixels of dy, rows of all groups'
+  // outputs. Stretches of the rows are added up in order; how many there are depends on the sizes alone.
+  void gradient(const S* dy, S* dw) const {
+    static_assert(!kInPairs, "pairs lie along channels, sums run along pixels");
+    constexpr std::int64_t kBand = 16, kLeastTasks = 16;
+    const GatherAxis& h = gather_.h;
+    const std::int64_t weight_cols = this->weight_cols(), weight_size = this->weight_size();
+    const std::int64_t size = weight_blocks() * weight_size;
+    const std::int64_t bands = ceil_div(h.rows, kBand), items = images_ * bands;
+    const std::int64_t stretches = std::clamp<std::int64_t>(ceil_div(kLeastTasks, units_), 1, items);
+    const Scratch<T> partials(static_cast<std::size_t>(stretches * size));
+    parallel_for(stretches * units_, [&](std::int64_t task) {
+      const std::int64_t unit = task % units_, section = unit * unit_sections_;
+      const std::int64_t sections = std::min(section + unit_sections_, all_sections()) - section;
+      const auto [first, last] = share_of(items, 1, task / units_, stretches);
+      T* sums = partials.data() + task / units_ * size;
+      const Scratch<T> x(static_cast<std::size_t>(sections * lines_of(std::min(kBand, h.rows)) * width_ * pixel_));
+      const Reads reads(*this, section, section_ == Section::broadcast ? 0 : sections);
+      const std::int64_t blocks = by_register_ ? Tile::kVectors : blocks_;
+      const std::int64_t block0 = unit * blocks, block_end = std::min(weight_blocks(), block0 + blocks);
+      zero_run(sums + block0 * weight_size, (block_end - block0) * weight_size);
+      for (std::int64_t item = first; item < last; ++item) {
+        const std::int64_t image = item / bands, row = item % bands * kBand;
+        const std::int64_t rows = std::min(kBand, h.rows - row);
+        copy_image(image, row * h.step + h.base, lines_of(rows), section, sections, reads, x.data());
+        for_registers(unit, [&](const Register& r) {
+          add_pixels(r, x.data(), reads, rows, dy + (image * h.rows + row) * gather_.w.rows * groups_ * outputs_,
+                     sums + r.weight_block * weight_size + r.col, weight_cols);
+        });
+      }
+    });
+    parallel_for(weight_blocks(), [&](std::int64_t block) {
+      T* sums = partials.data() + block * weight_size;
+      for (std::int64_t stretch = 1; stretch < stretches; ++stretch) {
+        for (std::int64_t i = 0; i < weight_size; i += V::kLanes) {
+          (V::load(sums + i) + V::load(sums + stretch * size + i)).store(sums + i);
+        }
+      }
+      for_weights(block, [&](std::int64_t filter, std::int64_t c, std::int64_t i) {
+        if (filter >= 0) dw[filter + c * filters_.channel_stride] = static_cast<S>(sums[i]);
+      });
+    });
+  }
+
  private:
   static constexpr bool kInPairs = kMultipliesPairs<P>;
+
+  // What some sections read of a pixel: of each section where its first group begins and how many elements of T there
+  // are in that and the next groups; of each lane its group, from that one on, and for each depth its element.
+  struct Reads {
+    Reads(const NarrowConvolution& of, std::int64_t section, std::int64_t sections)
+        : first(static_cast<std::size_t>(sections)),
+          left(static_cast<std::size_t>(sections)),
+          group(static_cast<std::size_t>(sections * V::kLanes)),
+          element(static_cast<std::size_t>(sections * of.depth_ * V::kLanes)) {
+      for (std::int64_t s = 0; s < sections; ++s) {
+        const std::int64_t output = (section + s) * V::kLanes, first_group = output / of.outputs_;
+        first.data()[s] = first_group * of.gather_.channels;
+        left.data()[s] = (of.groups_ - first_group) * of.depth_;
+        for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
+          const std::int64_t own = std::min(output + lane, of.columns_ - 1) / of.outputs_ - first_group;
+          group.data()[s * V::kLanes + lane] = own;
+          for (std::int64_t c = 0; c < of.depth_; ++c) {
+            element.data()[(s * of.depth_ + c) * V::kLanes + lane] = static_cast<std::int32_t>(own * of.depth_ + c);
+          }
+        }
+      }
+    }
+    Scratch<std::int64_t> first, left, group;
+    Scratch<std::int32_t> element;
+  };
+
+  // Of the packed weight: blocks of all taps and depths times a register's or a tile's outputs.
+  std::int64_t weight_cols() const { return by_register_ ? V::kLanes : Tile::kCols; }
+  std::int64_t weight_blocks() const { return by_register_ ? ceil_div(columns_, V::kLanes) : groups_ * blocks_; }
+  std::int64_t weight_size() const { return gather_.h.taps * gather_.w.taps * depth_ * weight_cols(); }
+
+  // A register of a unit's outputs: its section of those that the unit reads, its column in a block of the packed
+  // weight, and its first output of all groups', of which there are so many.
+  struct Register {
+    std::int64_t section, weight_block, col, output, lanes;
+  };
+  template <class F>
+  void for_registers(std::int64_t unit, const F& f) const {
+    for (std::int64_t v = 0; v < (by_register_ ? std::int64_t{Tile::kVectors} : blocks_ * Tile::kVectors); ++v) {
+      const std::int64_t output = (by_register_ ? unit * Tile::kCols : 0) + v * V::kLanes;
+      if (output >= columns_) return;
+      const std::int64_t lanes = std::min<std::int64_t>(V::kLanes, columns_ - output);
+      if (by_register_) {
+        const std::int64_t section =
+            section_ == Section::broadcast ? output / outputs_ - unit * Tile::kCols / outputs_ : v;
+        f(Register{section, unit * Tile::kVectors + v, 0, output, lanes});
+      } else {
+        f(Register{0, unit * blocks_ + v / Tile::kVectors, v % Tile::kVectors * V::kLanes, unit * outputs_ + output,
+                   lanes});
+      }
+    }
+  }
+
+  // Adds what `rows` rows of pixels give to the sums [tap][depth] of one register.
+  void add_pixels(const Register& r, const T* x, const Reads& reads, std::int64_t rows, const S* dy, T* sums,
+                  std::int64_t sums_row) const {
+    constexpr std::int64_t kMost = 12;
+    const GatherAxis &h = gather_.h, &w = gather_.w;
+    const std::int64_t pitch = groups_ * outputs_, lines = lines_of(rows);
+    const NarrowPixels pixels{.rows = rows,
+                              .cols = w.rows,
+                              .x_row = h.step * width_ * pixel_,
+                              .x_pixel = w.step * pixel_,
+                              .dy_row = w.rows * pitch,
+                              .dy_pixel = pitch};
+    const std::int64_t count = h.taps * w.taps * depth_, parts = ceil_div(count, kMost);
+    const std::int64_t step = section_ == Section::permuted ? 0 : pixel_ / depth_;
+    for (std::int64_t part = 0; part < parts; ++part) {
+      const auto [first, last] = share_of(count, 1, part, parts);
+      NarrowTerm terms[kMost];
+      for (std::int64_t t = first; t < last; ++t) {
+        const std::int64_t c = t % depth_, tap = t / depth_;
+        const std::int64_t pixel = tap / w.taps * h.spread * width_ + tap % w.taps * w.spread;
+        terms[t - first] = {pixel * pixel_ + c * step, reads.element.data() + (r.section * depth_ + c) * V::kLanes};
+      }
+      with_section([&]<Section kSection>() {
+        narrow_sums_of<I, S, kSection, kMost>(last - first, pixels, x + r.section * lines * width_ * pixel_,
+                                              static_cast<const NarrowTerm*>(terms), dy + r.output,
+                                              static_cast<int>(r.lanes), sums + first * sums_row, sums_row);
+      });
+    }
+  }
 
   // Permuted where the groups of any register fit into one, in whole pairs.
   static Section section_for(std::int64_t channels, std::int64_t outputs) {
@@ -194,47 +364,29 @@ class NarrowConvolution {
     }
   }
 
-  // to[(tap, depth)][column]
-  void pack_weight(std::int64_t block, std::int64_t columns, T* to) const {
+  // f(offset of the filter's tap or -1 beyond the outputs, depth, where it lies in the block) for a packed block.
+  template <class F>
+  DRUPE_INLINE void for_weights(std::int64_t block, const F& f) const {
+    const std::int64_t columns = weight_cols();
     for (std::int64_t j = 0; j < columns; ++j) {
       const std::int64_t output = by_register_ ? block * columns + j : block % blocks_ * columns + j;
       const std::int64_t group = by_register_ ? output / outputs_ : block / blocks_;
-      const S* from = filters_.data + group * group_stride_ + output % outputs_ * filters_.column_stride;
-      T* place = to + j;
+      const std::int64_t filter = group * group_stride_ + output % outputs_ * filters_.column_stride;
+      std::int64_t place = j;
       for (std::int64_t h = 0; h < filters_.h.taps; ++h) {
         for (std::int64_t w = 0; w < filters_.w.taps; ++w) {
-          for (std::int64_t c = 0; c < depth_; ++c, place += columns) {
-            *place = output < columns_ ? element(from + filters_.offset(h, w), c, filters_.channel_stride) : T(0);
-          }
+          const std::int64_t tap = output < columns_ ? filter + filters_.offset(h, w) : -1;
+          for (std::int64_t c = 0; c < depth_; ++c, place += columns) f(tap, c, place);
         }
       }
     }
   }
 
-  // What some sections read of a pixel: of each section where its first group begins and how many elements of T there
-  // are in that and the next groups; of each lane its group, from that one on, and for each depth its element.
-  struct Reads {
-    Reads(const NarrowConvolution& of, std::int64_t section, std::int64_t sections)
-        : first(static_cast<std::size_t>(sections)),
-          left(static_cast<std::size_t>(sections)),
-          group(static_cast<std::size_t>(sections * V::kLanes)),
-          element(static_cast<std::size_t>(sections * of.depth_ * V::kLanes)) {
-      for (std::int64_t s = 0; s < sections; ++s) {
-        const std::int64_t output = (section + s) * V::kLanes, first_group = output / of.outputs_;
-        first.data()[s] = first_group * of.gather_.channels;
-        left.data()[s] = (of.groups_ - first_group) * of.depth_;
-        for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
-          const std::int64_t own = std::min(output + lane, of.columns_ - 1) / of.outputs_ - first_group;
-          group.data()[s * V::kLanes + lane] = own;
-          for (std::int64_t c = 0; c < of.depth_; ++c) {
-            element.data()[(s * of.depth_ + c) * V::kLanes + lane] = static_cast<std::int32_t>(own * of.depth_ + c);
-          }
-        }
-      }
-    }
-    Scratch<std::int64_t> first, left, group;
-    Scratch<std::int32_t> element;
-  };
+  void pack_weight(std::int64_t block, T* to) const {
+    for_weights(block, [&](std::int64_t filter, std::int64_t c, std::int64_t i) {
+      to[i] = filter < 0 ? T(0) : element(filters_.data + filter, c, filters_.channel_stride);
+    });
+  }
 
   // Sections of `lines` lines of the image from position at_h on, each lines x width_ x pixel_.
   void copy_image(std::int64_t image, std::int64_t at_h, std::int64_t lines, std::int64_t section,

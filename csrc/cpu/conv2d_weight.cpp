@@ -5,6 +5,7 @@
 #include "core/dispatch.h"
 #include "cpu/conv2d_depthwise.h"
 #include "cpu/conv2d_gather.h"
+#include "cpu/conv2d_narrow.h"
 #include "cpu/conv2d_winograd_weight.h"
 #include "cpu/lanes.h"
 #include "ops/conv2d.h"
@@ -110,6 +111,20 @@ void backward_weight(const Conv2dArgs& args) {
   const bool large = bytes > 256 * kMiB && args.algorithm == Conv2dAlgorithm::automatic;
   if (!large && by_winograd<I, S, W>(args, gather.h, gather.w, C, bytes / (2 * kMiB))) {
     WinogradWeightGradient<I, S>(gather, static_cast<const S*>(args.dy), args.N, K).run(static_cast<S*>(args.out));
+    return;
+  }
+  using Narrow = NarrowConvolution<I, S, Product>;
+  if (Narrow::takes(args.groups, C, K) && args.N > 0) {
+    const std::int64_t window = args.h.kernel * args.w.kernel;
+    const Filters<I, S> filters{.data = nullptr,
+                                .width = args.w.kernel,
+                                .channel_stride = window,
+                                .column_stride = C * window,
+                                .h = gather.h,
+                                .w = gather.w,
+                                .channels = C};
+    Narrow(gather, filters, K * C * window, args.N, args.groups, K)
+        .gradient(static_cast<const S*>(args.dy), static_cast<S*>(args.out));
     return;
   }
   const WeightBlocks<I, T> blocks(args.groups, K, gather.depth(), gather.rows(args.N));

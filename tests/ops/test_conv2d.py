@@ -47,7 +47,8 @@ def test_matches_reference(backend, rng, name, case):
 # fill one or some, and that are a product.
 GROUPS = [
     (1, 2, 9), (2, 1, 20), (2, 2, 8), (3, 3, 7), (4, 4, 8), (4, 4, 9), (5, 3, 6), (3, 5, 11), (8, 8, 4), (12, 12, 3),
-    (16, 4, 6), (65, 2, 2), (16, 16, 3), (7, 16, 2), (24, 24, 2), (32, 32, 2), (3, 20, 2), (33, 40, 2), (3, 32, 1), (4, 33, 1),
+    (16, 4, 6), (65, 2, 2), (16, 16, 3), (7, 16, 2), (24, 24, 2), (32, 32, 2), (3, 20, 2), (33, 40, 2), (3, 32, 1),
+    (4, 33, 1),
 ]  # fmt: skip
 
 
@@ -219,19 +220,17 @@ def test_gradients_through_the_activation(device, rng, activation, kernel):
     check_gradients(lambda x, w, b: ops.conv2d(x, w, bias=b, activation=activation), x, w, bias, rng=rng)
 
 
-@pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_gradients_match_reference(backend, rng, name, case):
-    """The convolution is linear in x and in w: <dy, conv(u, w)> = <dx, u>, and alike for w, for every u."""
-    N, C, H, W, K, R, S, options = case
-    x = drupe.tensor(draw(rng, (N, C, H, W), name), requires_grad=True)
-    w = drupe.tensor(draw(rng, (K, C // options.get("groups", 1), R, S), name), requires_grad=True)
+def check_gradients_of(x_shape, w_shape, options, name, rng):
+    """Beside the gradients from the definition, tap by tap."""
+    N, C, H, W = x_shape
+    K, _, R, S = w_shape
+    x = drupe.tensor(draw(rng, x_shape, name), requires_grad=True)
+    w = drupe.tensor(draw(rng, w_shape, name), requires_grad=True)
     bias = drupe.tensor(np.zeros(K, dtype(name)), requires_grad=True)
     y = ops.conv2d(x, w, bias=bias, **options)
     dy = draw(rng, y.shape, name)
     y.backward(dy)
     fx, fw, fy = f64(x.detach()), f64(w.detach()), f64(dy)
-    # The gradients from the definition, tap by tap.
     dx, dw = np.zeros_like(fx), np.zeros_like(fw)
     (sh, sw), (dh, dwid) = pair(options.get("stride", 1)), pair(options.get("dilation", 1))
     top, bottom, left, right = sides(options.get("padding", 0))
@@ -249,6 +248,26 @@ def test_gradients_match_reference(backend, rng, name, case):
     assert_close(x.grad.numpy(), dx, name, taps, np.sqrt(taps))
     assert_close(w.grad.numpy(), dw, name, N * P * Q, np.sqrt(N * P * Q))
     assert_close(bias.grad.numpy(), fy.sum((0, 2, 3)), name, N * P * Q, np.sqrt(N * P * Q))
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_match_reference(backend, rng, name, case):
+    N, C, H, W, K, R, S, options = case
+    check_gradients_of((N, C, H, W), (K, C // options.get("groups", 1), R, S), options, name, rng)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("case", GROUPS, ids=str)
+@pytest.mark.parametrize(
+    ("size", "kernel", "options"),
+    [((5, 30), (3, 3), {"padding": 1}), ((9, 17), (2, 3), {"stride": 2, "padding": (1, 2)})],
+    ids=str,
+)
+def test_gradients_of_groups(backend, rng, name, case, size, kernel, options):
+    channels, outputs, groups = case
+    shapes = (2, channels * groups, *size), (outputs * groups, channels, *kernel)
+    check_gradients_of(*shapes, {**options, "groups": groups}, name, rng)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
