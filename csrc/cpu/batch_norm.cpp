@@ -1,5 +1,5 @@
 // Batch normalisation by the sweeps of channel_norm.h. Bytes: training reads x twice and writes y; inference reads x
-// once and writes y; backward reads x and dy twice and writes dx.
+// once and writes y; backward reads x and dy twice and writes dx. Second sweeps go backwards.
 #include "ops/batch_norm.h"
 
 #include "core/dispatch.h"
@@ -13,27 +13,6 @@ constexpr std::int64_t kGrainChannels = 64;
 template <class T>
 T parameter(const void* values, std::int64_t c, T otherwise) {
   return values ? static_cast<const T*>(values)[c] : otherwise;
-}
-
-// Mean and biased variance of channel c from the blocks' moments.
-template <class T>
-void combine(const ChannelBlocks& b, const T* partial, std::int64_t c, double& mean, double& variance) {
-  const double n = static_cast<double>(b.rows);
-  mean = 0;
-  for (std::int64_t block = 0; block < b.blocks; ++block) {
-    const T* p = partial + block * 3 * b.C + c;
-    mean += static_cast<double>(b.block_size(block)) * static_cast<double>(p[0]) + static_cast<double>(p[b.C]);
-  }
-  mean /= n;
-  double second = 0;
-  for (std::int64_t block = 0; block < b.blocks; ++block) {
-    const T* p = partial + block * 3 * b.C + c;
-    // About the total mean: sum((x - m)^2) + 2 (m - mean) sum(x - m) + size (m - mean)^2.
-    const double distance = static_cast<double>(p[0]) - mean;
-    second += static_cast<double>(p[2 * b.C]) + 2 * distance * static_cast<double>(p[b.C]) +
-              static_cast<double>(b.block_size(block)) * distance * distance;
-  }
-  variance = second / n < 0 ? 0 : second / n;
 }
 
 template <class T>
@@ -52,17 +31,18 @@ void forward(const BatchNormArgs& args) {
   using T = Accumulator<S>;
   const ChannelBlocks b{.samples = 1, .rows = args.rows, .C = args.C};
   const S* x = static_cast<const S*>(args.x);
-  const Scratch<T> partial(static_cast<std::size_t>(args.training ? b.blocks * 3 * b.C : 0));
-  const Scratch<T> coefficients(static_cast<std::size_t>(3 * b.C));
-  if (args.training) channel_statistics<I, S>(b, x, partial.data());
+  const Scratch<T> coefficients(static_cast<std::size_t>(3 * b.C));  // in training the moments first
+  if (args.training && args.rows > 0) channel_statistics<I, S>(b, x, coefficients.data());
   parallel_ranges(b.C, kGrainChannels, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) {
+      T* coefficient = coefficients.data() + c;
       double mean, variance;
       if (args.training) {
         if (args.rows == 0) {  // no values, no statistics
           mean = variance = std::numeric_limits<double>::quiet_NaN();
         } else {
-          combine(b, partial.data(), c, mean, variance);
+          mean = static_cast<double>(coefficient[0]) + static_cast<double>(coefficient[b.C]);
+          variance = static_cast<double>(std::max(coefficient[2 * b.C], T(0))) / static_cast<double>(b.rows);
           update_running<T>(args, c, mean, variance);
         }
       } else {
@@ -74,10 +54,10 @@ void forward(const BatchNormArgs& args) {
       const T center = static_cast<T>(mean);
       static_cast<T*>(args.mean)[c] = center;
       static_cast<T*>(args.rstd)[c] = static_cast<T>(rstd);
-      coefficients[static_cast<std::size_t>(c)] = center;
-      coefficients[static_cast<std::size_t>(b.C + c)] = static_cast<T>(scale);
-      coefficients[static_cast<std::size_t>(2 * b.C + c)] = static_cast<T>(
-          static_cast<double>(parameter<T>(args.bias, c, T(0))) - (mean - static_cast<double>(center)) * scale);
+      coefficient[0] = center;
+      coefficient[b.C] = static_cast<T>(scale);
+      coefficient[2 * b.C] = static_cast<T>(static_cast<double>(parameter<T>(args.bias, c, T(0))) -
+                                            (mean - static_cast<double>(center)) * scale);
     }
   });
   channel_affine<I, S>(b, x, coefficients.data(), static_cast<S*>(args.y));
@@ -90,16 +70,13 @@ void backward(const BatchNormArgs& args) {
   const S* x = static_cast<const S*>(args.x);
   const S* dy = static_cast<const S*>(args.dy);
   const T* mean = static_cast<const T*>(args.mean);
-  const Scratch<T> partial(static_cast<std::size_t>(b.blocks * 2 * b.C));
+  const Scratch<T> sums(static_cast<std::size_t>(2 * b.C));  // of dy, of dy (x - mean)
   const Scratch<T> coefficients(static_cast<std::size_t>(4 * b.C));
-  channel_gradient_sums<I, S>(b, x, dy, mean, partial.data());
+  channel_gradient_sums<I, S>(b, x, dy, mean, sums.data());
   parallel_ranges(b.C, kGrainChannels, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t c = begin; c < end; ++c) {
-      double sum = 0, weighted = 0;  // of dy, of dy (x - mean)
-      for (std::int64_t block = 0; block < b.blocks; ++block) {
-        sum += static_cast<double>(partial[static_cast<std::size_t>((2 * block) * b.C + c)]);
-        weighted += static_cast<double>(partial[static_cast<std::size_t>((2 * block + 1) * b.C + c)]);
-      }
+      const double sum = static_cast<double>(sums.data()[c]);
+      const double weighted = static_cast<double>(sums.data()[b.C + c]);
       const double rstd = static_cast<double>(static_cast<const T*>(args.rstd)[c]);
       const double scale = rstd * static_cast<double>(parameter<T>(args.weight, c, T(1)));
       const double n = args.training ? static_cast<double>(std::max<std::int64_t>(1, args.rows)) : 1;

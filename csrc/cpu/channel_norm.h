@@ -1,10 +1,14 @@
-// The sweeps that batch_norm and group_norm share, over samples x rows x C with contiguous channels.
+// The sweeps that batch_norm and group_norm share, over rows x C with contiguous channels.
 //
-// A task owns a block of a sample's rows and a chunk of channels, up to 16384 elements; four vectors of channels (with
-// 32 registers eight: longer pieces of a row are fetched sooner) go down the block's rows with their sums in registers.
-// Each block's sums are combined in double precision, in block order. Statistics sweep a block twice in cache: its
-// mean, then the moments about it, so that a large mean does not cancel.
+// A task owns a block of rows and a chunk of channels, up to 16384 elements. A few rows at a time go through it side by
+// side, a vector of channels after the other, so that memory is read and written nearly in order. Statistics take each
+// channel's mean over a block's first quarter for a number near the mean, then both moments about it in one sweep: as
+// much as that quarter is of the block, the square of its distance from the whole mean is at most three times the
+// variance, and two bits cancel. Blocks' moments are joined as in Chan, Golub and LeVeque 1979, "Updating formulae and
+// a pairwise algorithm for computing sample variances". Worklog: bench/worklog/channel_norm.md.
 #pragma once
+
+#include <array>
 
 #include "core/memory.h"
 #include "core/parallel.h"
@@ -13,176 +17,302 @@
 namespace drupe::cpu {
 
 struct ChannelBlocks {
-  static constexpr std::int64_t kChunkChannels = 256;
+  static constexpr std::int64_t kChunkChannels = 512;
   static constexpr std::int64_t kBlockElements = 16384;
   static constexpr std::int64_t kBlockRows = 512;  // at most: a lane adds up one term per row
 
-  std::int64_t samples, rows, C;
+  std::int64_t samples;  // of so many rows each that are swept like this, one after the other or side by side
+  std::int64_t rows, C;
   std::int64_t block_rows =
       std::min(kBlockRows, kBlockElements / std::max<std::int64_t>(1, std::min(C, kChunkChannels)));
-  std::int64_t blocks = (rows + block_rows - 1) / block_rows;  // of each sample
+  std::int64_t blocks = (rows + block_rows - 1) / block_rows;
 
   DRUPE_INLINE std::int64_t block_size(std::int64_t block) const {
     return std::min(block_rows, rows - block * block_rows);
   }
+  // Whether the operands come from memory, which the prefetchers follow only where it is read in order: row by row,
+  // unless rows are short. Otherwise rows side by side share what their channels have in common.
+  template <class S>
+  DRUPE_INLINE bool row_by_row() const {
+    const std::int64_t row_bytes = C * static_cast<std::int64_t>(sizeof(S));
+    return row_bytes >= 512 && samples * rows * row_bytes > caches().l3 / 4;
+  }
+  // Whether results go past the caches, in whole registers.
+  template <class S, Isa I>
+  DRUPE_INLINE bool streams() const {
+    return passes_caches<S>(samples * rows * C) && C % Vec<Accumulator<S>, I>::kLanes == 0;
+  }
 };
 
-// Part of one sample's rows, from channel `c` on.
+// A block's rows, from channel `c` on.
 struct ChannelTask {
-  std::int64_t sample, block, c, channels;
-  std::int64_t rows;
-  std::int64_t offset;   // of its first element
-  std::int64_t partial;  // index of the block among all samples' blocks
+  std::int64_t block, c, channels, rows;
+  std::int64_t offset;  // of its first element
 };
+
+// What a sweep has read last it finds in cache when the next one begins with it.
+enum class Sweep { forward, backward };
 
 template <Isa I, class Body>
-void for_channel_tasks(const ChannelBlocks& b, const Body& body) {
+void for_channel_tasks(const ChannelBlocks& b, Sweep sweep, const Body& body) {
   const std::int64_t chunks = (b.C + ChannelBlocks::kChunkChannels - 1) / ChannelBlocks::kChunkChannels;
-  parallel_for(b.samples * b.blocks * chunks, [&](std::int64_t index) {
+  const std::int64_t tasks = b.blocks * chunks;
+  parallel_for(tasks, [&](std::int64_t task) {
+    const std::int64_t index = sweep == Sweep::forward ? task : tasks - 1 - task;
     const std::int64_t c = index % chunks * ChannelBlocks::kChunkChannels;
-    const std::int64_t partial = index / chunks;
-    const std::int64_t sample = partial / b.blocks;
-    const std::int64_t block = partial % b.blocks;
-    body(ChannelTask{.sample = sample,
-                     .block = block,
+    const std::int64_t block = index / chunks;
+    body(ChannelTask{.block = block,
                      .c = c,
                      .channels = std::min(ChannelBlocks::kChunkChannels, b.C - c),
                      .rows = b.block_size(block),
-                     .offset = (sample * b.rows + block * b.block_rows) * b.C + c,
-                     .partial = partial});
+                     .offset = block * b.block_rows * b.C + c});
   });
 }
 
-// body.operator()<kVectors>(j, lanes) for runs of eight or four vectors of [0, channels), then single ones.
-template <Isa I, class T, class Body>
-DRUPE_INLINE void for_channel_groups(std::int64_t channels, const Body& body) {
-  constexpr std::int64_t kLanes = Vec<T, I>::kLanes;
-  std::int64_t j = 0;
-  if constexpr (kRegisters<I> == 32) {
-    for (; j + 8 * kLanes <= channels; j += 8 * kLanes) body.template operator()<8>(j, AllLanes{});
+// body(row, count) for rows side by side, as many as the constant `count` says, or row by row.
+template <class Body>
+DRUPE_INLINE void for_row_tiles(std::int64_t rows, bool row_by_row, const Body& body) {
+  constexpr int kRows = 4;
+  std::int64_t row = 0;
+  if (!row_by_row) {
+    for (; row + kRows <= rows; row += kRows) body(row, std::integral_constant<int, kRows>());
   }
-  for (; j + 4 * kLanes <= channels; j += 4 * kLanes) body.template operator()<4>(j, AllLanes{});
-  for (; j + kLanes <= channels; j += kLanes) body.template operator()<1>(j, AllLanes{});
-  if (j < channels) body.template operator()<1>(j, FirstLanes{static_cast<int>(channels - j)});
+  for (; row < rows; ++row) body(row, std::integral_constant<int, 1>());
 }
 
-// Per block and channel: its mean m, rounded, and the sums of (x - m) and (x - m)^2. partial is (blocks, 3, C).
+// Asks for what lies kAhead after so many rows, in order, a part with each vector of channels.
+template <int kRows, class V, class S>
+DRUPE_INLINE void prefetch_rows(const S* rows, std::int64_t j) {
+  constexpr std::int64_t kSize = sizeof(S), kLine = 64 / kSize, kAhead = 4096 / kSize;
+  for (std::int64_t i = 0; i < kRows * V::kLanes; i += kLine) __builtin_prefetch(rows + kAhead + j * kRows + i);
+}
+
+// Per block and channel: a number m near its mean, and the sums of (x - m) and (x - m)^2. partial is (blocks, 3, C).
 template <Isa I, class S>
-void channel_statistics(const ChannelBlocks& b, const S* x, Accumulator<S>* partial) {
+void block_moments(const ChannelBlocks& b, const S* x, Accumulator<S>* partial) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  for_channel_tasks<I>(b, [&](const ChannelTask& task) {
-    T* out = partial + task.partial * 3 * b.C + task.c;
-    const V count = V::set(static_cast<T>(task.rows));
-    for_channel_groups<I, T>(task.channels, [&]<int kVectors>(std::int64_t j, auto lanes) {
-      const S* source = x + task.offset + j;
-      V mean[kVectors], first[kVectors], second[kVectors];
-      for (int k = 0; k < kVectors; ++k) mean[k] = first[k] = second[k] = V::zero();
-      for (std::int64_t row = 0; row < task.rows; ++row) {
-#pragma GCC unroll 8
-        for (int k = 0; k < kVectors; ++k) {
-          mean[k] = mean[k] + load<V>(source + row * b.C + k * V::kLanes, lanes);
+  for_channel_tasks<I>(b, Sweep::forward, [&](const ChannelTask& task) {
+    T* near = partial + task.block * 3 * b.C + task.c;
+    T* first = near + b.C;
+    T* second = first + b.C;
+    for (T* sums : {near, first, second}) std::fill_n(sums, task.channels, T(0));
+    const bool whole_rows = task.channels == b.C;
+    const std::int64_t quarter = (task.rows + 3) / 4;
+    for_row_tiles(quarter, false, [&](std::int64_t row, auto count) {
+      const S* source = x + task.offset + row * b.C;
+      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+        if (whole_rows) prefetch_rows<count(), V>(source, j);
+        V sum = load<V>(near + j, lanes);
+        for (int r = 0; r < count(); ++r) sum = sum + load<V>(source + r * b.C + j, lanes);
+        store(sum, near + j, lanes);
+      });
+    });
+    for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+      store(load<V>(near + j, lanes) / V::set(static_cast<T>(quarter)), near + j, lanes);
+    });
+    for_row_tiles(task.rows, false, [&](std::int64_t row, auto count) {
+      const S* source = x + task.offset + row * b.C;
+      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+        if (whole_rows) prefetch_rows<count(), V>(source, j);
+        const V center = load<V>(near + j, lanes);
+        V sum = load<V>(first + j, lanes), squares = load<V>(second + j, lanes);
+        for (int r = 0; r < count(); ++r) {
+          const V d = load<V>(source + r * b.C + j, lanes) - center;
+          sum = sum + d;
+          squares = fma(d, d, squares);
         }
-      }
-      for (int k = 0; k < kVectors; ++k) mean[k] = mean[k] / count;
-      for (std::int64_t row = 0; row < task.rows; ++row) {
-#pragma GCC unroll 8
-        for (int k = 0; k < kVectors; ++k) {
-          const V d = load<V>(source + row * b.C + k * V::kLanes, lanes) - mean[k];
-          first[k] = first[k] + d;
-          second[k] = fma(d, d, second[k]);
-        }
-      }
-      for (int k = 0; k < kVectors; ++k) {
-        store(mean[k], out + j + k * V::kLanes, lanes);
-        store(first[k], out + b.C + j + k * V::kLanes, lanes);
-        store(second[k], out + 2 * b.C + j + k * V::kLanes, lanes);
-      }
+        store(sum, first + j, lanes);
+        store(squares, second + j, lanes);
+      });
     });
   });
 }
 
-// y = (x - center) scale + shift; the coefficients are (samples, 3, C), center first.
+// Per channel: a number near the mean, what the mean has more than it, and the sum of squares about the mean. moments
+// is (3, C); there is a row at least.
+template <Isa I, class S>
+void channel_statistics(const ChannelBlocks& b, const S* x, Accumulator<S>* moments) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const Scratch<T> partial(static_cast<std::size_t>(b.blocks * 3 * b.C));
+  block_moments<I, S>(b, x, partial.data());
+  parallel_ranges(b.C, ChannelBlocks::kChunkChannels, [&](std::int64_t begin, std::int64_t end) {
+    for_vectors<I, T>(end - begin, [&](std::int64_t i, auto lanes) {
+      const T* source = partial.data() + begin + i;
+      const V near = load<V>(source, lanes);
+      V offset = V::zero(), squares = V::zero();
+      std::int64_t seen = 0;
+      for (std::int64_t block = 0; block < b.blocks; ++block, source += 3 * b.C) {
+        const std::int64_t size = b.block_size(block);
+        const V sum = load<V>(source + b.C, lanes);
+        const V mean = sum / V::set(static_cast<T>(size));
+        const V distance = (load<V>(source, lanes) - near) + mean - offset;
+        const T share = static_cast<T>(size) / static_cast<T>(seen + size);
+        squares = squares + (load<V>(source + 2 * b.C, lanes) - sum * mean);
+        squares = fma(distance * distance, V::set(static_cast<T>(seen) * share), squares);
+        offset = fma(distance, V::set(share), offset);
+        seen += size;
+      }
+      T* out = moments + begin + i;
+      store(near, out, lanes);
+      store(offset, out + b.C, lanes);
+      store(squares, out + 2 * b.C, lanes);
+    });
+  });
+}
+
+// map_channels where a row is so many vectors: then what their channels have in common stays in registers.
+template <int kVectors, Isa I, class S, class At>
+DRUPE_INLINE void map_narrow(const ChannelTask& task, S* out, bool stream, const At& at) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  using Value = decltype(at(0, AllLanes{}));
+  constexpr std::int64_t kWidth = kVectors * V::kLanes;
+  const bool pairs = kPairs<I, S> && kVectors % 2 == 0 && has_bf16_dot<I>();
+  const auto value = [&]<int... k>(std::integer_sequence<int, k...>) {
+    return std::array<Value, kVectors>{at(k * V::kLanes, AllLanes{})...};
+  }(std::make_integer_sequence<int, kVectors>());
+  for (std::int64_t i = task.offset; i < task.offset + task.rows * kWidth; i += kWidth) {
+    if constexpr (kPairs<I, S> && kVectors % 2 == 0) {
+      if (pairs) {
+        for (int k = 0; k < kVectors; k += 2) {
+          const std::int64_t low = i + k * V::kLanes;
+          PairProduct<I>::pair(value[k](low, AllLanes{}), value[k + 1](low + V::kLanes, AllLanes{}))
+              .store(reinterpret_cast<T*>(out + low));
+        }
+        continue;
+      }
+    }
+    for (int k = 0; k < kVectors; ++k) {
+      const V result = value[k](i + k * V::kLanes, AllLanes{});
+      if constexpr (std::is_same_v<S, T>) {
+        if (stream) {
+          result.stream(out + i + k * V::kLanes);
+          continue;
+        }
+      }
+      result.store(out + i + k * V::kLanes);
+    }
+  }
+  if (stream) stream_fence<I>();
+}
+
+// out = at(j, lanes)(element, lanes) for all rows and channels j of the task.
+template <Isa I, class S, class At>
+DRUPE_INLINE void map_channels(const ChannelBlocks& b, const ChannelTask& task, S* out, const At& at) {
+  using T = Accumulator<S>;
+  using V = Vec<T, I>;
+  const bool stream = b.streams<S, I>();
+  if (b.C == V::kLanes) return map_narrow<1, I, S>(task, out, stream, at);
+  if (b.C == 2 * V::kLanes) return map_narrow<2, I, S>(task, out, stream, at);
+  if constexpr (kRegisters<I> == 32) {
+    if (b.C == 4 * V::kLanes) return map_narrow<4, I, S>(task, out, stream, at);
+  }
+  for_row_tiles(task.rows, b.row_by_row<S>(), [&](std::int64_t row, auto count) {
+    const std::int64_t offset = task.offset + row * b.C;
+    std::int64_t begin = 0;
+    if constexpr (kPairs<I, S>) {
+      if (has_bf16_dot<I>()) {
+        for (; begin + 2 * V::kLanes <= task.channels; begin += 2 * V::kLanes) {
+          const auto low = at(begin, AllLanes{}), high = at(begin + V::kLanes, AllLanes{});
+          for (int r = 0; r < count(); ++r) {
+            const std::int64_t i = offset + r * b.C + begin;
+            PairProduct<I>::pair(low(i, AllLanes{}), high(i + V::kLanes, AllLanes{}))
+                .store(reinterpret_cast<T*>(out + i));
+          }
+        }
+      }
+    }
+    if constexpr (std::is_same_v<S, T>) {
+      if (stream) {
+        for (; begin < task.channels; begin += V::kLanes) {
+          const auto value = at(begin, AllLanes{});
+          for (int r = 0; r < count(); ++r) {
+            const std::int64_t i = offset + r * b.C + begin;
+            value(i, AllLanes{}).stream(out + i);
+          }
+        }
+      }
+    }
+    for_vectors<I, T>(task.channels - begin, [&](std::int64_t j, auto lanes) {
+      const auto value = at(begin + j, lanes);
+      for (int r = 0; r < count(); ++r) {
+        const std::int64_t i = offset + r * b.C + begin + j;
+        store(value(i, lanes), out + i, lanes);
+      }
+    });
+  });
+  if (stream) stream_fence<I>();
+}
+
+// y = (x - center) scale + shift; the coefficients are (3, C), center first.
 template <Isa I, class S>
 void channel_affine(const ChannelBlocks& b, const S* x, const Accumulator<S>* coefficients, S* y) {
-  using T = Accumulator<S>;
-  using V = Vec<T, I>;
-  for_channel_tasks<I>(b, [&](const ChannelTask& task) {
-    const T* table = coefficients + task.sample * 3 * b.C + task.c;
-    for_channel_groups<I, T>(task.channels, [&]<int kVectors>(std::int64_t j, auto lanes) {
-      V center[kVectors], scale[kVectors], shift[kVectors];
-      for (int k = 0; k < kVectors; ++k) {
-        center[k] = load<V>(table + j + k * V::kLanes, lanes);
-        scale[k] = load<V>(table + b.C + j + k * V::kLanes, lanes);
-        shift[k] = load<V>(table + 2 * b.C + j + k * V::kLanes, lanes);
-      }
-      for (std::int64_t row = 0; row < task.rows; ++row) {
-        const std::int64_t at = task.offset + row * b.C + j;
-#pragma GCC unroll 8
-        for (int k = 0; k < kVectors; ++k) {
-          const V value = load<V>(x + at + k * V::kLanes, lanes);
-          store(fma(value - center[k], scale[k], shift[k]), y + at + k * V::kLanes, lanes);
-        }
-      }
+  using V = Vec<Accumulator<S>, I>;
+  for_channel_tasks<I>(b, Sweep::backward, [&](const ChannelTask& task) {
+    map_channels<I, S>(b, task, y, [&](std::int64_t j, auto lanes) {
+      const auto* table = coefficients + task.c + j;
+      const V center = load<V>(table, lanes), scale = load<V>(table + b.C, lanes);
+      const V shift = load<V>(table + 2 * b.C, lanes);
+      return [=](std::int64_t i, auto all) { return fma(load<V>(x + i, all) - center, scale, shift); };
     });
   });
 }
 
-// Per block and channel: the sums of dy and dy (x - center), center being (samples, C). partial is (blocks, 2, C).
+// Per channel: the sums of dy and dy (x - center), center being (C,). sums is (2, C).
 template <Isa I, class S>
 void channel_gradient_sums(const ChannelBlocks& b, const S* x, const S* dy, const Accumulator<S>* center,
-                           Accumulator<S>* partial) {
+                           Accumulator<S>* sums) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  for_channel_tasks<I>(b, [&](const ChannelTask& task) {
-    T* out = partial + task.partial * 2 * b.C + task.c;
-    for_channel_groups<I, T>(task.channels, [&]<int kVectors>(std::int64_t j, auto lanes) {
-      V mean[kVectors], plain[kVectors], weighted[kVectors];
-      for (int k = 0; k < kVectors; ++k) {
-        mean[k] = load<V>(center + task.sample * b.C + task.c + j + k * V::kLanes, lanes);
-        plain[k] = weighted[k] = V::zero();
-      }
-      for (std::int64_t row = 0; row < task.rows; ++row) {
-        const std::int64_t at = task.offset + row * b.C + j;
-#pragma GCC unroll 8
-        for (int k = 0; k < kVectors; ++k) {
-          const V d = load<V>(dy + at + k * V::kLanes, lanes);
-          plain[k] = plain[k] + d;
-          weighted[k] = fma(d, load<V>(x + at + k * V::kLanes, lanes) - mean[k], weighted[k]);
+  const Scratch<T> partial(static_cast<std::size_t>(b.blocks * 2 * b.C));
+  for_channel_tasks<I>(b, Sweep::forward, [&](const ChannelTask& task) {
+    T* plain = partial.data() + task.block * 2 * b.C + task.c;
+    T* weighted = plain + b.C;
+    for (T* own : {plain, weighted}) std::fill_n(own, task.channels, T(0));
+    for_row_tiles(task.rows, b.row_by_row<S>(), [&](std::int64_t row, auto count) {
+      const std::int64_t offset = task.offset + row * b.C;
+      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+        const V mean = load<V>(center + task.c + j, lanes);
+        V sum = load<V>(plain + j, lanes), product = load<V>(weighted + j, lanes);
+        for (int r = 0; r < count(); ++r) {
+          const std::int64_t i = offset + r * b.C + j;
+          const V d = load<V>(dy + i, lanes);
+          sum = sum + d;
+          product = fma(d, load<V>(x + i, lanes) - mean, product);
         }
+        store(sum, plain + j, lanes);
+        store(product, weighted + j, lanes);
+      });
+    });
+  });
+  parallel_ranges(2 * b.C, ChannelBlocks::kChunkChannels, [&](std::int64_t begin, std::int64_t end) {
+    for_vectors<I, T>(end - begin, [&](std::int64_t i, auto lanes) {
+      V sum = V::zero(), lost = V::zero();  // Kahan's: there may be many blocks
+      for (std::int64_t block = 0; block < b.blocks; ++block) {
+        const V term = load<V>(partial.data() + block * 2 * b.C + begin + i, lanes) - lost;
+        const V next = sum + term;
+        lost = (next - sum) - term;
+        sum = next;
       }
-      for (int k = 0; k < kVectors; ++k) {
-        store(plain[k], out + j + k * V::kLanes, lanes);
-        store(weighted[k], out + b.C + j + k * V::kLanes, lanes);
-      }
+      store(sum, sums + begin + i, lanes);
     });
   });
 }
 
-// dx = dy scale + (x - center) slope + shift; the coefficients are (samples, 4, C): center, scale, slope, shift.
+// dx = dy scale + (x - center) slope + shift; the coefficients are (4, C): center, scale, slope, shift.
 template <Isa I, class S>
 void channel_gradient(const ChannelBlocks& b, const S* x, const S* dy, const Accumulator<S>* coefficients, S* dx) {
-  using T = Accumulator<S>;
-  using V = Vec<T, I>;
-  for_channel_tasks<I>(b, [&](const ChannelTask& task) {
-    const T* table = coefficients + task.sample * 4 * b.C + task.c;
-    for_channel_groups<I, T>(task.channels, [&]<int kVectors>(std::int64_t j, auto lanes) {
-      V center[kVectors], scale[kVectors], slope[kVectors], shift[kVectors];
-      for (int k = 0; k < kVectors; ++k) {
-        center[k] = load<V>(table + j + k * V::kLanes, lanes);
-        scale[k] = load<V>(table + b.C + j + k * V::kLanes, lanes);
-        slope[k] = load<V>(table + 2 * b.C + j + k * V::kLanes, lanes);
-        shift[k] = load<V>(table + 3 * b.C + j + k * V::kLanes, lanes);
-      }
-      for (std::int64_t row = 0; row < task.rows; ++row) {
-        const std::int64_t at = task.offset + row * b.C + j;
-#pragma GCC unroll 8
-        for (int k = 0; k < kVectors; ++k) {
-          const V d = load<V>(dy + at + k * V::kLanes, lanes);
-          const V rest = fma(load<V>(x + at + k * V::kLanes, lanes) - center[k], slope[k], shift[k]);
-          store(fma(d, scale[k], rest), dx + at + k * V::kLanes, lanes);
-        }
-      }
+  using V = Vec<Accumulator<S>, I>;
+  for_channel_tasks<I>(b, Sweep::backward, [&](const ChannelTask& task) {
+    map_channels<I, S>(b, task, dx, [&](std::int64_t j, auto lanes) {
+      const auto* table = coefficients + task.c + j;
+      const V center = load<V>(table, lanes), scale = load<V>(table + b.C, lanes);
+      const V slope = load<V>(table + 2 * b.C, lanes), shift = load<V>(table + 3 * b.C, lanes);
+      return [=](std::int64_t i, auto all) {
+        return fma(load<V>(dy + i, all), scale, fma(load<V>(x + i, all) - center, slope, shift));
+      };
     });
   });
 }

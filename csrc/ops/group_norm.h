@@ -4,11 +4,13 @@
 //
 //   x             (N, C, …) in layout "NCHW", (N, …, C) in "NHWC"   float dtypes; C divisible by groups
 //   weight, bias  (C,)  optional; x's dtype, or float32 for 16-bit x
-//   y             as x; its memory has the channels last, whatever the layout
+//   y             as x
 //   mean, rstd    (N, groups), in the accumulator's dtype, for backward
 //
-// Inside, the channels lie last: x in "NCHW" is copied unless that is its memory order already. Backward, n being the
-// values per group, g = dy weight and sums over the group:
+// On the CPU the result has x's memory order where x is dense with its channels first or last, and otherwise its
+// layout's. CUDA's kernels want the channels last: x in another order is copied, and the result has them last.
+//
+// Backward, n being the values per group, g = dy weight and sums over the group:
 //   dx = rstd (g - sum(g) / n - xhat sum(g xhat) / n);  dweight = sum of dy xhat;  dbias = sum of dy, over N and space
 // Wu & He 2018, "Group Normalization", section 3.1.
 #pragma once
@@ -23,9 +25,10 @@
 
 namespace drupe {
 
-// N x rows x C, the channels contiguous. Parameters and statistics have the accumulator's dtype.
+// N x rows x C, the channels contiguous, or N x C x rows. Parameters and statistics have the accumulator's dtype.
 struct GroupNormArgs {
   std::int64_t N, rows, C, groups;
+  bool channels_first;  // never on CUDA
   const void* x;
   const void* weight;  // null where there is none, as bias
   const void* bias;

@@ -35,21 +35,29 @@ inline void check_channels(const char* op, const Tensor& x, const std::string& l
   check(x.ndim() >= 2, op, "x is ", x.shape(), ": expected at least 2 dimensions, (N, C, …)");
 }
 
-// (N, C, …) in "NCHW" becomes (N, …, C), contiguous: a view where the channels lie last in memory, a copy otherwise.
-inline Tensor to_channels_last(const Tensor& x, const std::string& layout) {
-  if (layout == "NHWC") return contiguous(x);
+// The view (N, …, C) of (N, C, …).
+inline Tensor move_channels_last(const Tensor& x) {
   Dims order{0};
   for (int i = 2; i < x.ndim(); ++i) order.push_back(i);
   order.push_back(1);
-  return contiguous(x.permute(order));
+  return x.permute(order);
+}
+
+// The inverse view.
+inline Tensor move_channels_first(const Tensor& x) {
+  Dims order{0, x.ndim() - 1};
+  for (int i = 1; i < x.ndim() - 1; ++i) order.push_back(i);
+  return x.permute(order);
+}
+
+// (N, C, …) in "NCHW" becomes (N, …, C), contiguous: a view where the channels lie last in memory, a copy otherwise.
+inline Tensor to_channels_last(const Tensor& x, const std::string& layout) {
+  return contiguous(layout == "NHWC" ? x : move_channels_last(x));
 }
 
 // The inverse view.
 inline Tensor from_channels_last(const Tensor& y, const std::string& layout) {
-  if (layout == "NHWC") return y;
-  Dims order{0, y.ndim() - 1};
-  for (int i = 1; i < y.ndim() - 1; ++i) order.push_back(i);
-  return y.permute(order);
+  return layout == "NHWC" ? y : move_channels_first(y);
 }
 
 }  // namespace drupe::ops

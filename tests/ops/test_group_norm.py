@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,8 @@ CASES = [
     ((1, 300, 9, 9), 3),
     ((3, 40, 30, 20), 1),
     ((2, 64, 20, 30), 4),
+    ((1, 2, 130, 131), 1),
+    ((7, 33, 2), 3),
 ]
 
 
@@ -41,21 +45,95 @@ def test_matches_numpy(backend, rng, name, shape, groups):
     assert_close(y, reference(x, groups, weight, bias), name, x.size // shape[0] // groups, 4)
 
 
-def test_layouts_agree_and_channels_stay_last(backend, rng):
-    x = draw(rng, (2, 20, 3, 4), "float32")
-    y = ops.group_norm(x, groups=4)
-    assert np.moveaxis(y, 1, -1).flags.c_contiguous
-    last = np.moveaxis(x, 1, -1)
-    for array in (last, np.ascontiguousarray(last)):
-        z = ops.group_norm(array, groups=4, layout="NHWC")
-        assert z.flags.c_contiguous
-        np.testing.assert_array_equal(y, np.moveaxis(z, -1, 1))
+def order_of(x, backend):
+    """The axes from the outermost in memory to the innermost, of what the op makes of ``x`` (N, C, H, W)."""
+    return (0, 1, 2, 3) if backend != "cuda" and x.flags.c_contiguous else (0, 2, 3, 1)
 
 
-def test_large_mean_does_not_cancel(backend, rng):
-    x = (rng.standard_normal((2, 6, 40, 30)) + 1e4).astype(np.float32)
-    expected = reference(x, 2, np.ones(6), np.zeros(6))
-    np.testing.assert_allclose(ops.group_norm(x, groups=2), expected, rtol=1e-6, atol=2e-6)
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize(("shape", "groups"), [((2, 20, 3, 4), 4), ((2, 64, 20, 30), 2), ((3, 6, 70, 71), 6)], ids=str)
+def test_layouts_agree_and_results_keep_the_memory_order(backend, rng, name, shape, groups):
+    C, count = shape[1], math.prod(shape[1:]) // groups
+    first, weight, bias = draw(rng, shape, name), draw(rng, C, name), draw(rng, C, name)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(first, 1, -1)), -1, 1)
+    expected = reference(first, groups, weight, bias)
+    gradients = []
+    for x, dy in ((first, first), (first, last), (last, last), (last, first)):
+        for layout in ("NCHW", "NHWC"):
+            x_given, dy_given = (a if layout == "NCHW" else np.moveaxis(a, 1, -1) for a in (x, dy))
+            leaf = drupe.as_tensor(x_given)
+            leaf.requires_grad = True
+            y = ops.group_norm(leaf, weight, bias, groups=groups, layout=layout)
+            y.backward(dy_given)
+            y, dx = (a if layout == "NCHW" else np.moveaxis(a, -1, 1) for a in (y.detach().numpy(), leaf.grad.numpy()))
+            assert y.transpose(order_of(x, backend)).flags.c_contiguous
+            assert_close(y, expected, name, count, 4)
+            gradients.append(dx)
+    for dx in gradients[1:]:
+        assert_close(dx, f64(gradients[0]), name, count, 4)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_what_is_dense_in_neither_order_is_copied(backend, rng, name):
+    x = draw(rng, (4, 12, 9, 22), name)[::2, ::2, :, 1::3]
+    y = ops.group_norm(x, groups=2)
+    assert_close(y, reference(x, 2, np.ones(6), np.zeros(6)), name, 200, 4)
+    assert y.transpose((0, 2, 3, 1) if backend == "cuda" else (0, 1, 2, 3)).flags.c_contiguous
+    z = ops.group_norm(np.moveaxis(x, 1, -1), groups=2, layout="NHWC")
+    assert z.flags.c_contiguous
+    assert_close(np.moveaxis(z, -1, 1), reference(x, 2, np.ones(6), np.zeros(6)), name, 200, 4)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("offset", [1, 3])
+def test_unaligned_input(backend, rng, name, offset):
+    shape = (2, 6, 11, 13)
+    x = draw(rng, offset + math.prod(shape), name)[offset:].reshape(shape)
+    expected = reference(x, 3, np.ones(6), np.zeros(6))
+    assert_close(ops.group_norm(x, groups=3), expected, name, 286, 4)
+    rows = x.reshape(2, 11, 13, 6)
+    expected = np.moveaxis(reference(np.moveaxis(rows, -1, 1), 3, np.ones(6), np.zeros(6)), 1, -1)
+    assert_close(ops.group_norm(rows, groups=3, layout="NHWC"), expected, name, 286, 4)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("C", [16, 20, 32, 64])
+def test_results_past_the_caches(isa, rng, layout, C):
+    shape = (2, C, 2**21 // C + 1, 2) if layout == "NCHW" else (2, 2**21 // C + 1, 2, C)
+    x, dy = draw(rng, shape, "float32"), draw(rng, shape, "float32")
+    leaf = drupe.tensor(x, requires_grad=True)
+    y = ops.group_norm(leaf, groups=2, layout=layout)
+    y.backward(dy)
+    grouped = [f64(a) if layout == "NCHW" else np.moveaxis(f64(a), -1, 1) for a in (x, dy)]
+    h, d = (np.ascontiguousarray(a).reshape(2, 2, -1) for a in grouped)
+    rstd = 1 / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+    xhat = (h - h.mean(-1, keepdims=True)) * rstd
+    dx = rstd * (d - d.mean(-1, keepdims=True) - xhat * (d * xhat).mean(-1, keepdims=True))
+    for result, expected in ((y.detach(), xhat), (leaf.grad, dx)):
+        images = result.numpy() if layout == "NCHW" else np.moveaxis(result.numpy(), -1, 1)
+        np.testing.assert_allclose(images, expected.reshape(images.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shape", [(2, 6, 40, 30), (1, 4, 150, 160)], ids=str)
+def test_large_mean_does_not_cancel(backend, rng, layout, shape):
+    x = (rng.standard_normal(shape) + 1e4).astype(np.float32)
+    given = x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    expected = reference(x, 2, np.ones(shape[1]), np.zeros(shape[1]))
+    y = ops.group_norm(given, groups=2, layout=layout)
+    np.testing.assert_allclose(y if layout == "NCHW" else np.moveaxis(y, -1, 1), expected, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_means_that_wander_do_not_cancel(backend, rng, layout):
+    x = rng.standard_normal((1, 4, 150, 160))
+    x[:, 1] += 1000
+    x[:, :, 100:] -= 3000
+    x = x.astype(np.float32)
+    given = x if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    y = ops.group_norm(given, groups=2, layout=layout)
+    expected = reference(x, 2, np.ones(4), np.zeros(4))
+    np.testing.assert_allclose(y if layout == "NCHW" else np.moveaxis(y, -1, 1), expected, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 6), 3), ((2, 4, 3, 2), 2), ((2, 3, 4), 3)], ids=str)
@@ -69,18 +147,21 @@ def test_gradients(device, rng, shape, groups, layout):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-def test_gradients_of_every_dtype(backend, rng, name):
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_gradients_of_every_dtype(backend, rng, name, layout):
     shape, groups = (5, 12, 30, 31), 3
     x, weight, dy = draw(rng, shape, name), draw(rng, 12, name), draw(rng, shape, name)
-    leaves = [drupe.tensor(a, requires_grad=True) for a in (x, weight, weight)]
-    ops.group_norm(*leaves, groups=groups).backward(dy)
+    given = [a if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, dy)]
+    leaves = [drupe.tensor(a, requires_grad=True) for a in (given[0], weight, weight)]
+    ops.group_norm(*leaves, groups=groups, layout=layout).backward(given[1])
     h = f64(x).reshape(5, groups, -1)
     rstd = 1 / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
     xhat = (h - h.mean(-1, keepdims=True)) * rstd
     d = f64(dy)
     g = (d * f64(weight).reshape(1, -1, 1, 1)).reshape(h.shape)
     dx = rstd * (g - g.mean(-1, keepdims=True) - xhat * (g * xhat).mean(-1, keepdims=True))
-    assert_close(leaves[0].grad, dx.reshape(shape), name, 1000, 2)
+    grad = leaves[0].grad.numpy()
+    assert_close(grad if layout == "NCHW" else np.moveaxis(grad, -1, 1), dx.reshape(shape), name, 1000, 2)
     assert_close(leaves[1].grad, (d * xhat.reshape(shape)).sum((0, 2, 3)), name, 4650, 68)
     assert_close(leaves[2].grad, d.sum((0, 2, 3)), name, 4650, 68)
 
@@ -104,14 +185,17 @@ def test_nan_stays_in_its_group(backend, rng):
     assert np.isnan(y).sum() == 10
 
 
-def test_same_bits_on_any_number_of_threads(backend, rng):
-    x, dy = draw(rng, (3, 64, 30, 20), "float32"), draw(rng, (3, 64, 30, 20), "float32")
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shape", [(3, 64, 30, 20), (1, 4, 96, 192), (6, 256, 20, 64)], ids=str)
+def test_same_bits_on_any_number_of_threads(backend, rng, layout, shape):
+    x, dy = draw(rng, shape, "float32"), draw(rng, shape, "float32")
+    C = shape[1 if layout == "NCHW" else 3]
     before = drupe.num_threads()
     results = []
     for threads in (1, 2, 5):
         drupe.set_num_threads(threads)
-        leaves = [drupe.tensor(a, requires_grad=True) for a in (x, np.ones(64, np.float32))]
-        y = ops.group_norm(*leaves, groups=4)
+        leaves = [drupe.tensor(a, requires_grad=True) for a in (x, np.ones(C, np.float32))]
+        y = ops.group_norm(*leaves, groups=4, layout=layout)
         y.backward(dy)
         results.append([y.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
     drupe.set_num_threads(before)

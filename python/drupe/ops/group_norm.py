@@ -20,8 +20,9 @@ def group_norm(
     Mean and biased variance belong to one sample and one of ``groups`` groups of neighbouring channels: one group is
     layer normalisation of whole images, C groups are instance normalisation.
 
-    The kernels want the channels last in memory: ``x`` in another memory order is copied, and the result has the
-    channels last, in either layout.
+    On the CPU the result has the memory order of ``x`` where that is dense, the channels first or last, whatever the
+    layout; an ``x`` that is neither is copied, and the result is contiguous. The GPU's kernels want the channels last:
+    ``x`` in another memory order is copied, and the result has the channels last.
 
     Args:
         x: (N, C, …), or (N, …, C) for layout ``"NHWC"``; float.
