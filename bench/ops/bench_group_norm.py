@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,20 @@ from drupe.bench.harness import Case, Setup, as_arrays
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """(B, S, S, C), forward and backward (of x, weight and bias)."""
+    """(B, S, S, C) or (B, C, S, S), forward and backward (of x, weight and bias)."""
     B, C, S, groups = (2, 16, 12, 4) if quick else (8, 256, 56, 32)
     size = B * C * S * S
-    for name, setup, flops, reads in (("forward", forward, 7, 1), ("backward", backward, 13, 2)):
+    directions = (("forward", forward, 7, 1), ("backward", backward, 13, 2))
+    for layout, (name, setup, flops, reads) in product(("NHWC", "NCHW"), directions):
         yield Case(
             op="group_norm",
-            name=f"nhwc {name}",
+            name=f"{layout.lower()} {name}",
             shapes=f"B{B} {C}/{groups} {S}x{S}",
             dtype="float32",
             flops=flops * size,
             bytes_read=4 * (size * reads + 2 * C),
             bytes_written=4 * size,
-            setup=partial(setup, (B, S, S, C), groups),
+            setup=partial(setup, (B, S, S, C), groups, layout),
         )
 
 
@@ -70,12 +72,21 @@ def _jax(groups: int, jax: Any, *arrays: Any) -> Any:
     return _group_norm(groups, *arrays)
 
 
-def forward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> Setup:
+# How images, which are drawn in NHWC, get into a layout, and how the outputs get back.
+_LAYOUTS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "NHWC": (lambda x: x, as_arrays),
+    "NCHW": (_nchw, _view_nchw),
+}
+
+
+def forward(shape: tuple[int, ...], groups: int, layout: str, rng: np.random.Generator) -> Setup:
     """``(x - mean) / sqrt(var + eps) weight + bias``, the statistics per image and group."""
     x, weight, bias = _draw(shape, rng)
+    into, view = _LAYOUTS[layout]
     nchw = {"torch": lambda: peers.torch_call(partial(_torch, groups), _nchw(x), weight, bias)}
     return Setup(
-        drupe=peers.drupe_call(partial(ops.group_norm, groups=groups, layout="NHWC"), x, weight, bias),
+        drupe=peers.drupe_call(partial(ops.group_norm, groups=groups, layout=layout), into(x), weight, bias),
+        view=view,
         reference=lambda: _group_norm(groups, x.astype(float), weight, bias),
         tolerance=1e-5,
         peers={
@@ -87,12 +98,13 @@ def forward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> Se
     )
 
 
-def backward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> Setup:
+def backward(shape: tuple[int, ...], groups: int, layout: str, rng: np.random.Generator) -> Setup:
     """The gradients of x, weight and bias."""
     arrays = _draw(shape, rng)
     dy = rng.standard_normal(shape, dtype=np.float32)
-    leaves = [drupe.tensor(a, requires_grad=True) for a in arrays]
-    y = ops.group_norm(*leaves, groups=groups, layout="NHWC")
+    into, view = _LAYOUTS[layout]
+    leaves = [drupe.tensor(a, requires_grad=True) for a in (into(arrays[0]), *arrays[1:])]
+    y = ops.group_norm(*leaves, groups=groups, layout=layout)
 
     def reference() -> Any:
         x, weight, _ = (a.astype(float) for a in arrays)
@@ -109,7 +121,8 @@ def backward(shape: tuple[int, ...], groups: int, rng: np.random.Generator) -> S
 
     nchw = {"torch": lambda: peers.torch_backward(partial(_torch, groups), _nchw(dy), _nchw(arrays[0]), *arrays[1:])}
     return Setup(
-        drupe=peers.drupe_backward(lambda: y, dy, *leaves),
+        drupe=peers.drupe_backward(lambda: y, into(dy), *leaves),
+        view=view,
         reference=reference,
         tolerance=1e-4,
         peers={
