@@ -14,24 +14,31 @@ namespace {
 template <Isa I, class S>
 float largest_magnitude(const S* x, std::int64_t size) {
   using V = Vec<float, I>;
-  V most = V::zero(), poison = V::zero();  // 0 x: NaN where x is not finite
-  for_vectors<I, float>(size, [&](std::int64_t i, auto lanes) {
+  constexpr int kPartials = 4;           // hide the latencies
+  V most[kPartials], poison[kPartials];  // 0 x: NaN where x is not finite
+  for (int p = 0; p < kPartials; ++p) most[p] = poison[p] = V::zero();
+  const auto add = [&](std::int64_t i, auto lanes, V& largest, V& zero) {
     const V value = load<V>(x + i, lanes);
-    most = max(most, abs(value));
-    poison = fma(value, V::zero(), poison);
-  });
-  return reduce_max(most) + reduce_add(poison);
+    largest = max(largest, abs(value));
+    zero = fma(value, V::zero(), zero);
+  };
+  std::int64_t i = 0;
+  for (; i + kPartials * V::kLanes <= size; i += kPartials * V::kLanes) {
+    for (int p = 0; p < kPartials; ++p) add(i + p * V::kLanes, AllLanes{}, most[p], poison[p]);
+  }
+  for_vectors<I, float>(size - i, [&](std::int64_t j, auto lanes) { add(i + j, lanes, most[0], poison[0]); });
+  return reduce_max(max(max(most[0], most[1]), max(most[2], most[3]))) +
+         reduce_add((poison[0] + poison[1]) + (poison[2] + poison[3]));
 }
 
 template <Isa I, class S>
 void quantize_row(const S* x, std::int8_t* q, float scale, std::int64_t size) {
   using V = Vec<float, I>;
   const V divisor = V::set(scale), limit = V::set(127);
+  auto* bytes = reinterpret_cast<std::uint8_t*>(q);
   for_vectors<I, float>(size, [&](std::int64_t i, auto lanes) {
-    float values[V::kLanes];
-    max(min(round(load<V>(x + i, lanes) / divisor), limit), -limit).store(values);
-    const std::int64_t count = std::min<std::int64_t>(V::kLanes, size - i);
-    for (std::int64_t k = 0; k < count; ++k) q[i + k] = static_cast<std::int8_t>(static_cast<int>(values[k]));
+    const V value = max(min(round(load<V>(x + i, lanes) / divisor), limit), -limit);
+    store(select(value < V::zero(), value + V::set(256), value), bytes + i, lanes);  // two's complement
   });
 }
 
