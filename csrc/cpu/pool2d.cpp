@@ -89,10 +89,14 @@ DRUPE_INLINE auto equal_taps(const Index* taps, std::int64_t tap, int n) {
 
 constexpr int kBlock = 4;  // vectors of channels that share one walk over a window
 
-// Calls f.operator()<kVectors>(c, n) for blocks of channels: kBlock whole vectors, then single ones of n channels.
-template <class V, class F>
+// Calls f.operator()<kVectors>(c, n) for blocks of channels: kMost whole vectors, kBlock, then single ones of n
+// channels.
+template <class V, int kMost = kBlock, class F>
 DRUPE_INLINE void for_channels(std::int64_t C, F&& f) {
   std::int64_t c = 0;
+  if constexpr (kMost > kBlock) {
+    for (; c + kMost * V::kLanes <= C; c += kMost * V::kLanes) f.template operator()<kMost>(c, V::kLanes);
+  }
   for (; c + kBlock * V::kLanes <= C; c += kBlock * V::kLanes) f.template operator()<kBlock>(c, V::kLanes);
   for (; c < C; c += V::kLanes) {
     f.template operator()<1>(c, static_cast<int>(std::min<std::int64_t>(V::kLanes, C - c)));
@@ -221,16 +225,16 @@ DRUPE_INLINE void mean(const S* image, std::int64_t width, std::int64_t C, std::
                        std::int64_t w0, std::int64_t w1, Accumulator<S> scale, S* to, int n) {
   using V = Vec<Accumulator<S>, I>;
   V sum[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int v = 0; v < kVectors; ++v) sum[v] = V::zero();
   for (std::int64_t h = h0; h < h1; ++h) {
     for (std::int64_t w = w0; w < w1; ++w) {
       const S* pixel = image + (h * width + w) * C;
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) sum[v] = sum[v] + V::load(pixel + v * V::kLanes, n);
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int v = 0; v < kVectors; ++v) (V::set(scale) * sum[v]).store(to + v * V::kLanes, n);
 }
 
@@ -240,13 +244,14 @@ void average_rows(const AveragePoolArgs& args) {
   using V = Vec<T, I>;
   const AveragePoolAxis &h = args.h, &w = args.w;
   const std::int64_t C = args.C;
+  constexpr int kMost = kRegisters<I> / 2;  // long pieces of pixels that come from memory in order
   parallel_for(args.N * h.out, [&](std::int64_t row) {
     const std::int64_t p = row % h.out;
     const S* image = static_cast<const S*>(args.from) + row / h.out * h.in * w.in * C;
     S* to = static_cast<S*>(args.to) + row * w.out * C;
     for (std::int64_t q = 0; q < w.out; ++q, to += C) {
       const T scale = T(1) / static_cast<T>(h.count[p] * w.count[q]);
-      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+      for_channels<V, kMost>(C, [&]<int kVectors>(std::int64_t c, int n) {
         mean<I, S, kVectors>(image + c, w.in, C, h.begin[p], h.end[p], w.begin[q], w.end[q], scale, to + c, n);
       });
     }
