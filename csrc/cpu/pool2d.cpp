@@ -87,7 +87,7 @@ DRUPE_INLINE auto equal_taps(const Index* taps, std::int64_t tap, int n) {
   }
 }
 
-constexpr int kBlock = 4;  // vectors of channels that share one walk over a window
+constexpr int kBlock = 4;  // vectors of channels that share one walk over a window; long pieces are fetched sooner
 
 // Calls f.operator()<kVectors>(c, n) for blocks of channels: kMost whole vectors, kBlock, then single ones of n
 // channels.
@@ -125,13 +125,13 @@ DRUPE_INLINE void maximum(const S* image, std::int64_t line, std::int64_t C, con
   V best[kVectors], tap[kVectors];
   const bool any = hits.row.count > 0 && hits.col.count > 0;
   const V first = V::set(any ? static_cast<T>(hits.tap(0, 0)) : T(0));
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int v = 0; v < kVectors; ++v) best[v] = V::set(-std::numeric_limits<T>::infinity()), tap[v] = first;
   for (std::int64_t i = 0; i < hits.row.count; ++i) {
     for (std::int64_t j = 0; j < hits.col.count; ++j) {
       const S* pixel = image + hits.offset(i, j, line, C);
       const V number = V::set(static_cast<T>(hits.tap(i, j)));
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
         const V value = V::load(pixel + v * V::kLanes, n);
         const auto better = (best[v] < value) | ~(value == value);
@@ -140,7 +140,7 @@ DRUPE_INLINE void maximum(const S* image, std::int64_t line, std::int64_t C, con
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
   for (int v = 0; v < kVectors; ++v) {
     best[v].store(y + v * V::kLanes, n);
     if constexpr (kKeepTaps) store_taps(tap[v], taps + v * V::kLanes, n);
@@ -151,6 +151,7 @@ template <Isa I, class S, class Index, bool kKeepTaps>
 void max_rows(const MaxPoolArgs& args) {
   using V = Vec<Accumulator<S>, I>;
   const std::int64_t C = args.C, P = args.h.out, Q = args.w.out;
+  constexpr int kMost = kRegisters<I> / (kKeepTaps ? 4 : 2);
   const Runs rows(args.h, Of::windows), cols(args.w, Of::windows);
   parallel_for(args.N * P, [&](std::int64_t row) {
     Hits hits{rows, cols, rows.runs[static_cast<std::size_t>(row % P)], {}, args.w.kernel};
@@ -160,7 +161,7 @@ void max_rows(const MaxPoolArgs& args) {
       hits.col = cols.runs[static_cast<std::size_t>(q)];
       S* y = static_cast<S*>(args.out) + (row * Q + q) * C;
       Index* taps = kKeepTaps ? static_cast<Index*>(args.taps) + (row * Q + q) * C : nullptr;
-      for_channels<V>(C, [&]<int kVectors>(std::int64_t c, int n) {
+      for_channels<V, kMost>(C, [&]<int kVectors>(std::int64_t c, int n) {
         maximum<I, S, Index, kKeepTaps, kVectors>(image + c, line, C, hits, y + c, kKeepTaps ? taps + c : nullptr, n);
       });
     }
@@ -244,7 +245,7 @@ void average_rows(const AveragePoolArgs& args) {
   using V = Vec<T, I>;
   const AveragePoolAxis &h = args.h, &w = args.w;
   const std::int64_t C = args.C;
-  constexpr int kMost = kRegisters<I> / 2;  // long pieces of pixels that come from memory in order
+  constexpr int kMost = kRegisters<I> / 2;
   parallel_for(args.N * h.out, [&](std::int64_t row) {
     const std::int64_t p = row % h.out;
     const S* image = static_cast<const S*>(args.from) + row / h.out * h.in * w.in * C;
