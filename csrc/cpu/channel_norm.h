@@ -99,26 +99,28 @@ void block_moments(const ChannelBlocks& b, const S* x, Accumulator<S>* partial) 
     for (T* sums : {near, first, second}) std::fill_n(sums, task.channels, T(0));
     const bool whole_rows = task.channels == b.C;
     const std::int64_t quarter = (task.rows + 3) / 4;
-    for_row_tiles(quarter, false, [&](std::int64_t row, auto count) {
-      const S* source = x + task.offset + row * b.C;
-      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+    const std::int64_t C = b.C, channels = task.channels;  // locals: a closure is read anew after every store
+    const S* begin = x + task.offset;
+    for_row_tiles(quarter, false, [=](std::int64_t row, auto count) __attribute__((always_inline)) {
+      const S* source = begin + row * C;
+      for_vectors<I, T>(channels, [&](std::int64_t j, auto lanes) {
         if (whole_rows) prefetch_rows<count(), V>(source, j);
         V sum = load<V>(near + j, lanes);
-        for (int r = 0; r < count(); ++r) sum = sum + load<V>(source + r * b.C + j, lanes);
+        for (int r = 0; r < count(); ++r) sum = sum + load<V>(source + r * C + j, lanes);
         store(sum, near + j, lanes);
       });
     });
     for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
       store(load<V>(near + j, lanes) / V::set(static_cast<T>(quarter)), near + j, lanes);
     });
-    for_row_tiles(task.rows, false, [&](std::int64_t row, auto count) {
-      const S* source = x + task.offset + row * b.C;
-      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
+    for_row_tiles(task.rows, false, [=](std::int64_t row, auto count) __attribute__((always_inline)) {
+      const S* source = begin + row * C;
+      for_vectors<I, T>(channels, [&](std::int64_t j, auto lanes) {
         if (whole_rows) prefetch_rows<count(), V>(source, j);
         const V center = load<V>(near + j, lanes);
         V sum = load<V>(first + j, lanes), squares = load<V>(second + j, lanes);
         for (int r = 0; r < count(); ++r) {
-          const V d = load<V>(source + r * b.C + j, lanes) - center;
+          const V d = load<V>(source + r * C + j, lanes) - center;
           sum = sum + d;
           squares = fma(d, d, squares);
         }
@@ -209,15 +211,17 @@ DRUPE_INLINE void map_channels(const ChannelBlocks& b, const ChannelTask& task, 
   if constexpr (kRegisters<I> == 32) {
     if (b.C == 4 * V::kLanes) return map_narrow<4, I, S>(task, out, stream, at);
   }
-  for_row_tiles(task.rows, b.row_by_row<S>(), [&](std::int64_t row, auto count) {
-    const std::int64_t offset = task.offset + row * b.C;
+  const bool pairs = has_bf16_dot<I>();
+  const std::int64_t C = b.C, channels = task.channels, first = task.offset;
+  for_row_tiles(task.rows, b.row_by_row<S>(), [=](std::int64_t row, auto count) __attribute__((always_inline)) {
+    const std::int64_t offset = first + row * C;
     std::int64_t begin = 0;
     if constexpr (kPairs<I, S>) {
-      if (has_bf16_dot<I>()) {
-        for (; begin + 2 * V::kLanes <= task.channels; begin += 2 * V::kLanes) {
+      if (pairs) {
+        for (; begin + 2 * V::kLanes <= channels; begin += 2 * V::kLanes) {
           const auto low = at(begin, AllLanes{}), high = at(begin + V::kLanes, AllLanes{});
           for (int r = 0; r < count(); ++r) {
-            const std::int64_t i = offset + r * b.C + begin;
+            const std::int64_t i = offset + r * C + begin;
             PairProduct<I>::pair(low(i, AllLanes{}), high(i + V::kLanes, AllLanes{}))
                 .store(reinterpret_cast<T*>(out + i));
           }
@@ -226,19 +230,19 @@ DRUPE_INLINE void map_channels(const ChannelBlocks& b, const ChannelTask& task, 
     }
     if constexpr (std::is_same_v<S, T>) {
       if (stream) {
-        for (; begin < task.channels; begin += V::kLanes) {
+        for (; begin < channels; begin += V::kLanes) {
           const auto value = at(begin, AllLanes{});
           for (int r = 0; r < count(); ++r) {
-            const std::int64_t i = offset + r * b.C + begin;
+            const std::int64_t i = offset + r * C + begin;
             value(i, AllLanes{}).stream(out + i);
           }
         }
       }
     }
-    for_vectors<I, T>(task.channels - begin, [&](std::int64_t j, auto lanes) {
+    for_vectors<I, T>(channels - begin, [&](std::int64_t j, auto lanes) {
       const auto value = at(begin + j, lanes);
       for (int r = 0; r < count(); ++r) {
-        const std::int64_t i = offset + r * b.C + begin + j;
+        const std::int64_t i = offset + r * C + begin + j;
         store(value(i, lanes), out + i, lanes);
       }
     });
@@ -251,10 +255,10 @@ template <Isa I, class S>
 void channel_affine(const ChannelBlocks& b, const S* x, const Accumulator<S>* coefficients, S* y) {
   using V = Vec<Accumulator<S>, I>;
   for_channel_tasks<I>(b, Sweep::backward, [&](const ChannelTask& task) {
-    map_channels<I, S>(b, task, y, [&](std::int64_t j, auto lanes) {
-      const auto* table = coefficients + task.c + j;
-      const V center = load<V>(table, lanes), scale = load<V>(table + b.C, lanes);
-      const V shift = load<V>(table + 2 * b.C, lanes);
+    const auto* table = coefficients + task.c;
+    map_channels<I, S>(b, task, y, [x, table, C = b.C](std::int64_t j, auto lanes) {
+      const V center = load<V>(table + j, lanes), scale = load<V>(table + C + j, lanes);
+      const V shift = load<V>(table + 2 * C + j, lanes);
       return [=](std::int64_t i, auto all) { return fma(load<V>(x + i, all) - center, scale, shift); };
     });
   });
@@ -271,13 +275,15 @@ void channel_gradient_sums(const ChannelBlocks& b, const S* x, const S* dy, cons
     T* plain = partial.data() + task.block * 2 * b.C + task.c;
     T* weighted = plain + b.C;
     for (T* own : {plain, weighted}) std::fill_n(own, task.channels, T(0));
-    for_row_tiles(task.rows, b.row_by_row<S>(), [&](std::int64_t row, auto count) {
-      const std::int64_t offset = task.offset + row * b.C;
-      for_vectors<I, T>(task.channels, [&](std::int64_t j, auto lanes) {
-        const V mean = load<V>(center + task.c + j, lanes);
+    const std::int64_t C = b.C, channels = task.channels, begin = task.offset;
+    const T* means = center + task.c;
+    for_row_tiles(task.rows, b.row_by_row<S>(), [=](std::int64_t row, auto count) __attribute__((always_inline)) {
+      const std::int64_t offset = begin + row * C;
+      for_vectors<I, T>(channels, [&](std::int64_t j, auto lanes) {
+        const V mean = load<V>(means + j, lanes);
         V sum = load<V>(plain + j, lanes), product = load<V>(weighted + j, lanes);
         for (int r = 0; r < count(); ++r) {
-          const std::int64_t i = offset + r * b.C + j;
+          const std::int64_t i = offset + r * C + j;
           const V d = load<V>(dy + i, lanes);
           sum = sum + d;
           product = fma(d, load<V>(x + i, lanes) - mean, product);
@@ -306,10 +312,10 @@ template <Isa I, class S>
 void channel_gradient(const ChannelBlocks& b, const S* x, const S* dy, const Accumulator<S>* coefficients, S* dx) {
   using V = Vec<Accumulator<S>, I>;
   for_channel_tasks<I>(b, Sweep::backward, [&](const ChannelTask& task) {
-    map_channels<I, S>(b, task, dx, [&](std::int64_t j, auto lanes) {
-      const auto* table = coefficients + task.c + j;
-      const V center = load<V>(table, lanes), scale = load<V>(table + b.C, lanes);
-      const V slope = load<V>(table + 2 * b.C, lanes), shift = load<V>(table + 3 * b.C, lanes);
+    const auto* table = coefficients + task.c;
+    map_channels<I, S>(b, task, dx, [x, dy, table, C = b.C](std::int64_t j, auto lanes) {
+      const V center = load<V>(table + j, lanes), scale = load<V>(table + C + j, lanes);
+      const V slope = load<V>(table + 2 * C + j, lanes), shift = load<V>(table + 3 * C + j, lanes);
       return [=](std::int64_t i, auto all) {
         return fma(load<V>(dy + i, all), scale, fma(load<V>(x + i, all) - center, slope, shift));
       };

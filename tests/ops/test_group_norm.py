@@ -51,7 +51,7 @@ def order_of(x, backend):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize(("shape", "groups"), [((2, 20, 3, 4), 4), ((2, 64, 20, 30), 2), ((3, 6, 70, 71), 6)], ids=str)
+@pytest.mark.parametrize(("shape", "groups"), [((2, 20, 3, 4), 4), ((2, 64, 20, 30), 2), ((3, 6, 10, 11), 6)], ids=str)
 def test_layouts_agree_and_results_keep_the_memory_order(backend, rng, name, shape, groups):
     C, count = shape[1], math.prod(shape[1:]) // groups
     first, weight, bias = draw(rng, shape, name), draw(rng, C, name), draw(rng, C, name)
@@ -186,7 +186,7 @@ def test_nan_stays_in_its_group(backend, rng):
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("shape", [(3, 64, 30, 20), (1, 4, 96, 192), (6, 256, 20, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 64, 30, 20), (1, 4, 96, 192), (6, 48, 20, 64)], ids=str)
 def test_same_bits_on_any_number_of_threads(backend, rng, layout, shape):
     x, dy = draw(rng, shape, "float32"), draw(rng, shape, "float32")
     C = shape[1 if layout == "NCHW" else 3]

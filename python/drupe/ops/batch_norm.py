@@ -39,7 +39,7 @@ def batch_norm(
     variance. Otherwise the running statistics take their place.
 
     The kernels want the channels last in memory: ``x`` in another memory order is copied, and the result has the
-    channels last, in either layout.
+    channels last, in either layout. In bfloat16 subnormal results (below 1.2e-38) may be zeros.
 
     Args:
         x: (N, C, …), or (N, …, C) for layout ``"NHWC"``; float.

@@ -22,7 +22,8 @@ def group_norm(
 
     On the CPU the result has the memory order of ``x`` where that is dense, the channels first or last, whatever the
     layout; an ``x`` that is neither is copied, and the result is contiguous. The GPU's kernels want the channels last:
-    ``x`` in another memory order is copied, and the result has the channels last.
+    ``x`` in another memory order is copied, and the result has the channels last. In bfloat16 subnormal results (below
+    1.2e-38) may be zeros.
 
     Args:
         x: (N, C, …), or (N, …, C) for layout ``"NHWC"``; float.
