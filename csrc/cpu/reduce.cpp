@@ -167,7 +167,8 @@ A reduce_run(const S* p, std::int64_t n, A shift) {
   constexpr std::int64_t kLeaf = 4 * kLeafSteps * R::V::kLanes;
   if (n <= kLeaf) return reduce_leaf<R>(p, n, shift);
   const std::int64_t half = (n / 2 + kLeaf - 1) / kLeaf * kLeaf;
-  return R::merge(reduce_run<R>(p, half, shift), reduce_run<R>(p + half, n - half, shift));
+  const A left = reduce_run<R>(p, half, shift);  // before the right half: arguments of one call have no order
+  return R::merge(left, reduce_run<R>(p + half, n - half, shift));
 }
 
 // Runs first … last - 1 of the reduced loops, columns [begin, begin + n) of each.
@@ -177,8 +178,8 @@ A reduce_runs(const ReduceArgs& args, const S* x, std::int64_t first, std::int64
   constexpr std::int64_t kRuns = 8;
   if (last - first > kRuns) {
     const std::int64_t middle = first + (last - first + 1) / 2;
-    return R::merge(reduce_runs<R>(args, x, first, middle, begin, n, shift),
-                    reduce_runs<R>(args, x, middle, last, begin, n, shift));
+    const A left = reduce_runs<R>(args, x, first, middle, begin, n, shift);
+    return R::merge(left, reduce_runs<R>(args, x, middle, last, begin, n, shift));
   }
   const Loops& loops = args.reduced;
   A total = R::identity();
@@ -202,28 +203,42 @@ void reduce_rows(const ReduceArgs& args) {
   const std::int64_t piece = pieces > 1 ? kChunk : n;
   const std::int64_t runs_per_chunk = std::max<std::int64_t>(1, kChunk / n);
   const std::int64_t chunks = (runs + runs_per_chunk - 1) / runs_per_chunk * pieces;
-  const auto chunk = [&](std::int64_t output, std::int64_t c) {
-    const S* x = static_cast<const S*>(args.x) + locate(args.kept.shape, args.kept.strides[0], kept_dims, output);
-    const std::int64_t at = locate(args.kept.shape, args.kept.strides[1], kept_dims, output);
+  // Chunk c of the output at y + at, whose elements begin at x.
+  const auto chunk = [&](const S* x, std::int64_t at, std::int64_t c) {
     const std::int64_t first = c / pieces * runs_per_chunk, begin = c % pieces * piece;
     return reduce_runs<R>(args, x, first, std::min(runs, first + runs_per_chunk), begin, std::min(piece, n - begin),
                           load_shift<Op, A>(args, at));
   };
+  const auto place = [&](std::int64_t output, std::size_t operand) {
+    return locate(args.kept.shape, args.kept.strides[operand], kept_dims, output);
+  };
+  const S* x = static_cast<const S*>(args.x);
   if (chunks == 1) {
+    // Outputs that are neighbours in y, a few at a time.
+    constexpr std::int64_t kFew = 64;
+    const std::int64_t inner = kept_dims > 0 ? args.kept.shape[kept_dims - 1] : 1;
+    const std::int64_t step = kept_dims > 0 ? args.kept.strides[0][kept_dims - 1] : 0;
     const std::int64_t grain = std::max<std::int64_t>(1, kChunk / (n * runs));
     parallel_ranges(outputs, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t o = begin; o < end; ++o) {
-        const A value = chunk(o, 0);
-        emit(args, &value, locate(args.kept.shape, args.kept.strides[1], kept_dims, o), 1);
+      for (std::int64_t o = begin, count; o < end; o += count) {
+        count = std::min({kFew, end - o, inner - o % inner});
+        const S* from = x + place(o, 0);
+        const std::int64_t at = place(o, 1);
+        A values[kFew];
+        for (std::int64_t i = 0; i < count; ++i) values[i] = chunk(from + i * step, at + i, 0);
+        emit(args, values, at, count);
       }
     });
     return;
   }
   const Scratch<A> parts(static_cast<std::size_t>(outputs * chunks));
-  parallel_for(outputs * chunks, [&](std::int64_t task) { parts.data()[task] = chunk(task / chunks, task % chunks); });
+  parallel_for(outputs * chunks, [&](std::int64_t task) {
+    const std::int64_t output = task / chunks;
+    parts.data()[task] = chunk(x + place(output, 0), place(output, 1), task % chunks);
+  });
   for (std::int64_t o = 0; o < outputs; ++o) {
     merge_parts<R>(parts.data() + o * chunks, chunks, 1, 1);
-    emit(args, parts.data() + o * chunks, locate(args.kept.shape, args.kept.strides[1], kept_dims, o), 1);
+    emit(args, parts.data() + o * chunks, place(o, 1), 1);
   }
 }
 
