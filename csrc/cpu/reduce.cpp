@@ -62,6 +62,9 @@ struct Rule {
 
   // Across lanes, as a tree.
   DRUPE_INLINE static A fold(V v) {
+    if constexpr (std::is_floating_point_v<A> && (Op == Reduction::max || Op == Reduction::min)) {
+      if (!(~(v == v)).any()) return Op == Reduction::max ? reduce_max(v) : reduce_min(v);
+    }
     A lanes[V::kLanes];
     v.store(lanes);
     for (int width = V::kLanes / 2; width > 0; width /= 2) {
