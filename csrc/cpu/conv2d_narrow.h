@@ -190,31 +190,36 @@ class NarrowConvolution {
   // outputs. Stretches of the rows are added up in order; how many there are depends on the sizes alone.
   void gradient(const S* dy, S* dw) const {
     static_assert(!kInPairs, "pairs lie along channels, sums run along pixels");
-    constexpr std::int64_t kBand = 16, kLeastTasks = 16;
+    constexpr std::int64_t kBand = 8, kTasks = 16, kMostPartials = std::int64_t{1} << 18;  // rows, tasks, elements
     const GatherAxis& h = gather_.h;
     const std::int64_t weight_cols = this->weight_cols(), weight_size = this->weight_size();
     const std::int64_t size = weight_blocks() * weight_size;
     const std::int64_t bands = ceil_div(h.rows, kBand), items = images_ * bands;
-    const std::int64_t stretches = std::clamp<std::int64_t>(ceil_div(kLeastTasks, units_), 1, items);
+    const std::int64_t stretches = std::clamp<std::int64_t>(kMostPartials / size, 1, std::min(kTasks, items));
+    const std::int64_t unit_tasks = std::min(units_, ceil_div(kTasks, stretches));
     const Scratch<T> partials(static_cast<std::size_t>(stretches * size));
-    parallel_for(stretches * units_, [&](std::int64_t task) {
-      const std::int64_t unit = task % units_, section = unit * unit_sections_;
-      const std::int64_t sections = std::min(section + unit_sections_, all_sections()) - section;
-      const auto [first, last] = share_of(items, 1, task / units_, stretches);
-      T* sums = partials.data() + task / units_ * size;
+    parallel_for(stretches * unit_tasks, [&](std::int64_t task) {
+      const auto [unit, last_unit] = share_of(units_, 1, task % unit_tasks, unit_tasks);
+      const auto [item, last_item] = share_of(items, 1, task / unit_tasks, stretches);
+      const std::int64_t section = unit * unit_sections_;
+      const std::int64_t sections = std::min(last_unit * unit_sections_, all_sections()) - section;
+      const std::int64_t unit_blocks = by_register_ ? Tile::kVectors : blocks_;
+      const std::int64_t block = unit * unit_blocks, last_block = std::min(weight_blocks(), last_unit * unit_blocks);
+      T* sums = partials.data() + task / unit_tasks * size;
+      zero_run(sums + block * weight_size, (last_block - block) * weight_size);
       const Scratch<T> x(static_cast<std::size_t>(sections * lines_of(std::min(kBand, h.rows)) * width_ * pixel_));
       const Reads reads(*this, section, section_ == Section::broadcast ? 0 : sections);
-      const std::int64_t blocks = by_register_ ? Tile::kVectors : blocks_;
-      const std::int64_t block0 = unit * blocks, block_end = std::min(weight_blocks(), block0 + blocks);
-      zero_run(sums + block0 * weight_size, (block_end - block0) * weight_size);
-      for (std::int64_t item = first; item < last; ++item) {
-        const std::int64_t image = item / bands, row = item % bands * kBand;
+      for (std::int64_t i = item; i < last_item; ++i) {
+        const std::int64_t image = i / bands, row = i % bands * kBand;
         const std::int64_t rows = std::min(kBand, h.rows - row);
         copy_image(image, row * h.step + h.base, lines_of(rows), section, sections, reads, x.data());
-        for_registers(unit, [&](const Register& r) {
-          add_pixels(r, x.data(), reads, rows, dy + (image * h.rows + row) * gather_.w.rows * groups_ * outputs_,
-                     sums + r.weight_block * weight_size + r.col, weight_cols);
-        });
+        const S* gradient = dy + (image * h.rows + row) * gather_.w.rows * groups_ * outputs_;
+        for (std::int64_t u = unit; u < last_unit; ++u) {
+          for_registers(u, [&](Register r) {
+            r.section += (u - unit) * unit_sections_;
+            add_pixels(r, x.data(), reads, rows, gradient, sums + r.weight_block * weight_size + r.col, weight_cols);
+          });
+        }
       }
     });
     parallel_for(weight_blocks(), [&](std::int64_t block) {
