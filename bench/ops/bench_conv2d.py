@@ -1,6 +1,5 @@
 """3x3 convolutions at 56x56: ResNet's of 64 channels, one image and eight, and ResNeXt's of 32 groups of four.
 
-
 What counts is the direct product's operations: minimal filtering, which has fewer, may exceed the machine's limit.
 """
 
