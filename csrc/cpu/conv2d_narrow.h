@@ -293,7 +293,7 @@ class NarrowConvolution {
   // Adds what `rows` rows of pixels give to the sums [tap][depth] of one register.
   void add_pixels(const Register& r, const T* x, const Reads& reads, std::int64_t rows, const S* dy, T* sums,
                   std::int64_t sums_row) const {
-    constexpr std::int64_t kMost = 12;
+    constexpr std::int64_t kMost = 8;  // sums: enough for the latency of an addition
     const GatherAxis &h = gather_.h, &w = gather_.w;
     const std::int64_t pitch = groups_ * outputs_, lines = lines_of(rows);
     const NarrowPixels pixels{.rows = rows,

@@ -31,6 +31,7 @@ struct Bits {
   DRUPE_INLINE friend Bits operator-(Bits a, Bits b) { return {a.v - b.v}; }
   DRUPE_INLINE friend Bits operator&(Bits a, Bits b) { return {a.v & b.v}; }
   DRUPE_INLINE friend Bits operator|(Bits a, Bits b) { return {a.v | b.v}; }
+  DRUPE_INLINE friend Bits operator^(Bits a, Bits b) { return {a.v ^ b.v}; }
   template <int kBits>
   DRUPE_INLINE Bits left() const {
     return {v << kBits};
@@ -80,6 +81,7 @@ struct Bits<Isa::avx2> {
   DRUPE_INLINE friend Bits operator-(Bits a, Bits b) { return {_mm256_sub_epi32(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator&(Bits a, Bits b) { return {_mm256_and_si256(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator|(Bits a, Bits b) { return {_mm256_or_si256(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator^(Bits a, Bits b) { return {_mm256_xor_si256(a.v, b.v)}; }
   template <int kBits>
   DRUPE_INLINE Bits left() const {
     return {_mm256_slli_epi32(v, kBits)};
@@ -127,6 +129,7 @@ struct Bits<Isa::avx512> {
   DRUPE_INLINE friend Bits operator-(Bits a, Bits b) { return {_mm512_sub_epi32(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator&(Bits a, Bits b) { return {_mm512_and_si512(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator|(Bits a, Bits b) { return {_mm512_or_si512(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator^(Bits a, Bits b) { return {_mm512_xor_si512(a.v, b.v)}; }
   template <int kBits>
   DRUPE_INLINE Bits left() const {
     return {_mm512_slli_epi32(v, kBits)};
@@ -172,6 +175,7 @@ struct Bits<Isa::neon> {
   DRUPE_INLINE friend Bits operator-(Bits a, Bits b) { return {vsubq_u32(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator&(Bits a, Bits b) { return {vandq_u32(a.v, b.v)}; }
   DRUPE_INLINE friend Bits operator|(Bits a, Bits b) { return {vorrq_u32(a.v, b.v)}; }
+  DRUPE_INLINE friend Bits operator^(Bits a, Bits b) { return {veorq_u32(a.v, b.v)}; }
   template <int kBits>
   DRUPE_INLINE Bits left() const {
     return {vshlq_n_u32(v, kBits)};

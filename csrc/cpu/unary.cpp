@@ -9,7 +9,8 @@
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
-#include "cpu/simd_math.h"
+#include "cpu/simd_bools.h"
+#include "cpu/simd_trig.h"
 
 namespace drupe::cpu {
 namespace {
@@ -37,8 +38,8 @@ DRUPE_INLINE Vec<T, I> apply(Vec<T, I> x, const UnaryArgs& args) {
   if constexpr (Op == Unary::sqrt) return sqrt(x);
   if constexpr (Op == Unary::rsqrt) return one / sqrt(x);
   if constexpr (Op == Unary::reciprocal) return one / x;
-  if constexpr (Op == Unary::sin) return map_lanes(x, [](T a) { return std::sin(a); });
-  if constexpr (Op == Unary::cos) return map_lanes(x, [](T a) { return std::cos(a); });
+  if constexpr (Op == Unary::sin) return sin(x);
+  if constexpr (Op == Unary::cos) return cos(x);
   if constexpr (Op == Unary::erf) return erf(x);
   if constexpr (Op == Unary::floor) return floor(x);
   if constexpr (Op == Unary::ceil) return -floor(-x);
@@ -66,11 +67,26 @@ DRUPE_INLINE Vec<T, I> slope(Vec<T, I> s, Vec<T, I> dy, const UnaryArgs& args) {
   if constexpr (Op == Unary::sqrt) return V::set(T(0.5)) * dy / s;
   if constexpr (Op == Unary::rsqrt) return V::set(T(-0.5)) * dy * s * s * s;
   if constexpr (Op == Unary::reciprocal) return -dy * s * s;
-  if constexpr (Op == Unary::sin) return dy * map_lanes(s, [](T a) { return std::cos(a); });
-  if constexpr (Op == Unary::cos) return -dy * map_lanes(s, [](T a) { return std::sin(a); });
+  if constexpr (Op == Unary::sin) return dy * cos(s);
+  if constexpr (Op == Unary::cos) return -dy * sin(s);
   if constexpr (Op == Unary::erf) return dy * V::set(T(1.1283791670955126)) * exp(-s * s);
   if constexpr (Op == Unary::clamp) {
     return select((V::set(T(args.low)) <= s) & (s <= V::set(T(args.high))), dy, V::zero());
+  }
+}
+
+// out[i] = value(i, lanes) for i in [begin, end), past the caches where the whole result exceeds them.
+template <class T, Isa I, class Value>
+DRUPE_INLINE void write_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end, const Value& value) {
+  using A = Accumulator<T>;
+  T* out = static_cast<T*>(args.y) + begin;
+  const auto from_begin = [&](std::int64_t i, auto lanes) { return value(begin + i, lanes); };
+  if constexpr (std::is_same_v<T, A>) {
+    const bool stream = passes_caches<T>(args.size);
+    write_vectors<I>(out, end - begin, from_begin, stream);
+    if (stream) stream_fence<I>();
+  } else {
+    for_vectors<I, A>(end - begin, [&](std::int64_t i, auto lanes) { store(from_begin(i, lanes), out + i, lanes); });
   }
 }
 
@@ -78,28 +94,16 @@ template <Unary Op, class T, Isa I>
 void float_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end) {
   using V = Vec<Accumulator<T>, I>;
   const T* x = static_cast<const T*>(args.x);
-  T* y = static_cast<T*>(args.y);
-  std::int64_t i = begin;
-  for (; i + V::kLanes <= end; i += V::kLanes) apply<Op>(V::load(x + i), args).store(y + i);
-  if (const int rest = static_cast<int>(end - i); rest > 0) apply<Op>(V::load(x + i, rest), args).store(y + i, rest);
+  write_range<T, I>(args, begin, end,
+                    [&](std::int64_t i, auto lanes) { return apply<Op>(load<V>(x + i, lanes), args); });
 }
 
 template <Unary Op, class T, Isa I>
 void mask_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end) {
-  using A = Accumulator<T>;
-  using V = Vec<A, I>;
-  const T* x = static_cast<const T*>(args.x);
-  bool* y = static_cast<bool*>(args.y);
-  for (std::int64_t i = begin; i < end; i += kBlock) {
-    A block[kBlock];
-    const int size = static_cast<int>(std::min<std::int64_t>(kBlock, end - i));
-    for (int j = 0; j < size; j += V::kLanes) {
-      const int n = std::min(V::kLanes, size - j);
-      const V v = n == V::kLanes ? V::load(x + i + j) : V::load(x + i + j, n);
-      select(test<Op>(v), V::set(1), V::zero()).store(block + j);
-    }
-    for (int j = 0; j < size; ++j) y[i + j] = block[j] != A(0);
-  }
+  using V = Vec<Accumulator<T>, I>;
+  const T* x = static_cast<const T*>(args.x) + begin;
+  write_bools<I, Accumulator<T>>(static_cast<bool*>(args.y) + begin, end - begin,
+                                 [&](std::int64_t i, auto lanes) { return test<Op>(load<V>(x + i, lanes)); });
 }
 
 // Negation and products without sign wrap around.
@@ -133,14 +137,9 @@ void backward_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end)
   using V = Vec<Accumulator<T>, I>;
   const T* s = static_cast<const T*>(args.x);
   const T* dy = static_cast<const T*>(args.dy);
-  T* dx = static_cast<T*>(args.y);
-  std::int64_t i = begin;
-  for (; i + V::kLanes <= end; i += V::kLanes) {
-    slope<Op>(V::load(s + i), V::load(dy + i), args).store(dx + i);
-  }
-  if (const int rest = static_cast<int>(end - i); rest > 0) {
-    slope<Op>(V::load(s + i, rest), V::load(dy + i, rest), args).store(dx + i, rest);
-  }
+  write_range<T, I>(args, begin, end, [&](std::int64_t i, auto lanes) {
+    return slope<Op>(load<V>(s + i, lanes), load<V>(dy + i, lanes), args);
+  });
 }
 
 // Calls f.operator()<Unary>().
