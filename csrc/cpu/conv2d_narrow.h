@@ -53,10 +53,10 @@ template <Isa I, class T, class P, int kPixels, int kVectors, Section kSection>
           for (int j = 0; j < kVectors; ++j) sum[p][j] = P::add(left, factor[j], sum[p][j]);
         }
         column.advance(c > 1 ? kStep : next);
-        order += V::kLanes;
+        if constexpr (kSection == Section::permuted) order += V::kLanes;
         weight += kVectors * V::kLanes;
       }
-      order -= window.depth * V::kLanes;
+      if constexpr (kSection == Section::permuted) order -= window.depth * V::kLanes;
     }
   }
 #pragma GCC unroll 16
