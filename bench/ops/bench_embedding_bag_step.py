@@ -74,8 +74,10 @@ def step(rule: str, table: int, width: int, bags: int, length: int, rng: np.rand
         torch = peers.torch_module()
         bag = torch.nn.EmbeddingBag(table, width, mode="sum", sparse=True, _weight=peers.torch_tensor(weight))
         leaves = list(bag.parameters())
-        sgd = rule == "sgd"
-        optimizer = torch.optim.SGD(leaves, lr=_LR) if sgd else torch.optim.SparseAdam(leaves, lr=_LR, eps=_EPS)
+        if rule == "sgd":
+            optimizer = torch.optim.SGD(leaves, lr=_LR)
+        else:  # adds eps to what is not yet divided by the first step's sqrt(1 - beta2)
+            optimizer = torch.optim.SparseAdam(leaves, lr=_LR, eps=_EPS * (1 - 0.999) ** 0.5)
         output = bag(*(peers.torch_tensor(a) for a in (indices, offsets)))
         gradient = peers.torch_tensor(dy)
 
