@@ -107,7 +107,7 @@ bool by_narrow_groups(const Conv2dArgs& args, const Gather<I, S>& gather, const 
                       std::int64_t outputs, const Write& write) {
   const auto run = [&]<class P>(P) {
     using Narrow = NarrowConvolution<I, S, P>;
-    if (!Narrow::takes(args.groups, gather.channels, outputs)) return false;
+    if (!Narrow::takes(gather, args.groups, outputs)) return false;
     const std::int64_t group_stride = args.K / args.groups * (args.C / args.groups) * args.h.kernel * args.w.kernel;
     Narrow(gather, filters, group_stride, args.N, args.groups, outputs).run(write);
     return true;

@@ -85,7 +85,7 @@ template <Isa I, class S, int kTerms, Section kSection>
   using V = Vec<Accumulator<S>, I>;
   V sum[kTerms];
 #pragma GCC unroll 16
-  for (int t = 0; t < kTerms; ++t) sum[t] = V::load(sums + t * sums_row);
+  for (int t = 0; t < kTerms; ++t) sum[t] = V::zero();
   for (std::int64_t i = 0; i < pixels.rows; ++i) {
     const Accumulator<S>* at = x + i * pixels.x_row;
     const S* gradient = dy + i * pixels.dy_row;
@@ -102,7 +102,7 @@ template <Isa I, class S, int kTerms, Section kSection>
     }
   }
 #pragma GCC unroll 16
-  for (int t = 0; t < kTerms; ++t) sum[t].store(sums + t * sums_row);
+  for (int t = 0; t < kTerms; ++t) (V::load(sums + t * sums_row) + sum[t]).store(sums + t * sums_row);
 }
 
 template <Isa I, class S, Section kSection, int kTerms, class... Args>
@@ -121,12 +121,20 @@ class NarrowConvolution {
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
 
-  // Whether this is the way for groups of so many channels and outputs.
-  static bool takes(std::int64_t groups, std::int64_t channels, std::int64_t outputs) {
-    constexpr std::int64_t kFewChannels = 4, kMostSpread = 64;
+  // Whether this is the way for so many groups and outputs of each: for few channels, where the lines of the image that
+  // a row of the result spans are few enough to be copied whole.
+  static bool takes(const Gather<I, S>& gather, std::int64_t groups, std::int64_t outputs) {
+    constexpr std::int64_t kFewChannels = 4, kMostChannels = 64, kMostStep = 8, kMostSpan = 1 << 13;
+    const std::int64_t channels = gather.channels;
     if (channels == 0 || outputs == 0) return false;
+    const GatherAxis &h = gather.h, &w = gather.w;
+    for (const GatherAxis& axis : {h, w}) {
+      if (axis.step > kMostStep || axis.spread * axis.taps > kMostSpan || axis.rows > kMostSpan) return false;
+    }
+    const std::int64_t lines = 1 + std::max<std::int64_t>(0, h.taps - 1) * h.spread;
+    if (lines * (w.rows * w.step + w.taps * w.spread) > kMostSpan) return false;
     if (groups == 1) return channels <= kFewChannels && outputs >= V::kLanes;
-    return outputs <= Tile::kCols && (outputs >= V::kLanes || channels <= kMostSpread);
+    return outputs <= Tile::kCols && channels <= kMostChannels;
   }
 
   // `filters` is the weight of the first group; that of the next lies group_stride elements behind it.

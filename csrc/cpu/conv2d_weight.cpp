@@ -114,7 +114,7 @@ void backward_weight(const Conv2dArgs& args) {
     return;
   }
   using Narrow = NarrowConvolution<I, S, Product>;
-  if (Narrow::takes(args.groups, C, K) && args.N > 0) {
+  if (Narrow::takes(gather, args.groups, K) && args.N > 0) {
     const std::int64_t window = args.h.kernel * args.w.kernel;
     const Filters<I, S> filters{.data = nullptr,
                                 .width = args.w.kernel,

@@ -287,6 +287,12 @@ void backward_channels_first(const GroupNormArgs& args, Accumulator<S>* sums) {
 
 template <Isa I, class S>
 void forward(const GroupNormArgs& args) {
+  using T = Accumulator<S>;
+  if (args.rows == 0) {
+    for (void* statistic : {args.mean, args.rstd}) {
+      std::fill_n(static_cast<T*>(statistic), args.N * args.groups, std::numeric_limits<T>::quiet_NaN());
+    }
+  }
   if (args.N * args.rows * args.C == 0) return;
   args.channels_first ? forward_channels_first<I, S>(args) : forward_channels_last<I, S>(args);
 }

@@ -152,6 +152,15 @@ def test_valid_and_nested_padding(rng):
     np.testing.assert_allclose(nested, reference(x, w, padding=(1, 2, 3, 4)), rtol=1e-12, atol=1e-12)
 
 
+def test_taps_that_lie_far_apart(rng):
+    """What lies between them is not copied: it would not fit into memory."""
+    far = 100_000
+    x, w = draw(rng, (1, 3, 8, 8), "float32"), draw(rng, (32, 3, 2, 2), "float32")
+    y = ops.conv2d(x, w, dilation=far, padding=far, stride=far)
+    assert y.shape == (1, 32, 2, 2)
+    np.testing.assert_allclose(y[0, :, 0, 0], w[:, :, 1, 1] @ x[0, :, 0, 0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("x", "w"), [((0, 3, 5, 5), (4, 3, 3, 3)), ((2, 3, 5, 5), (0, 3, 3, 3))], ids=str)
 def test_empty_output(backend, x, w):
     a, b = drupe.tensor(np.ones(x), requires_grad=True), drupe.tensor(np.ones(w), requires_grad=True)
