@@ -11,11 +11,6 @@ namespace {
 constexpr std::int64_t kGrainChannels = 64;
 
 template <class T>
-T parameter(const void* values, std::int64_t c, T otherwise) {
-  return values ? static_cast<const T*>(values)[c] : otherwise;
-}
-
-template <class T>
 void update_running(const BatchNormArgs& args, std::int64_t c, double mean, double variance) {
   if (!args.running_mean) return;
   const double n = static_cast<double>(args.rows);
@@ -50,14 +45,14 @@ void forward(const BatchNormArgs& args) {
         variance = static_cast<double>(static_cast<const T*>(args.running_var)[c * args.running_var_stride]);
       }
       const double rstd = 1 / std::sqrt(variance + args.eps);
-      const double scale = rstd * static_cast<double>(parameter<T>(args.weight, c, T(1)));
+      const double scale = rstd * parameter<T>(args.weight, c, 1);
       const T center = static_cast<T>(mean);
       static_cast<T*>(args.mean)[c] = center;
       static_cast<T*>(args.rstd)[c] = static_cast<T>(rstd);
       coefficient[0] = center;
       coefficient[b.C] = static_cast<T>(scale);
-      coefficient[2 * b.C] = static_cast<T>(static_cast<double>(parameter<T>(args.bias, c, T(0))) -
-                                            (mean - static_cast<double>(center)) * scale);
+      coefficient[2 * b.C] =
+          static_cast<T>(parameter<T>(args.bias, c, 0) - (mean - static_cast<double>(center)) * scale);
     }
   });
   channel_affine<I, S>(b, x, coefficients.data(), static_cast<S*>(args.y));
@@ -78,7 +73,7 @@ void backward(const BatchNormArgs& args) {
       const double sum = static_cast<double>(sums.data()[c]);
       const double weighted = static_cast<double>(sums.data()[b.C + c]);
       const double rstd = static_cast<double>(static_cast<const T*>(args.rstd)[c]);
-      const double scale = rstd * static_cast<double>(parameter<T>(args.weight, c, T(1)));
+      const double scale = rstd * parameter<T>(args.weight, c, 1);
       const double n = args.training ? static_cast<double>(std::max<std::int64_t>(1, args.rows)) : 1;
       static_cast<T*>(args.dweight)[c] = args.rows == 0 ? T(0) : static_cast<T>(weighted * rstd);
       static_cast<T*>(args.dbias)[c] = static_cast<T>(sum);

@@ -16,6 +16,12 @@
 
 namespace drupe::cpu {
 
+// A channel's weight or bias, which may be absent.
+template <class T>
+double parameter(const void* values, std::int64_t c, double otherwise) {
+  return values ? static_cast<double>(static_cast<const T*>(values)[c]) : otherwise;
+}
+
 struct ChannelBlocks {
   static constexpr std::int64_t kChunkChannels = 512;
   static constexpr std::int64_t kBlockElements = 16384;

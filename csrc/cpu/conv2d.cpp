@@ -107,7 +107,7 @@ bool by_narrow_groups(const Conv2dArgs& args, const Gather<I, S>& gather, const 
                       std::int64_t outputs, const Write& write) {
   const auto run = [&]<class P>(P) {
     using Narrow = NarrowConvolution<I, S, P>;
-    if (!Narrow::takes(gather, args.groups, outputs)) return false;
+    if (!Narrow::takes(gather.h, gather.w, args.groups, gather.channels, outputs)) return false;
     const std::int64_t group_stride = args.K / args.groups * (args.C / args.groups) * args.h.kernel * args.w.kernel;
     Narrow(gather, filters, group_stride, args.N, args.groups, outputs).run(write);
     return true;
@@ -115,19 +115,6 @@ bool by_narrow_groups(const Conv2dArgs& args, const Gather<I, S>& gather, const 
   // A pair needs two channels, and lanes of several groups whole pairs of each.
   const bool pairs = gather.channels > 1 && (gather.channels % 2 == 0 || outputs >= Vec<Accumulator<S>, I>::kLanes);
   return pairs ? with_product<I, S>(run) : run(Product());
-}
-
-// The weight of the first group, whose axes outlive it.
-template <Isa I, class S>
-Filters<I, S> forward_filters(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w) {
-  const std::int64_t C = args.C / args.groups, window = args.h.kernel * args.w.kernel;
-  return {.data = static_cast<const S*>(args.weight),
-          .width = args.w.kernel,
-          .channel_stride = window,
-          .column_stride = C * window,
-          .h = h,
-          .w = w,
-          .channels = C};
 }
 
 template <Isa I, class S>
@@ -295,7 +282,8 @@ FilterForm conv2d_reads(const Conv2dArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     with_product<I, S>([&]<class P>(P) {
       if (!by_winograd<I, S, WinogradBy<P>>(args, h, w, args.C)) {
-        if (args.groups == 1 && args.C * args.K > 1) form = FilterForm::matrix;
+        const bool narrow = !args.pointwise() && NarrowConvolution<I, S, P>::takes(h, w, args.groups, args.C, args.K);
+        if (args.groups == 1 && args.C * args.K > 1 && !narrow) form = FilterForm::matrix;
       } else if (kMultipliesPairs<P>) {  // floats' four times as many bytes come later than they are transformed
         form = FilterForm::transformed;
       }

@@ -209,4 +209,17 @@ struct Filters {
   }
 };
 
+// The weight of the first group, whose axes outlive it.
+template <Isa I, class S>
+Filters<I, S> forward_filters(const Conv2dArgs& args, const GatherAxis& h, const GatherAxis& w) {
+  const std::int64_t C = args.C / args.groups, window = args.h.kernel * args.w.kernel;
+  return {.data = static_cast<const S*>(args.weight),
+          .width = args.w.kernel,
+          .channel_stride = window,
+          .column_stride = C * window,
+          .h = h,
+          .w = w,
+          .channels = C};
+}
+
 }  // namespace drupe::cpu

@@ -121,18 +121,16 @@ class NarrowConvolution {
   using V = Vec<T, I>;
   using Tile = GemmTile<I, T>;
 
-  // Whether this is the way for so many groups and outputs of each: for few channels, where the lines of the image that
-  // a row of the result spans are few enough to be copied whole.
-  static bool takes(const Gather<I, S>& gather, std::int64_t groups, std::int64_t outputs) {
+  // Whether this is the way for so many groups, their channels and outputs: for few channels, where the lines of the
+  // image that a row of the result spans are few enough to be copied whole.
+  static bool takes(const GatherAxis& h, const GatherAxis& w, std::int64_t groups, std::int64_t channels,
+                    std::int64_t outputs) {
     constexpr std::int64_t kFewChannels = 4, kMostChannels = 64, kMostStep = 8, kMostSpan = 1 << 13;
-    const std::int64_t channels = gather.channels;
     if (channels == 0 || outputs == 0) return false;
-    const GatherAxis &h = gather.h, &w = gather.w;
     for (const GatherAxis& axis : {h, w}) {
       if (axis.step > kMostStep || axis.spread * axis.taps > kMostSpan || axis.rows > kMostSpan) return false;
     }
-    const std::int64_t lines = 1 + std::max<std::int64_t>(0, h.taps - 1) * h.spread;
-    if (lines * (w.rows * w.step + w.taps * w.spread) > kMostSpan) return false;
+    if (span(h, 1) * span(w, w.rows) > kMostSpan) return false;
     if (groups == 1) return channels <= kFewChannels && outputs >= V::kLanes;
     return outputs <= Tile::kCols && channels <= kMostChannels;
   }
@@ -156,8 +154,7 @@ class NarrowConvolution {
         unit_sections_(!by_register_                    ? 1
                        : section_ == Section::broadcast ? Tile::kCols / outputs
                                                         : std::int64_t{Tile::kVectors}),
-        width_((gather.w.rows - 1) * gather.w.step + std::max<std::int64_t>(0, gather.w.taps - 1) * gather.w.spread +
-               1),
+        width_(span(gather.w, gather.w.rows)),
         pixel_((section_ == Section::permuted ? 1 : depth_) * (section_ == Section::broadcast ? 1 : V::kLanes)) {}
 
   // write(row0, col0, rows, cols, tile, tile_row) takes finished rows (n, i, j) of all groups' outputs, some of them
@@ -176,18 +173,13 @@ class NarrowConvolution {
       const std::int64_t image = task / unit_tasks / bands;
       const std::int64_t section = unit * unit_sections_;
       const std::int64_t sections = std::min(last_unit * unit_sections_, all_sections()) - section;
-      const std::int64_t lines = lines_of(last_row - row);
+      const std::int64_t lines = span(h, last_row - row);
       const Scratch<T> x(static_cast<std::size_t>(sections * lines * width_ * pixel_));
-      const Reads reads(*this, section, section_ == Section::broadcast ? 0 : sections);
+      const Reads reads(*this, section, sections);
       copy_image(image, row * h.step + h.base, lines, section, sections, reads, x.data());
       for (std::int64_t u = unit; u < last_unit; ++u) {
-        const std::int64_t first = by_register_ ? u : 0, last = by_register_ ? u + 1 : blocks_;
-        for (std::int64_t block = first; block < last; ++block) {
-          const std::int64_t weight_block = by_register_ ? u * Tile::kVectors : u * blocks_ + block;
-          const T* own = x.data() + (u - unit) * unit_sections_ * lines * width_ * pixel_;
-          const std::int32_t* order = reads.element.data() + (u - unit) * unit_sections_ * depth_ * V::kLanes;
-          multiply(own, lines, order, weight.data() + weight_block * weight_size, weight_size, image, row, last_row,
-                   block, by_register_ ? 0 : u * outputs_, write);
+        for (std::int64_t block = 0; block < (by_register_ ? 1 : blocks_); ++block) {
+          multiply(u, block, unit, x.data(), lines, reads, weight.data(), image, row, last_row, write);
         }
       }
       stream_fence<I>();
@@ -215,16 +207,15 @@ class NarrowConvolution {
       const std::int64_t block = unit * unit_blocks, last_block = std::min(weight_blocks(), last_unit * unit_blocks);
       T* sums = partials.data() + task / unit_tasks * size;
       zero_run(sums + block * weight_size, (last_block - block) * weight_size);
-      const Scratch<T> x(static_cast<std::size_t>(sections * lines_of(std::min(kBand, h.rows)) * width_ * pixel_));
-      const Reads reads(*this, section, section_ == Section::broadcast ? 0 : sections);
+      const Scratch<T> x(static_cast<std::size_t>(sections * span(h, std::min(kBand, h.rows)) * width_ * pixel_));
+      const Reads reads(*this, section, sections);
       for (std::int64_t i = item; i < last_item; ++i) {
         const std::int64_t image = i / bands, row = i % bands * kBand;
         const std::int64_t rows = std::min(kBand, h.rows - row);
-        copy_image(image, row * h.step + h.base, lines_of(rows), section, sections, reads, x.data());
+        copy_image(image, row * h.step + h.base, span(h, rows), section, sections, reads, x.data());
         const S* gradient = dy + (image * h.rows + row) * gather_.w.rows * groups_ * outputs_;
         for (std::int64_t u = unit; u < last_unit; ++u) {
-          for_registers(u, [&](Register r) {
-            r.section += (u - unit) * unit_sections_;
+          for_registers(u, unit, [&](const Register& r) {
             add_pixels(r, x.data(), reads, rows, gradient, sums + r.weight_block * weight_size + r.col, weight_cols);
           });
         }
@@ -246,29 +237,34 @@ class NarrowConvolution {
  private:
   static constexpr bool kInPairs = kMultipliesPairs<P>;
 
-  // What some sections read of a pixel: of each section where its first group begins and how many elements of T there
-  // are in that and the next groups; of each lane its group, from that one on, and for each depth its element.
+  // What some sections whose lanes belong to several groups read of a pixel: of each section where its first group
+  // begins and how many elements of T there are in that and the next groups; of each lane its group, counted from that
+  // one, or if permuted its element at each depth.
   struct Reads {
     Reads(const NarrowConvolution& of, std::int64_t section, std::int64_t sections)
-        : first(static_cast<std::size_t>(sections)),
-          left(static_cast<std::size_t>(sections)),
-          group(static_cast<std::size_t>(sections * V::kLanes)),
-          element(static_cast<std::size_t>(sections * of.depth_ * V::kLanes)) {
-      for (std::int64_t s = 0; s < sections; ++s) {
+        : depth(of.section_ == Section::permuted ? of.depth_ : 1),
+          count(of.section_ == Section::broadcast ? 0 : sections),
+          first(static_cast<std::size_t>(count)),
+          left(static_cast<std::size_t>(count)),
+          lanes(static_cast<std::size_t>(count * depth * V::kLanes)) {
+      for (std::int64_t s = 0; s < count; ++s) {
         const std::int64_t output = (section + s) * V::kLanes, first_group = output / of.outputs_;
         first.data()[s] = first_group * of.gather_.channels;
         left.data()[s] = (of.groups_ - first_group) * of.depth_;
         for (std::int64_t lane = 0; lane < V::kLanes; ++lane) {
           const std::int64_t own = std::min(output + lane, of.columns_ - 1) / of.outputs_ - first_group;
-          group.data()[s * V::kLanes + lane] = own;
-          for (std::int64_t c = 0; c < of.depth_; ++c) {
-            element.data()[(s * of.depth_ + c) * V::kLanes + lane] = static_cast<std::int32_t>(own * of.depth_ + c);
+          for (std::int64_t c = 0; c < depth; ++c) {
+            lanes.data()[(s * depth + c) * V::kLanes + lane] = static_cast<std::int32_t>(own * depth + c);
           }
         }
       }
     }
-    Scratch<std::int64_t> first, left, group;
-    Scratch<std::int32_t> element;
+    const std::int32_t* of_lanes(std::int64_t section, std::int64_t c = 0) const {
+      return lanes.data() + (section * depth + c) * V::kLanes;
+    }
+    std::int64_t depth, count;
+    Scratch<std::int64_t> first, left;
+    Scratch<std::int32_t> lanes;
   };
 
   // Of the packed weight: blocks of all taps and depths times a register's or a tile's outputs.
@@ -276,13 +272,14 @@ class NarrowConvolution {
   std::int64_t weight_blocks() const { return by_register_ ? ceil_div(columns_, V::kLanes) : groups_ * blocks_; }
   std::int64_t weight_size() const { return gather_.h.taps * gather_.w.taps * depth_ * weight_cols(); }
 
-  // A register of a unit's outputs: its section of those that the unit reads, its column in a block of the packed
+  // A register of a unit's outputs: its section of those from the first unit's on, its column in a block of the packed
   // weight, and its first output of all groups', of which there are so many.
   struct Register {
     std::int64_t section, weight_block, col, output, lanes;
   };
   template <class F>
-  void for_registers(std::int64_t unit, const F& f) const {
+  DRUPE_INLINE void for_registers(std::int64_t unit, std::int64_t first_unit, const F& f) const {
+    const std::int64_t first_section = (unit - first_unit) * unit_sections_;
     for (std::int64_t v = 0; v < (by_register_ ? std::int64_t{Tile::kVectors} : blocks_ * Tile::kVectors); ++v) {
       const std::int64_t output = (by_register_ ? unit * Tile::kCols : 0) + v * V::kLanes;
       if (output >= columns_) return;
@@ -290,10 +287,10 @@ class NarrowConvolution {
       if (by_register_) {
         const std::int64_t section =
             section_ == Section::broadcast ? output / outputs_ - unit * Tile::kCols / outputs_ : v;
-        f(Register{section, unit * Tile::kVectors + v, 0, output, lanes});
+        f(Register{first_section + section, unit * Tile::kVectors + v, 0, output, lanes});
       } else {
-        f(Register{0, unit * blocks_ + v / Tile::kVectors, v % Tile::kVectors * V::kLanes, unit * outputs_ + output,
-                   lanes});
+        f(Register{first_section, unit * blocks_ + v / Tile::kVectors, v % Tile::kVectors * V::kLanes,
+                   unit * outputs_ + output, lanes});
       }
     }
   }
@@ -303,7 +300,7 @@ class NarrowConvolution {
                   std::int64_t sums_row) const {
     constexpr std::int64_t kMost = 8;  // sums: enough for the latency of an addition
     const GatherAxis &h = gather_.h, &w = gather_.w;
-    const std::int64_t pitch = groups_ * outputs_, lines = lines_of(rows);
+    const std::int64_t pitch = groups_ * outputs_, lines = span(h, rows);
     const NarrowPixels pixels{.rows = rows,
                               .cols = w.rows,
                               .x_row = h.step * width_ * pixel_,
@@ -318,7 +315,7 @@ class NarrowConvolution {
       for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t c = t % depth_, tap = t / depth_;
         const std::int64_t pixel = tap / w.taps * h.spread * width_ + tap % w.taps * w.spread;
-        terms[t - first] = {pixel * pixel_ + c * step, reads.element.data() + (r.section * depth_ + c) * V::kLanes};
+        terms[t - first] = {pixel * pixel_ + c * step, reads.of_lanes(r.section, c)};
       }
       with_section([&]<Section kSection>() {
         narrow_sums_of<I, S, kSection, kMost>(last - first, pixels, x + r.section * lines * width_ * pixel_,
@@ -328,33 +325,33 @@ class NarrowConvolution {
     }
   }
 
-  // Permuted where the groups of any register fit into one, in whole pairs.
+  // Permuted where the groups of any register fit into one; pairs are whole where lanes belong to several groups.
   static Section section_for(std::int64_t channels, std::int64_t outputs) {
     constexpr std::int64_t kLanes = V::kLanes;
     if (outputs >= kLanes) return Section::broadcast;
     const std::int64_t groups = kLanes % outputs == 0 ? kLanes / outputs : ceil_div(kLanes - 1, outputs) + 1;
-    const bool whole = !kInPairs || channels % 2 == 0;
-    return kHasPermute<I, T> && whole && groups * channels <= kLanes * (kInPairs ? 2 : 1) ? Section::permuted
-                                                                                          : Section::spread;
+    const bool fits = groups * channels <= kLanes * (kInPairs ? 2 : 1);
+    return kHasPermute<I, T> && fits ? Section::permuted : Section::spread;
   }
 
   std::int64_t all_sections() const { return section_ == Section::broadcast ? groups_ : ceil_div(columns_, V::kLanes); }
-  // Of the image, for so many rows of the result.
-  std::int64_t lines_of(std::int64_t rows) const {
-    return (rows - 1) * gather_.h.step + std::max<std::int64_t>(0, gather_.h.taps - 1) * gather_.h.spread + 1;
+  // Positions of the image from the first to the last that so many rows of the result read.
+  static std::int64_t span(const GatherAxis& axis, std::int64_t rows) {
+    return (rows - 1) * axis.step + std::max<std::int64_t>(0, axis.taps - 1) * axis.spread + 1;
   }
 
   // Units and rows of a task: what is copied stays in L2, in pieces of a pixel that are worth a request to memory.
   std::pair<std::int64_t, std::int64_t> cut() const {
     constexpr std::int64_t kLeastTasks = 16, kPieceBytes = 2048, kLeastBand = 4;
-    const std::int64_t rows = gather_.h.rows;
+    const GatherAxis& h = gather_.h;
+    const std::int64_t rows = h.rows;
     const std::int64_t budget = caches().l2 / 4 / static_cast<std::int64_t>(sizeof(T));
     const std::int64_t line = unit_sections_ * width_ * pixel_;
     const std::int64_t piece = gather_.channels * groups_ * static_cast<std::int64_t>(sizeof(S)) / units_;
     const std::int64_t least = std::min(units_, ceil_div(kPieceBytes, std::max<std::int64_t>(1, piece)));
     std::int64_t units = least, band = rows;
-    while (band > 1 && least * line * lines_of(band) > budget) band = (band + 1) / 2;
-    if (band == rows) units = std::clamp(budget / (line * lines_of(rows)), least, units_);
+    while (band > 1 && least * line * span(h, band) > budget) band = (band + 1) / 2;
+    if (band == rows) units = std::clamp(budget / (line * span(h, rows)), least, units_);
     while (images_ * ceil_div(rows, band) * ceil_div(units_, units) < kLeastTasks) {
       if (units > least) {
         units = std::max(least, units / 2);
@@ -427,7 +424,7 @@ class NarrowConvolution {
             if (section_ == Section::permuted) {
               copy_register(pixel, reads.left.data()[s], to + s * section_size);
             } else {
-              spread(pixel, reads.group.data() + s * V::kLanes, to + s * section_size);
+              spread(pixel, reads.of_lanes(s), to + s * section_size);
             }
           }
         }
@@ -471,7 +468,7 @@ class NarrowConvolution {
   }
 
   // A section's pixel: to[depth][lane] = the element of the lane's group.
-  void spread(const S* from, const std::int64_t* group, T* to) const {
+  void spread(const S* from, const std::int32_t* group, T* to) const {
     for (std::int64_t c = 0; c < depth_; ++c) {
       for (int lane = 0; lane < V::kLanes; ++lane) {
         to[c * V::kLanes + lane] = element(from + group[lane] * gather_.channels, c, 1);
@@ -479,10 +476,11 @@ class NarrowConvolution {
     }
   }
 
-  // The results' rows [row, last_row) of one block of columns, from the sections of its unit at x.
+  // The results' rows [row, last_row) of one block of a unit's columns, from a copy of `lines` lines of the sections
+  // from first_unit's on.
   template <class Write>
-  void multiply(const T* x, std::int64_t lines, const std::int32_t* order, const T* weight, std::int64_t weight_size,
-                std::int64_t image, std::int64_t row, std::int64_t last_row, std::int64_t block, std::int64_t col0,
+  void multiply(std::int64_t unit, std::int64_t block, std::int64_t first_unit, const T* x, std::int64_t lines,
+                const Reads& reads, const T* weight, std::int64_t image, std::int64_t row, std::int64_t last_row,
                 const Write& write) const {
     const GatherAxis &h = gather_.h, &w = gather_.w;
     const std::int64_t passed =
@@ -493,27 +491,28 @@ class NarrowConvolution {
                               .pixel = w.step * pixel_,
                               .next_tap = w.spread * pixel_ - passed,
                               .next_row = (h.spread * width_ - (w.taps - 1) * w.spread) * pixel_ - passed};
-    const std::int64_t col = block * Tile::kCols, cols = std::min<std::int64_t>(Tile::kCols, columns_ - col);
+    const std::int64_t col = (by_register_ ? unit : block) * Tile::kCols;
+    const std::int64_t cols = std::min<std::int64_t>(Tile::kCols, columns_ - col);
+    const std::int64_t first_output = by_register_ ? col : unit * outputs_ + col;
+    const std::int64_t section_size = lines * width_ * pixel_, weight_size = this->weight_size();
     alignas(64) T tile[Tile::kRows * Tile::kCols];
     const auto column_of_tiles = [&]<int kPixels>(std::int64_t j) {
       for (std::int64_t i = row; i < last_row; ++i) {
         const T* at = x + ((i - row) * h.step * width_ + j * w.step) * pixel_;
         if (by_register_) {
-          for (std::int64_t v = 0; v < Tile::kVectors && v * V::kLanes < cols; ++v) {
-            const bool shared = section_ == Section::broadcast;
-            const std::int64_t section = shared ? (col + v * V::kLanes) / outputs_ - col / outputs_ : v;
-            const T* own = at + section * lines * width_ * pixel_;
-            const std::int32_t* own_order = shared ? nullptr : order + v * depth_ * V::kLanes;
+          for_registers(unit, first_unit, [&](const Register& r) {
             with_section([&]<Section kSection>() {
-              narrow_tile<I, T, P, kPixels, 1, kSection>(window, own, own_order, weight + v * weight_size,
-                                                         tile + v * V::kLanes, Tile::kCols);
+              narrow_tile<I, T, P, kPixels, 1, kSection>(
+                  window, at + r.section * section_size, reads.of_lanes(r.section),
+                  weight + r.weight_block * weight_size, tile + r.output - first_output, Tile::kCols);
             });
-          }
+          });
         } else {
-          narrow_tile<I, T, P, kPixels, Tile::kVectors, Section::broadcast>(window, at, nullptr, weight, tile,
-                                                                            Tile::kCols);
+          narrow_tile<I, T, P, kPixels, Tile::kVectors, Section::broadcast>(
+              window, at + (unit - first_unit) * section_size, nullptr, weight + (unit * blocks_ + block) * weight_size,
+              tile, Tile::kCols);
         }
-        write((image * h.rows + i) * w.rows + j, col0 + col, kPixels, cols, tile, Tile::kCols);
+        write((image * h.rows + i) * w.rows + j, first_output, kPixels, cols, tile, Tile::kCols);
       }
     };
     // The last tile of a row is of the size that leaves least to be done twice.

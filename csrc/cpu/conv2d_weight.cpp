@@ -114,16 +114,9 @@ void backward_weight(const Conv2dArgs& args) {
     return;
   }
   using Narrow = NarrowConvolution<I, S, Product>;
-  if (Narrow::takes(gather, args.groups, K) && args.N > 0) {
-    const std::int64_t window = args.h.kernel * args.w.kernel;
-    const Filters<I, S> filters{.data = nullptr,
-                                .width = args.w.kernel,
-                                .channel_stride = window,
-                                .column_stride = C * window,
-                                .h = gather.h,
-                                .w = gather.w,
-                                .channels = C};
-    Narrow(gather, filters, K * C * window, args.N, args.groups, K)
+  if (Narrow::takes(gather.h, gather.w, args.groups, C, K) && args.N > 0) {
+    Narrow(gather, forward_filters<I, S>(args, gather.h, gather.w), K * C * args.h.kernel * args.w.kernel, args.N,
+           args.groups, K)
         .gradient(static_cast<const S*>(args.dy), static_cast<S*>(args.out));
     return;
   }

@@ -12,11 +12,6 @@ namespace {
 
 constexpr std::int64_t kSegment = 16384;  // elements
 
-template <class T>
-double parameter(const void* values, std::int64_t c, double otherwise) {
-  return values ? static_cast<double>(static_cast<const T*>(values)[c]) : otherwise;
-}
-
 // body(begin, end) for ranges of `count` parts of so many elements each: parts side by side where that keeps the
 // threads busy, one by one otherwise, with what the body itself does in parallel.
 template <Isa I, class Body>
@@ -176,49 +171,59 @@ Moments run_moments(const S* x, std::int64_t size) {
   return {mean, squares / n};
 }
 
-// body(c, begin, end) for pieces of the rows of channels [first, last), several channels to a task where they are
-// short.
+// body(c, begin, end) for pieces of the rows of so many channels, several channels to a task where they are short.
 template <Isa I, class Body>
-void for_channel_pieces(std::int64_t first, std::int64_t last, std::int64_t rows, const Body& body) {
+void for_channel_pieces(std::int64_t channels, std::int64_t rows, const Body& body) {
   const std::int64_t pieces = segments_of(rows);
-  parallel_ranges((last - first) * pieces, std::max<std::int64_t>(1, kSegment / rows),
-                  [&](std::int64_t begin, std::int64_t end) {
-                    for (std::int64_t i = begin; i < end; ++i) {
-                      const std::int64_t row = i % pieces * kSegment;
-                      body(first + i / pieces, row, std::min(rows, row + kSegment));
-                    }
-                  });
+  const std::int64_t grain = std::max<std::int64_t>(1, kSegment / rows);
+  parallel_ranges(channels * pieces, grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t row = i % pieces * kSegment;
+      body(i / pieces, row, std::min(rows, row + kSegment));
+    }
+  });
 }
 
-// Per channel of [first, last) of a sample, the sums of dy and dy (x - mean). sums is (2, C).
+// The sums of dy and of dy (x - mean) per channel of a group, the latter `next` elements behind the former.
 template <Isa I, class S>
-void plane_gradient_sums(const GroupNormArgs& args, std::int64_t first, std::int64_t last, const S* x, const S* dy,
-                         Accumulator<S> mean, Accumulator<S>* sums) {
+void plane_gradient_sums(std::int64_t channels, std::int64_t rows, const S* x, const S* dy, Accumulator<S> mean,
+                         Accumulator<S>* sums, std::int64_t next) {
   using T = Accumulator<S>;
   using V = Vec<T, I>;
-  const std::int64_t pieces = segments_of(args.rows);
-  const Scratch<T[2]> parts(static_cast<std::size_t>((last - first) * pieces));
+  const std::int64_t pieces = segments_of(rows);
+  const Scratch<T[2]> parts(static_cast<std::size_t>(channels * pieces));
   const V center = V::set(mean);
-  for_channel_pieces<I>(first, last, args.rows, [&](std::int64_t c, std::int64_t begin, std::int64_t end) {
-    const S* source = x + c * args.rows + begin;
-    const S* upstream = dy + c * args.rows + begin;
-    sum_vectors<I>(end - begin, parts.data()[(c - first) * pieces + begin / kSegment],
+  for_channel_pieces<I>(channels, rows, [&](std::int64_t c, std::int64_t begin, std::int64_t end) {
+    const S* source = x + c * rows + begin;
+    const S* upstream = dy + c * rows + begin;
+    sum_vectors<I>(end - begin, parts.data()[c * pieces + begin / kSegment],
                    [&](std::int64_t i, auto lanes, V(&partial)[2]) {
                      const V d = load<V>(upstream + i, lanes);
                      partial[0] = partial[0] + d;
                      partial[1] = fma(d, load<V>(source + i, lanes) - center, partial[1]);
                    });
   });
-  for (std::int64_t c = first; c < last; ++c) {
+  for (std::int64_t c = 0; c < channels; ++c) {
     double sum = 0, weighted = 0;
     for (std::int64_t piece = 0; piece < pieces; ++piece) {
-      const T* part = parts.data()[(c - first) * pieces + piece];
+      const T* part = parts.data()[c * pieces + piece];
       sum += static_cast<double>(part[0]);
       weighted += static_cast<double>(part[1]);
     }
     sums[c] = static_cast<T>(sum);
-    sums[args.C + c] = static_cast<T>(weighted);
+    sums[next + c] = static_cast<T>(weighted);
   }
+}
+
+// body(sample, group, where the group's first channel lies) for every sample's groups.
+template <Isa I, class Body>
+void for_planes(const GroupNormArgs& args, const Body& body) {
+  const std::int64_t size = args.C / args.groups * args.rows;
+  for_parts<I>(args.N * args.groups, size, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t index = begin; index < end; ++index) {
+      body(index / args.groups, index % args.groups, index * size);
+    }
+  });
 }
 
 template <Isa I, class S>
@@ -228,25 +233,21 @@ void forward_channels_first(const GroupNormArgs& args) {
   const std::int64_t rows = args.rows, width = args.C / args.groups;
   const bool stream = passes_caches<S>(args.N * args.C * rows);
   const Scratch<T> tables(static_cast<std::size_t>(args.N * 3 * args.C));
-  for_parts<I>(args.N * args.groups, width * rows, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t index = begin; index < end; ++index) {
-      const std::int64_t sample = index / args.groups, group = index % args.groups;
-      const S* x = static_cast<const S*>(args.x) + sample * args.C * rows;
-      S* y = static_cast<S*>(args.y) + sample * args.C * rows;
-      T* table = tables.data() + sample * 3 * args.C;
-      finish_group(args, sample, group, run_moments<I, S>(x + group * width * rows, width * rows), table);
-      for_channel_pieces<I>(group * width, (group + 1) * width, rows,
-                            [&](std::int64_t c, std::int64_t first, std::int64_t last) {
-                              const V center = V::set(table[c]), scale = V::set(table[args.C + c]);
-                              const V shift = V::set(table[2 * args.C + c]);
-                              const S* source = x + c * rows + first;
-                              const auto value = [&](std::int64_t i, auto lanes) {
-                                return fma(load<V>(source + i, lanes) - center, scale, shift);
-                              };
-                              write_vectors<I>(y + c * rows + first, last - first, value, stream);
-                              if (stream) stream_fence<I>();
-                            });
-    }
+  for_planes<I>(args, [&](std::int64_t sample, std::int64_t group, std::int64_t offset) {
+    const S* x = static_cast<const S*>(args.x) + offset;
+    S* y = static_cast<S*>(args.y) + offset;
+    T* table = tables.data() + sample * 3 * args.C;
+    finish_group(args, sample, group, run_moments<I, S>(x, width * rows), table);
+    table += group * width;
+    for_channel_pieces<I>(width, rows, [&](std::int64_t c, std::int64_t first, std::int64_t last) {
+      const V center = V::set(table[c]), scale = V::set(table[args.C + c]), shift = V::set(table[2 * args.C + c]);
+      const S* source = x + c * rows + first;
+      const auto value = [&](std::int64_t i, auto lanes) {
+        return fma(load<V>(source + i, lanes) - center, scale, shift);
+      };
+      write_vectors<I>(y + c * rows + first, last - first, value, stream);
+      if (stream) stream_fence<I>();
+    });
   });
 }
 
@@ -257,31 +258,28 @@ void backward_channels_first(const GroupNormArgs& args, Accumulator<S>* sums) {
   const std::int64_t rows = args.rows, width = args.C / args.groups;
   const bool stream = passes_caches<S>(args.N * args.C * rows);
   const Scratch<T> tables(static_cast<std::size_t>(args.N * 4 * args.C));
-  for_parts<I>(args.N * args.groups, width * rows, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t index = begin; index < end; ++index) {
-      const std::int64_t sample = index / args.groups, group = index % args.groups;
-      const S* x = static_cast<const S*>(args.x) + sample * args.C * rows;
-      const S* dy = static_cast<const S*>(args.dy) + sample * args.C * rows;
-      S* dx = static_cast<S*>(args.y) + sample * args.C * rows;
-      T* own = sums + sample * 2 * args.C;
-      T* table = tables.data() + sample * 4 * args.C;
-      plane_gradient_sums<I, S>(args, group * width, (group + 1) * width, x, dy,
-                                static_cast<const T*>(args.mean)[index], own);
-      finish_gradient(args, sample, group, own, table);
-      for_channel_pieces<I>(group * width, (group + 1) * width, rows,
-                            [&](std::int64_t c, std::int64_t first, std::int64_t last) {
-                              const V center = V::set(table[c]), scale = V::set(table[args.C + c]);
-                              const V slope = V::set(table[2 * args.C + c]), shift = V::set(table[3 * args.C + c]);
-                              const S* source = x + c * rows + first;
-                              const S* upstream = dy + c * rows + first;
-                              const auto value = [&](std::int64_t i, auto lanes) {
-                                const V rest = fma(load<V>(source + i, lanes) - center, slope, shift);
-                                return fma(load<V>(upstream + i, lanes), scale, rest);
-                              };
-                              write_vectors<I>(dx + c * rows + first, last - first, value, stream);
-                              if (stream) stream_fence<I>();
-                            });
-    }
+  for_planes<I>(args, [&](std::int64_t sample, std::int64_t group, std::int64_t offset) {
+    const S* x = static_cast<const S*>(args.x) + offset;
+    const S* dy = static_cast<const S*>(args.dy) + offset;
+    S* dx = static_cast<S*>(args.y) + offset;
+    T* own = sums + sample * 2 * args.C;
+    T* table = tables.data() + sample * 4 * args.C;
+    const T mean = static_cast<const T*>(args.mean)[sample * args.groups + group];
+    plane_gradient_sums<I, S>(width, rows, x, dy, mean, own + group * width, args.C);
+    finish_gradient(args, sample, group, own, table);
+    table += group * width;
+    for_channel_pieces<I>(width, rows, [&](std::int64_t c, std::int64_t first, std::int64_t last) {
+      const V center = V::set(table[c]), scale = V::set(table[args.C + c]);
+      const V slope = V::set(table[2 * args.C + c]), shift = V::set(table[3 * args.C + c]);
+      const S* source = x + c * rows + first;
+      const S* upstream = dy + c * rows + first;
+      const auto value = [&](std::int64_t i, auto lanes) {
+        const V rest = fma(load<V>(source + i, lanes) - center, slope, shift);
+        return fma(load<V>(upstream + i, lanes), scale, rest);
+      };
+      write_vectors<I>(dx + c * rows + first, last - first, value, stream);
+      if (stream) stream_fence<I>();
+    });
   });
 }
 

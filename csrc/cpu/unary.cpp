@@ -75,7 +75,8 @@ DRUPE_INLINE Vec<T, I> slope(Vec<T, I> s, Vec<T, I> dy, const UnaryArgs& args) {
   }
 }
 
-// out[i] = value(i, lanes) for i in [begin, end), past the caches where the whole result exceeds them.
+// out[i] = value(i, lanes) for i in [begin, end), past the caches where the whole result exceeds them. Narrow results
+// keep their subnormals: write_vectors would round them to zero.
 template <class T, Isa I, class Value>
 DRUPE_INLINE void write_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end, const Value& value) {
   using A = Accumulator<T>;

@@ -42,14 +42,6 @@ Conv2dArgs plan(const char* op, const Dims& x, const Dims& weight, Dtype dtype, 
   return {.N = x[0], .C = x[3], .K = weight[0], .groups = groups, .h = window.h, .w = window.w, .dtype = dtype};
 }
 
-// The same product as a matrix's: no window, no stride, no padding.
-bool is_pointwise(const Conv2dArgs& args) {
-  const auto plain = [](const WindowAxis& axis) {
-    return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.after == 0;
-  };
-  return args.groups == 1 && plain(args.h) && plain(args.w);
-}
-
 void check_dtype(const char* op, const char* name, const Tensor& tensor, Dtype dtype) {
   check_type(tensor.dtype() == dtype, op, "x is ", dtype, ", ", name, " is ", tensor.dtype(), ": expected one dtype");
 }
@@ -90,7 +82,7 @@ std::pair<Tensor, Tensor> conv2d(const Tensor& x, const Tensor& weight, const st
     check(residual->shape() == expected, op, "residual is ", residual->shape(), ": expected ", expected);
     added = to_nhwc(op, "residual", *residual, layout);
   }
-  if (is_pointwise(args)) {
+  if (args.pointwise()) {
     const Dims flat{checked_numel(shape, op) / std::max<std::int64_t>(1, args.K), args.K};
     const auto [y, pre] =
         gemm(reshape(image, {flat[0], args.C}), reshape(weight, {args.K, args.C}), bias,
@@ -144,7 +136,7 @@ PackedFilters pack_filters(const Tensor& weight, const Conv2dOptions& options) {
   if (packed.form != FilterForm::matrix) return packed;
   const Dims matrix{args.K, args.C * args.h.kernel * args.w.kernel};
   packed.matrix = pack_weight(reshape(contiguous(packed.weight.permute({0, 2, 3, 1})), matrix), true);
-  if (is_pointwise(args)) {
+  if (args.pointwise()) {
     packed.matrix.matrix = reshape(packed.weight, matrix);
   } else {
     packed.matrix.matrix = {};
@@ -162,7 +154,7 @@ Tensor conv2d_backward_input(const Tensor& dy, const Tensor& weight, const Dims&
   Conv2dArgs args = plan(op, x_shape, weight.shape(), dy.dtype(), options);
   args.algorithm = parse_algorithm(op, options.algorithm, args, device);
   check_dy(op, dy, args);
-  if (is_pointwise(args)) {
+  if (args.pointwise()) {
     const std::int64_t rows = args.N * args.h.in * args.w.in;
     return reshape(gemm(reshape(gradient, {rows, args.K}), reshape(weight, {args.K, args.C}), {}, {}, {}).first,
                    x_shape);

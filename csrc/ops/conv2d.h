@@ -51,6 +51,14 @@ struct Conv2dArgs {
   Dtype dtype;
   const void* panels = nullptr;  // the weight packed, for one group, in this form
   FilterForm form = FilterForm::none;
+
+  // Whether it is a product of the pixels as they lie.
+  bool pointwise() const {
+    const auto plain = [](const WindowAxis& axis) {
+      return axis.kernel == 1 && axis.stride == 1 && axis.before == 0 && axis.after == 0;
+    };
+    return groups == 1 && plain(h) && plain(w);
+  }
 };
 
 // A weight (K, C / groups, R, S), contiguous, and a copy in the order in which this processor's kernels read it.
