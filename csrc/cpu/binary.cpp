@@ -7,7 +7,8 @@
 
 #include "core/dispatch.h"
 #include "cpu/loops.h"
-#include "cpu/simd_math.h"
+#include "cpu/simd_bools.h"
+#include "cpu/simd_pow.h"
 
 namespace drupe::cpu {
 namespace {
@@ -24,13 +25,7 @@ DRUPE_INLINE Vec<T, I> arithmetic(Vec<T, I> a, Vec<T, I> b) {
   // max and min give their second operand where either is NaN.
   if constexpr (Op == Binary::maximum) return select(a == a, max(a, b), a);
   if constexpr (Op == Binary::minimum) return select(a == a, min(a, b), a);
-  if constexpr (Op == Binary::pow) {
-    T x[Vec<T, I>::kLanes], y[Vec<T, I>::kLanes];
-    a.store(x);
-    b.store(y);
-    for (int i = 0; i < Vec<T, I>::kLanes; ++i) x[i] = std::pow(x[i], y[i]);
-    return Vec<T, I>::load(x);
-  }
+  if constexpr (Op == Binary::pow) return pow(a, b);
 }
 
 template <Binary Op, class T, Isa I>
@@ -88,17 +83,33 @@ DRUPE_INLINE auto integer(T a, T b) {
   if constexpr (Op == Binary::logical_or) return a != T(0) || b != T(0);
 }
 
-template <Binary Op, class T, Isa I>
-void float_row(const BinaryArgs& args, const std::int64_t* offsets, std::int64_t count) {
+// y = f(a, b).
+template <class T, Isa I, class F>
+DRUPE_INLINE void write_row(const BinaryArgs& args, const std::int64_t* offsets, std::int64_t count, const F& f) {
   using V = Vec<Accumulator<T>, I>;
   const RowOperand<T, V::kLanes> a(args.a, offsets[1], inner_stride(args.loops, 1));
   const RowOperand<T, V::kLanes> b(args.b, offsets[2], inner_stride(args.loops, 2));
   T* y = static_cast<T*>(args.y) + offsets[0];
   std::int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) arithmetic<Op>(V::load(a.at(i)), V::load(b.at(i))).store(y + i);
+  for (; i + V::kLanes <= count; i += V::kLanes) f(V::load(a.at(i)), V::load(b.at(i))).store(y + i);
   if (const int rest = static_cast<int>(count - i); rest > 0) {
-    arithmetic<Op>(V::load(a.at(i), rest), V::load(b.at(i), rest)).store(y + i, rest);
+    f(V::load(a.at(i), rest), V::load(b.at(i), rest)).store(y + i, rest);
   }
+}
+
+template <Binary Op, class T, Isa I>
+void float_row(const BinaryArgs& args, const std::int64_t* offsets, std::int64_t count) {
+  using A = Accumulator<T>;
+  using V = Vec<A, I>;
+  if constexpr (Op == Binary::pow) {  // by exponents that are one product or quotient
+    if (inner_stride(args.loops, 2) == 0) {
+      const A exponent = static_cast<A>(static_cast<const T*>(args.b)[offsets[2]]);
+      if (exponent == A(2)) return write_row<T, I>(args, offsets, count, [](V x, V) { return x * x; });
+      if (exponent == A(3)) return write_row<T, I>(args, offsets, count, [](V x, V) { return x * x * x; });
+      if (exponent == A(-1)) return write_row<T, I>(args, offsets, count, [](V x, V) { return V::set(1) / x; });
+    }
+  }
+  write_row<T, I>(args, offsets, count, [](V x, V y) { return arithmetic<Op>(x, y); });
 }
 
 template <Binary Op, class T, Isa I>
@@ -107,22 +118,9 @@ void mask_row(const BinaryArgs& args, const std::int64_t* offsets, std::int64_t 
   using V = Vec<A, I>;
   const RowOperand<T, V::kLanes> a(args.a, offsets[1], inner_stride(args.loops, 1));
   const RowOperand<T, V::kLanes> b(args.b, offsets[2], inner_stride(args.loops, 2));
-  bool* y = static_cast<bool*>(args.y) + offsets[0];
-  for (std::int64_t i = 0; i < count; i += kBlock) {
-    A block[kBlock];
-    const int size = static_cast<int>(std::min<std::int64_t>(kBlock, count - i));
-    for (int j = 0; j < size; j += V::kLanes) {
-      const int n = std::min(V::kLanes, size - j);
-      const V x = n == V::kLanes ? V::load(a.at(i + j)) : V::load(a.at(i + j), n);
-      const V z = n == V::kLanes ? V::load(b.at(i + j)) : V::load(b.at(i + j), n);
-      select(compare<Op>(x, z), V::set(1), V::zero()).store(block + j);
-    }
-    if (size == kBlock) {
-      for (int j = 0; j < kBlock; ++j) y[i + j] = block[j] != A(0);
-    } else {
-      for (int j = 0; j < size; ++j) y[i + j] = block[j] != A(0);
-    }
-  }
+  write_bools<I, A>(static_cast<bool*>(args.y) + offsets[0], count, [&](std::int64_t i, auto lanes) {
+    return compare<Op>(load<V>(a.at(i), lanes), load<V>(b.at(i), lanes));
+  });
 }
 
 template <Binary Op, class T>
@@ -133,8 +131,8 @@ void integer_row(const BinaryArgs& args, const std::int64_t* offsets, std::int64
   R* y = static_cast<R*>(args.y) + offsets[0];
   std::int64_t i = 0;
   for (; i + kBlock <= count; i += kBlock) {
-    const T* __restrict p = a.at(i);
-    const T* __restrict q = b.at(i);
+    const T *p = a.at(i), *q = b.at(i);
+#pragma GCC ivdep
     for (int j = 0; j < kBlock; ++j) y[i + j] = integer<Op>(p[j], q[j]);
   }
   for (int j = 0; i + j < count; ++j) y[i + j] = integer<Op>(a.at(i)[j], b.at(i)[j]);
@@ -187,12 +185,12 @@ void where_rows(const WhereArgs& args) {
     T* y = static_cast<T*>(args.y) + offsets[0];
     std::int64_t i = 0;
     for (; i + kBlock <= count; i += kBlock) {
-      const bool* __restrict c = condition.at(i);
-      const T* __restrict p = a.at(i);
-      const T* __restrict q = b.at(i);
+      const bool* c = condition.at(i);
+      const T *p = a.at(i), *q = b.at(i);
+#pragma GCC ivdep
       for (int j = 0; j < kBlock; ++j) {
-        const T left = p[j], right = q[j];
-        y[i + j] = c[j] ? left : right;
+        const T mask = static_cast<T>(T(0) - static_cast<T>(c[j]));  // a choice would become one of two addresses
+        y[i + j] = static_cast<T>((p[j] & mask) | (q[j] & static_cast<T>(~mask)));
       }
     }
     for (int j = 0; i + j < count; ++j) y[i + j] = condition.at(i)[j] ? a.at(i)[j] : b.at(i)[j];

@@ -12,7 +12,9 @@
 #include "core/dispatch.h"
 #include "core/memory.h"
 #include "core/parallel.h"
+#include "cpu/simd_integers.h"
 #include "cpu/simd_math.h"
+#include "cpu/simd_transpose.h"
 
 namespace drupe::cpu {
 namespace {
@@ -73,6 +75,22 @@ struct Rule {
     return lanes[0];
   }
 
+  // The same for kReducedRows vectors, each by itself.
+  DRUPE_INLINE static void fold_rows(const V* rows, A* to) {
+    if constexpr (std::is_floating_point_v<A>) {
+      if constexpr (Op == Reduction::max || Op == Reduction::min) {
+        auto numbers = rows[0] == rows[0];
+        for (int i = 1; i < kReducedRows; ++i) numbers = numbers & (rows[i] == rows[i]);
+        if (!(~numbers).any()) {
+          return Op == Reduction::max ? ReduceRows<I, A>::maximum(rows, to) : ReduceRows<I, A>::minimum(rows, to);
+        }
+      } else if constexpr (Op != Reduction::prod && Op != Reduction::any && Op != Reduction::all) {
+        return ReduceRows<I, A>::sum(rows, to);
+      }
+    }
+    for (int i = 0; i < kReducedRows; ++i) to[i] = fold(rows[i]);
+  }
+
   template <class S>
   DRUPE_INLINE static V mapped(const S* p, V shift) {
     return map(V::load(p), shift);
@@ -102,7 +120,7 @@ DRUPE_INLINE A load_shift(const ReduceArgs& args, std::int64_t at) {
 }
 
 // Finishes `count` neighbouring results and writes them at y + at.
-template <class A>
+template <Isa, class A>
 void emit(const ReduceArgs& args, const A* values, std::int64_t at, std::int64_t count) {
   dispatch_any(args.y_dtype, [&]<class Y>() {
     Y* y = static_cast<Y*>(args.y) + at;
@@ -149,8 +167,9 @@ void merge_parts(A* parts, std::int64_t count, std::int64_t stride, std::int64_t
   }
 }
 
+// Of a run of at most kLeaf elements, a vector whose lanes are still to be merged.
 template <class R, class S, class A>
-A reduce_leaf(const S* p, std::int64_t n, A shift) {
+DRUPE_INLINE typename R::V reduce_leaf(const S* p, std::int64_t n, A shift) {
   using V = typename R::V;
   constexpr std::int64_t L = V::kLanes;
   const V s = V::set(shift);
@@ -162,14 +181,16 @@ A reduce_leaf(const S* p, std::int64_t n, A shift) {
   }
   for (; i + L <= n; i += L) acc[0] = R::merge(acc[0], R::mapped(p + i, s));
   if (i < n) acc[1] = R::merge(acc[1], R::mapped(p + i, static_cast<int>(n - i), s));
-  return R::fold(R::merge(R::merge(acc[0], acc[2]), R::merge(acc[1], acc[3])));
+  return R::merge(R::merge(acc[0], acc[2]), R::merge(acc[1], acc[3]));
 }
+
+template <class R>
+inline constexpr std::int64_t kLeaf = 4 * kLeafSteps * R::V::kLanes;
 
 template <class R, class S, class A>
 A reduce_run(const S* p, std::int64_t n, A shift) {
-  constexpr std::int64_t kLeaf = 4 * kLeafSteps * R::V::kLanes;
-  if (n <= kLeaf) return reduce_leaf<R>(p, n, shift);
-  const std::int64_t half = (n / 2 + kLeaf - 1) / kLeaf * kLeaf;
+  if (n <= kLeaf<R>) return R::fold(reduce_leaf<R>(p, n, shift));
+  const std::int64_t half = (n / 2 + kLeaf<R> - 1) / kLeaf<R> * kLeaf<R>;
   const A left = reduce_run<R>(p, half, shift);  // before the right half: arguments of one call have no order
   return R::merge(left, reduce_run<R>(p + half, n - half, shift));
 }
@@ -228,8 +249,19 @@ void reduce_rows(const ReduceArgs& args) {
         const S* from = x + place(o, 0);
         const std::int64_t at = place(o, 1);
         A values[kFew];
-        for (std::int64_t i = 0; i < count; ++i) values[i] = chunk(from + i * step, at + i, 0);
-        emit(args, values, at, count);
+        if (runs == 1 && n <= kLeaf<R>) {
+          for (std::int64_t i = 0; i < count; i += kReducedRows) {
+            typename R::V rows[kReducedRows];
+            for (std::int64_t r = 0; r < kReducedRows; ++r) {
+              const std::int64_t row = i + r;
+              rows[r] = row < count ? reduce_leaf<R>(from + row * step, n, load_shift<Op, A>(args, at + row)) : rows[0];
+            }
+            R::fold_rows(static_cast<const typename R::V*>(rows), values + i);
+          }
+        } else {
+          for (std::int64_t i = 0; i < count; ++i) values[i] = chunk(from + i * step, at + i, 0);
+        }
+        emit<I>(args, values, at, count);
       }
     });
     return;
@@ -241,7 +273,7 @@ void reduce_rows(const ReduceArgs& args) {
   });
   for (std::int64_t o = 0; o < outputs; ++o) {
     merge_parts<R>(parts.data() + o * chunks, chunks, 1, 1);
-    emit(args, parts.data() + o * chunks, place(o, 1), 1);
+    emit<I>(args, parts.data() + o * chunks, place(o, 1), 1);
   }
 }
 
@@ -312,7 +344,7 @@ void reduce_columns(const ReduceArgs& args) {
       A* acc = blocks > 1 ? parts.data() + (group * blocks + block) * columns + c0 : local;
       reduce_block<R>(args, static_cast<const S*>(args.x) + place(group, 0) + c0, first,
                       std::min(rows, first + rows_per_block), width, shift, acc);
-      if (blocks == 1) emit(args, local, at, width);
+      if (blocks == 1) emit<I>(args, local, at, width);
     }
   });
   if (blocks == 1) return;
@@ -321,7 +353,7 @@ void reduce_columns(const ReduceArgs& args) {
     A* part = parts.data() + group * blocks * columns + c0;
     const std::int64_t width = std::min(kColumns, columns - c0);
     merge_parts<R>(part, blocks, columns, width);
-    emit(args, part, place(group, 1) + c0, width);
+    emit<I>(args, part, place(group, 1) + c0, width);
   });
 }
 
@@ -334,18 +366,21 @@ void run(const ReduceArgs& args) {
   }
 }
 
-// Integers are summed without sign, where overflow wraps around.
+// Integers are summed without sign, where overflow wraps around. Bools are read as the bytes 0 and 1.
 template <Reduction Op, Isa I>
 void dispatch(const ReduceArgs& args) {
-  dispatch_any(args.dtype, [&]<class S>() {
+  constexpr bool kTruth = Op == Reduction::any || Op == Reduction::all;
+  const bool bytes = args.dtype == Dtype::boolean || (kTruth && args.dtype == Dtype::i8);
+  dispatch_any(bytes ? Dtype::u8 : args.dtype, [&]<class S>() {
     if constexpr (std::is_floating_point_v<Accumulator<S>>) {
       run<Op, Accumulator<S>, S, I>(args);
+    } else if constexpr (Op == Reduction::sum_squares || Op == Reduction::sum_exp || std::is_same_v<S, bool> ||
+                         (kTruth && std::is_same_v<S, std::int8_t>)) {
+      unexpected_dtype(args.dtype);
     } else if constexpr (Op == Reduction::sum || Op == Reduction::prod) {
       run<Op, std::uint64_t, S, I>(args);
-    } else if constexpr (Op == Reduction::sum_squares || Op == Reduction::sum_exp) {
-      unexpected_dtype(args.dtype);
     } else {
-      run<Op, std::int64_t, S, I>(args);
+      run<Op, S, S, I>(args);
     }
   });
 }

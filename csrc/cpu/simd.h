@@ -51,7 +51,7 @@ struct Vec {
   DRUPE_INLINE static Vec zero() { return {T(0)}; }
   DRUPE_INLINE static Vec set(T x) { return {x}; }
   // From S in {T, Float16, BFloat16}, for floats also uint8; the second form reads the first n of kLanes, and the
-  // rest are zero.
+  // rest are zero. Doubles load and store floats too, all lanes.
   template <class S>
   DRUPE_INLINE static Vec load(const S* p) {
     return {static_cast<T>(*p)};

@@ -96,8 +96,10 @@ struct Vec<double, Isa::avx2> {
   DRUPE_INLINE static Vec zero() { return {_mm256_setzero_pd()}; }
   DRUPE_INLINE static Vec set(double x) { return {_mm256_set1_pd(x)}; }
   DRUPE_INLINE static Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
+  DRUPE_INLINE static Vec load(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
   DRUPE_INLINE static Vec load(const double* p, int n) { return {_mm256_maskload_pd(p, first(n))}; }
   DRUPE_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
+  DRUPE_INLINE void store(float* p) const { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
   DRUPE_INLINE void stream(double* p) const { _mm256_stream_pd(p, v); }
   DRUPE_INLINE void store(double* p, int n) const { _mm256_maskstore_pd(p, first(n), v); }
 

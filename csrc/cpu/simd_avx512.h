@@ -93,8 +93,10 @@ struct Vec<double, Isa::avx512> {
   DRUPE_INLINE static Vec zero() { return {_mm512_setzero_pd()}; }
   DRUPE_INLINE static Vec set(double x) { return {_mm512_set1_pd(x)}; }
   DRUPE_INLINE static Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  DRUPE_INLINE static Vec load(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
   DRUPE_INLINE static Vec load(const double* p, int n) { return {_mm512_maskz_loadu_pd(first(n), p)}; }
   DRUPE_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
+  DRUPE_INLINE void store(float* p) const { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
   DRUPE_INLINE void stream(double* p) const { _mm512_stream_pd(p, v); }
   DRUPE_INLINE void store(double* p, int n) const { _mm512_mask_storeu_pd(p, first(n), v); }
 

@@ -93,6 +93,7 @@ struct Vec<double, Isa::neon> {
   DRUPE_INLINE static Vec zero() { return {vdupq_n_f64(0)}; }
   DRUPE_INLINE static Vec set(double x) { return {vdupq_n_f64(x)}; }
   DRUPE_INLINE static Vec load(const double* p) { return {vld1q_f64(p)}; }
+  DRUPE_INLINE static Vec load(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
   DRUPE_INLINE static Vec load(const double* p, int n) {
     float64x2_t x = vdupq_n_f64(0);
     if (n > 0) x = vld1q_lane_f64(p, x, 0);
@@ -100,6 +101,7 @@ struct Vec<double, Isa::neon> {
     return {x};
   }
   DRUPE_INLINE void store(double* p) const { vst1q_f64(p, v); }
+  DRUPE_INLINE void store(float* p) const { vst1_f32(p, vcvt_f32_f64(v)); }
   DRUPE_INLINE void stream(double* p) const { store(p); }
   DRUPE_INLINE void store(double* p, int n) const {
     if (n > 0) vst1q_lane_f64(p, v, 0);

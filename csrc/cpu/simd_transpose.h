@@ -49,20 +49,79 @@ struct Transpose<Isa::avx512, float> {
 };
 #endif
 
-// to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols, in blocks of 4 x 4, ...
+// to[j * to_row + i] = from[i * from_row + j] for i, j < 8, of 16 bits each: neighbours, pairs and fours interleave.
+template <Isa I>
+DRUPE_INLINE void transpose_8x8(const std::uint16_t* from, std::int64_t from_row, std::uint16_t* to,
+                                std::int64_t to_row) {
+#if defined(__SSE2__)
+  __m128i r[8], pairs[8], fours[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_row));
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = _mm_unpacklo_epi16(r[i], r[i + 1]);
+    pairs[i + 1] = _mm_unpackhi_epi16(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int at = i / 2 * 4 + i % 2;  // rows 0 to 3 before 4 to 7, of each the left half before the right
+    fours[2 * i] = _mm_unpacklo_epi32(pairs[at], pairs[at + 2]);
+    fours[2 * i + 1] = _mm_unpackhi_epi32(pairs[at], pairs[at + 2]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    auto* place = to + 2 * i * to_row;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(place), _mm_unpacklo_epi64(fours[i], fours[i + 4]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(place + to_row), _mm_unpackhi_epi64(fours[i], fours[i + 4]));
+  }
+#elif defined(__aarch64__)
+  uint16x8_t r[8];
+  uint32x4_t pairs[8];
+  uint64x2_t fours[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = vld1q_u16(from + i * from_row);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = vreinterpretq_u32_u16(vzip1q_u16(r[i], r[i + 1]));
+    pairs[i + 1] = vreinterpretq_u32_u16(vzip2q_u16(r[i], r[i + 1]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const int at = i / 2 * 4 + i % 2;  // as above
+    fours[2 * i] = vreinterpretq_u64_u32(vzip1q_u32(pairs[at], pairs[at + 2]));
+    fours[2 * i + 1] = vreinterpretq_u64_u32(vzip2q_u32(pairs[at], pairs[at + 2]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    vst1q_u16(to + 2 * i * to_row, vreinterpretq_u16_u64(vzip1q_u64(fours[i], fours[i + 4])));
+    vst1q_u16(to + (2 * i + 1) * to_row, vreinterpretq_u16_u64(vzip2q_u64(fours[i], fours[i + 4])));
+  }
+#else
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) to[j * to_row + i] = from[i * from_row + j];
+  }
+#endif
+}
+
+// to[j * to_row + i] = from[i * from_row + j] for i < rows, j < cols, in blocks of 4 x 4, or 8 x 8 of 16 bits, ...
 template <Isa I, class T>
-void transpose_by_4(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows,
-                    std::int64_t cols) {
-  for (std::int64_t j = 0; j < cols; j += 4) {
-    for (std::int64_t i = 0; i < rows; i += 4) {
+void transpose_small(const T* from, std::int64_t from_row, T* to, std::int64_t to_row, std::int64_t rows,
+                     std::int64_t cols) {
+  constexpr std::int64_t kSide = sizeof(T) == 2 ? 8 : 4;
+  for (std::int64_t j = 0; j < cols; j += kSide) {
+    for (std::int64_t i = 0; i < rows; i += kSide) {
       const T* block = from + i * from_row + j;
       T* place = to + j * to_row + i;
-      if (i + 4 <= rows && j + 4 <= cols) {
-        transpose_4x4<I>(block, from_row, place, to_row);
+      if (i + kSide <= rows && j + kSide <= cols) {
+        if constexpr (kSide == 8) {
+          transpose_8x8<I>(block, from_row, place, to_row);
+        } else {
+          transpose_4x4<I>(block, from_row, place, to_row);
+        }
         continue;
       }
-      for (std::int64_t r = 0; r < std::min<std::int64_t>(4, rows - i); ++r) {
-        for (std::int64_t c = 0; c < std::min<std::int64_t>(4, cols - j); ++c) {
+      for (std::int64_t r = 0; r < std::min(kSide, rows - i); ++r) {
+        for (std::int64_t c = 0; c < std::min(kSide, cols - j); ++c) {
           place[c * to_row + r] = block[r * from_row + c];
         }
       }
@@ -80,18 +139,22 @@ void transpose(const T* from, std::int64_t from_row, T* to, std::int64_t to_row,
       Transpose<I, T>::block(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
     }
   }
-  transpose_by_4<I>(from + across, from_row, to + across * to_row, to_row, down, cols - across);
-  transpose_by_4<I>(from + down * from_row, from_row, to + down, to_row, rows - down, cols);
+  transpose_small<I>(from + across, from_row, to + across * to_row, to_row, down, cols - across);
+  transpose_small<I>(from + down * from_row, from_row, to + down, to_row, rows - down, cols);
 }
 
 inline constexpr int kReducedRows = 16;
 
-// to[i] = the largest lane, or the sum of the lanes in a fixed order, of rows[i], for all kReducedRows of them.
+// to[i] = the largest or smallest lane, of numbers, or the sum of the lanes in a fixed order, of rows[i], for all
+// kReducedRows of them.
 template <Isa I, class T>
 struct ReduceRows {
   using V = Vec<T, I>;
   DRUPE_INLINE static void maximum(const V* rows, T* to) {
     for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_max(rows[i]);
+  }
+  DRUPE_INLINE static void minimum(const V* rows, T* to) {
+    for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_min(rows[i]);
   }
   DRUPE_INLINE static void sum(const V* rows, T* to) {
     for (int i = 0; i < kReducedRows; ++i) to[i] = reduce_add(rows[i]);
@@ -104,6 +167,9 @@ struct ReduceRows<Isa::avx512, float> {
   using V = Vec<float, Isa::avx512>;
   DRUPE_INLINE static void maximum(const V* rows, float* to) {
     merge(rows, to, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); });
+  }
+  DRUPE_INLINE static void minimum(const V* rows, float* to) {
+    merge(rows, to, [](__m512 a, __m512 b) { return _mm512_min_ps(a, b); });
   }
   DRUPE_INLINE static void sum(const V* rows, float* to) {
     merge(rows, to, [](__m512 a, __m512 b) { return _mm512_add_ps(a, b); });
@@ -138,6 +204,9 @@ struct ReduceRows<Isa::neon, float> {
   using V = Vec<float, Isa::neon>;
   DRUPE_INLINE static void maximum(const V* rows, float* to) {
     merge(rows, to, [](float32x4_t a, float32x4_t b) { return vpmaxnmq_f32(a, b); });
+  }
+  DRUPE_INLINE static void minimum(const V* rows, float* to) {
+    merge(rows, to, [](float32x4_t a, float32x4_t b) { return vpminnmq_f32(a, b); });
   }
   DRUPE_INLINE static void sum(const V* rows, float* to) {
     merge(rows, to, [](float32x4_t a, float32x4_t b) { return vpaddq_f32(a, b); });

@@ -91,9 +91,28 @@ DRUPE_INLINE void write_range(const UnaryArgs& args, std::int64_t begin, std::in
   }
 }
 
+// y[i] = f(x[i]) for i in [begin, end), in loops that the compiler vectorises.
+template <class R, class T, class F>
+DRUPE_INLINE void write_blocks(const UnaryArgs& args, std::int64_t begin, std::int64_t end, const F& f) {
+  const T* x = static_cast<const T*>(args.x);
+  R* y = static_cast<R*>(args.y);
+  std::int64_t i = begin;
+  for (; i + kBlock <= end; i += kBlock) {
+#pragma GCC ivdep
+    for (int j = 0; j < kBlock; ++j) y[i + j] = f(x[i + j]);
+  }
+  for (; i < end; ++i) y[i] = f(x[i]);
+}
+
 template <Unary Op, class T, Isa I>
 void float_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end) {
   using V = Vec<Accumulator<T>, I>;
+  if constexpr (sizeof(T) == 2 && (Op == Unary::neg || Op == Unary::abs)) {  // the sign's bit alone
+    using Word = std::uint16_t;
+    return write_blocks<Word, Word>(args, begin, end, [](Word bits) {
+      return static_cast<Word>(Op == Unary::neg ? bits ^ 0x8000u : bits & 0x7fffu);
+    });
+  }
   const T* x = static_cast<const T*>(args.x);
   write_range<T, I>(args, begin, end,
                     [&](std::int64_t i, auto lanes) { return apply<Op>(load<V>(x + i, lanes), args); });
@@ -123,14 +142,7 @@ DRUPE_INLINE auto integer(T x) {
 
 template <Unary Op, class T>
 void integer_range(const UnaryArgs& args, std::int64_t begin, std::int64_t end) {
-  using R = decltype(integer<Op>(T()));
-  const T* __restrict x = static_cast<const T*>(args.x);
-  R* __restrict y = static_cast<R*>(args.y);
-  std::int64_t i = begin;
-  for (; i + kBlock <= end; i += kBlock) {
-    for (int j = 0; j < kBlock; ++j) y[i + j] = integer<Op>(x[i + j]);
-  }
-  for (; i < end; ++i) y[i] = integer<Op>(x[i]);
+  write_blocks<decltype(integer<Op>(T())), T>(args, begin, end, [](T x) { return integer<Op>(x); });
 }
 
 template <Unary Op, class T, Isa I>

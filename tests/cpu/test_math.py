@@ -23,6 +23,7 @@ BOUNDS = {
     "reciprocal": (np.reciprocal, 0.51),
     "rsqrt": (lambda x: 1 / np.sqrt(x), 1.5),
 }
+POW_BOUND, LIBM_POW_BOUND, CUBE_BOUND = 0.51, 0.75, 1.3
 SMALLEST_NORMAL = 2.0**-126
 
 
@@ -56,3 +57,52 @@ def test_errors_stay_within_the_stated_bounds(isa, sample, name):
     # exp gives 0 where the result would be subnormal, and sigmoid is 1 / (1 + e^-x), where e^-x overflows first.
     slack = SMALLEST_NORMAL if name in ("exp", "sigmoid") else 2.0**-148
     assert np.all(np.abs(actual[tiny].astype(np.float64) - expected[tiny]) <= slack)
+
+
+def powers(rng):
+    """Bases over all exponents, and exponents that take the result over all of its range."""
+    base = np.concatenate([np.exp2(rng.uniform(-149, 128, 300_000)), rng.uniform(0.9, 1.1, 100_000)]).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        exponent = rng.uniform(-155, 130, base.size) / np.log2(base.astype(np.float64))
+    return base, np.clip(exponent, -3e38, 3e38).astype(np.float32)
+
+
+def test_powers_stay_within_the_stated_bound(isa, rng):
+    base, exponent = powers(rng)
+    with np.errstate(all="ignore"):
+        expected = np.power(base.astype(np.longdouble), exponent.astype(np.longdouble))
+        rounded = expected.astype(np.float32)
+        actual = ops.pow(base, exponent)
+    normal = np.isfinite(rounded) & (expected >= SMALLEST_NORMAL)
+    error = np.abs(actual[normal] - expected[normal]) / np.spacing(rounded[normal])
+    bound = LIBM_POW_BOUND if isa == "scalar" else POW_BOUND
+    assert error.max() <= bound
+    tiny = expected < SMALLEST_NORMAL
+    assert np.all(np.abs(actual[tiny] - expected[tiny]) <= bound * 2.0**-149)
+    assert np.all(np.isinf(actual) == np.isinf(rounded))
+    for few in (2, 3, -1):  # one operation or two
+        with np.errstate(all="ignore"):
+            expected = np.power(base.astype(np.longdouble), few)
+            rounded = expected.astype(np.float32)
+        kept = np.isfinite(rounded) & (rounded >= SMALLEST_NORMAL)
+        error = np.abs(ops.pow(base, few)[kept] - expected[kept]) / np.spacing(rounded[kept])
+        assert error.max() <= (CUBE_BOUND if few == 3 else POW_BOUND)
+
+
+def test_special_powers_are_those_of_ieee_754(isa):
+    special = [0.0, 1.0, 2.0, 0.5, 3.0, 2.5, 1e-45, 1e-3, 2.0**24 - 1, 2.0**24, 2.0**30, 3e38, np.inf]
+    values = np.array([*special, *(-x for x in special), np.nan], np.float32)
+    base, exponent = (np.ascontiguousarray(grid.reshape(-1)) for grid in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        expected = np.power(base.astype(np.float64), exponent.astype(np.float64)).astype(np.float32)
+    actual = ops.pow(base, exponent)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    known = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(actual[known]), np.signbit(expected[known]))
+    for value in values:  # exponents that are the same in the whole row
+        with np.errstate(all="ignore"):
+            expected = np.power(values.astype(np.float64), np.full(values.shape, np.float64(value))).astype(np.float32)
+        actual = ops.pow(values, value)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+        known = ~np.isnan(expected)
+        np.testing.assert_array_equal(np.signbit(actual[known]), np.signbit(expected[known]))

@@ -8,7 +8,7 @@ import pytest
 import drupe
 from drupe import ops
 from gradients import check_gradients
-from reference import dtype
+from reference import FLOATS, dtype, f64
 
 EVERY_DTYPE = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "bool")
 INDICES = [
@@ -164,6 +164,24 @@ def test_cast(backend, rng, source, target):
     assert y.dtype == dtype(target)
     np.testing.assert_array_equal(y, x.astype(dtype(target)))
     np.testing.assert_array_equal(ops.cast(x.T[::2], target), x.T[::2].astype(dtype(target)))
+    if target not in ("uint8", "bool") and source not in ("uint8", "bool"):
+        np.testing.assert_array_equal(ops.cast(-x, target), (-x).astype(dtype(target)))
+
+
+@pytest.mark.parametrize("source", FLOATS)
+@pytest.mark.parametrize("target", ["int8", "uint8", "int32", "int64"])
+def test_floats_become_integers_by_truncation_within_the_range(backend, source, target):
+    values = [-1e30, -3e9, -4e4, -129.0, -128.9, -1.5, -0.5, -0.0, 0.5, 1.99, 127.9, 128.0, 255.9, 4e4, 3e9, 1e30]
+    with np.errstate(over="ignore"):
+        x = np.array([*values, np.inf, -np.inf, np.nan] * 7).astype(dtype(source))
+    limits = np.iinfo(target)
+    whole = [0 if np.isnan(v) else max(limits.min, min(limits.max, int(np.clip(v, -1e25, 1e25)))) for v in f64(x)]
+    np.testing.assert_array_equal(ops.cast(x, target), np.array(whole, target))
+    into = drupe.zeros((x.size, 2), target)
+    into[:, 1].copy_from(x)
+    np.testing.assert_array_equal(into.numpy()[:, 1], np.array(whole, target))
+    np.testing.assert_array_equal(into.numpy()[:, 0], 0)
+    np.testing.assert_array_equal(ops.cast(x, "bool"), f64(x) != 0)
 
 
 def test_cast_gradient_returns_in_the_dtype_of_the_input(device, rng):

@@ -57,9 +57,10 @@ class Call(Generic[A]):
 
     Attributes:
         raw: the inputs as raw tensors.
+        recorded: whether any input wants a gradient.
     """
 
-    __slots__ = ("_export", "_recorded", "inputs", "name", "raw")
+    __slots__ = ("_export", "inputs", "name", "raw", "recorded")
 
     def __init__(self, name: str, first: A, *others: Array) -> None:
         self.name = name
@@ -78,7 +79,7 @@ class Call(Generic[A]):
                 guests = True
         self.raw: tuple[Any, ...] = tuple(raws)
         self._export: Callable[[_C.Tensor], Any] = Tensor
-        self._recorded = wanted and is_grad_enabled()
+        self.recorded = wanted and is_grad_enabled()
         if guests:
             self._join()
         elif first is None and not any(x is not None for x in others):
@@ -101,14 +102,14 @@ class Call(Generic[A]):
 
     def needs_grad(self, *positions: int) -> bool:
         """Return whether an input (one at these positions, if given) wants a gradient."""
-        if not self._recorded or not positions:
-            return self._recorded
+        if not self.recorded or not positions:
+            return self.recorded
         chosen = [self.inputs[i] for i in positions]
         return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
 
     def output(self, y: _C.Tensor, backward: BackwardFn | None = None, *, takes_products: bool = False) -> A:
         """Wrap the only output, and record how to go back: backward(dy) gives one gradient or None per input."""
-        recorded = self._recorded
+        recorded = self.recorded
         return self.outputs((y,), backward, takes_products=takes_products)[0] if recorded else self._export(y)
 
     def outputs(
@@ -116,7 +117,7 @@ class Call(Generic[A]):
     ) -> tuple[A, ...]:
         """Wrap several outputs; backward takes one gradient, or None, for each of them."""
         results: tuple[Any, ...] = tuple([self._export(y) for y in ys])
-        if backward is not None and self._recorded:
+        if backward is not None and self.recorded:
             leaves = [x if isinstance(x, Tensor) else None for x in self.inputs]
             node = Node(self.name, leaves, len(ys), backward, takes_products=takes_products)
             for i, result in enumerate(results):
