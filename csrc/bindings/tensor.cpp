@@ -174,6 +174,58 @@ Tensor from_dlpack(const py::object& source) {
   throw py::type_error("[from_dlpack] expected an object with __dlpack__ or a DLPack capsule");
 }
 
+// An integer of whatever kind: Python's, NumPy's, an array of no dimensions.
+py::ssize_t integer_index(const py::handle& item) {
+  const bool whole = !PyBool_Check(item.ptr()) && PyIndex_Check(item.ptr()) &&
+                     (PyLong_Check(item.ptr()) || py::len(py::getattr(item, "shape", py::tuple())) == 0);
+  if (!whole) {
+    fail<TypeError>("getitem", "an index is ", std::string(py::str(py::type::of(item).attr("__name__"))),
+                    ": expected integers, slices, None or Ellipsis");
+  }
+  const py::ssize_t index = PyNumber_AsSsize_t(item.ptr(), nullptr);  // as far as that reaches
+  if (index == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return index;
+}
+
+// The view that a basic index names.
+Tensor getitem(const Tensor& x, const py::object& index) {
+  const py::tuple items = py::isinstance<py::tuple>(index) ? py::tuple(index) : py::make_tuple(index);
+  int named = 0, ellipses = 0;
+  for (const py::handle item : items) {
+    if (item.ptr() == Py_Ellipsis) {
+      ++ellipses;
+    } else if (!item.is_none()) {
+      ++named;
+    }
+  }
+  check_index(ellipses <= 1, "getitem", "more than one ellipsis");
+  check_index(named <= x.ndim(), "getitem", named, " indices for a tensor of shape ", x.shape());
+  Tensor view = x;
+  int dim = 0;
+  for (const py::handle item : items) {
+    if (item.ptr() == Py_Ellipsis) {
+      dim += x.ndim() - named;
+    } else if (item.is_none()) {
+      view = view.unsqueeze(dim++);
+    } else if (PySlice_Check(item.ptr())) {
+      const py::ssize_t extent = view.size(dim);
+      py::ssize_t start = 0, stop = 0, step = 0;
+      if (PySlice_Unpack(item.ptr(), &start, &stop, &step) < 0) throw py::error_already_set();
+      PySlice_AdjustIndices(extent, &start, &stop, step);
+      step = std::clamp(step, -extent - 1, extent + 1);  // any larger one takes one element, too
+      view = view.slice(dim++, start, stop, step);
+    } else {
+      const py::ssize_t at = integer_index(item);
+      if (at < -view.size(dim) || at >= view.size(dim)) {
+        fail<std::out_of_range>("getitem", "index ", std::string(py::str(item)), " is out of range for dimension ", dim,
+                                " of shape ", view.shape());
+      }
+      view = view.select(dim, at);
+    }
+  }
+  return view;
+}
+
 // Shares the memory that a __cuda_array_interface__ describes, for the object's sake; strides count elements.
 Tensor from_cuda_array(const py::object& object, std::uintptr_t pointer, const Dims& shape,
                        const std::optional<Dims>& strides, Dtype dtype, bool readonly,
@@ -222,6 +274,7 @@ void bind_tensor(py::module_& m) {
   m.def("from_numpy", &from_numpy, py::arg("array").noconvert(), py::arg("dtype"));
   m.def("to_numpy", &to_numpy, py::arg("tensor"), py::arg("dtype"));
   m.def("from_dlpack", &from_dlpack, py::arg("source"));
+  m.def("getitem", &getitem, py::arg("x"), py::arg("index"));
   m.def("from_cuda_array", &from_cuda_array, py::arg("object"), py::arg("pointer"), py::arg("shape"),
         py::arg("strides"), py::arg("dtype"), py::arg("readonly"), py::arg("stream"));
   m.def(

@@ -76,6 +76,7 @@ __all__: list[str] = [
     "gemm",
     "gemm_int8",
     "gemm_quantized",
+    "getitem",
     "group_norm",
     "group_norm_backward",
     "gru",
@@ -646,6 +647,7 @@ def gemm_int8(
 def gemm_quantized(
     a: Tensor, weight: QuantizedMatrix, bias: Tensor | None, residual: Tensor | None, activation: str
 ) -> Tensor: ...
+def getitem(x: Tensor, index: typing.Any) -> Tensor: ...
 def group_norm(
     x: Tensor,
     groups: typing.SupportsInt | typing.SupportsIndex,

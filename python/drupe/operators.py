@@ -15,7 +15,7 @@ Axis = int | Sequence[int] | None
 
 def _combines(x: Any) -> bool:
     """Whether arithmetic with x is ours: arrays and scalars. Anything else may have a reflected method."""
-    return isinstance(x, bool | int | float | np.ndarray | np.generic | Operators) or hasattr(x, "__dlpack__")
+    return isinstance(x, _OURS) or hasattr(x, "__dlpack__")
 
 
 class Operators:
@@ -220,3 +220,6 @@ def _sequence(items: tuple[Any, ...]) -> Sequence[int]:
     if len(items) == 1 and not hasattr(items[0], "__index__"):
         return tuple(items[0])
     return items
+
+
+_OURS = (Operators, bool, int, float, np.ndarray, np.generic)

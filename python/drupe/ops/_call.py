@@ -66,39 +66,39 @@ class Call(Generic[A]):
         self.name = name
         self.inputs: tuple[Any, ...] = (first, *others)
         raws: list[Any] = []
-        wanted = guests = False  # guests are arrays of other kinds
+        wanted = tensors = False
+        guest = None  # the first array of another kind
         for x in self.inputs:
             if x is None:
                 raws.append(None)
             elif isinstance(x, Tensor):
                 raws.append(x.raw)
+                tensors = True
                 if x.requires_grad:
                     wanted = True
             else:
                 raws.append(to_raw(x, name))
-                guests = True
+                if guest is None:
+                    guest = x
         self.raw: tuple[Any, ...] = tuple(raws)
         self._export: Callable[[_C.Tensor], Any] = Tensor
         self.recorded = wanted and is_grad_enabled()
-        if guests:
-            self._join()
-        elif first is None and not any(x is not None for x in others):
+        if guest is not None:
+            if tensors:
+                self._join()
+            else:
+                self._export = _exporter(guest)
+        elif not tensors:
             to_raw(None, name)  # raises, as for anything else that is no array
 
     def _join(self) -> None:
-        """Bring arrays of other kinds together with the tensors beside them, or give back their kind where are none."""
-        held = [x.raw.device for x in self.inputs if isinstance(x, Tensor)]
-        if not held:
-            self._export = _exporter(next(x for x in self.inputs if x is not None))
-        elif (device := next((device for device in held if device != "cpu"), None)) is not None:
-            self._follow(device)
-
-    def _follow(self, device: str) -> None:
-        """Take the arrays of the host that are no tensors to a device."""
-        self.raw = tuple(
-            y if y is None or isinstance(x, Tensor) or y.device != "cpu" else _C.to_device(y, device)
-            for x, y in zip(self.inputs, self.raw, strict=True)
-        )
+        """Take the arrays of the host that are no tensors to the device of a tensor beside them."""
+        held = (x.raw.device for x in self.inputs if isinstance(x, Tensor))
+        if (device := next((device for device in held if device != "cpu"), None)) is not None:
+            self.raw = tuple(
+                y if y is None or isinstance(x, Tensor) or y.device != "cpu" else _C.to_device(y, device)
+                for x, y in zip(self.inputs, self.raw, strict=True)
+            )
 
     def needs_grad(self, *positions: int) -> bool:
         """Return whether an input (one at these positions, if given) wants a gradient."""

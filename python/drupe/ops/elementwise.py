@@ -83,6 +83,8 @@ _Rule = Callable[[_C.Tensor, _C.Tensor, _C.Tensor, bool, bool], Callable[[_C.Ten
 
 
 def _binary(name: str, a: Array, b: Array, rule: _Rule | None = None) -> Any:
+    if type(a) is Tensor and type(b) is Tensor and not (a.requires_grad or b.requires_grad):
+        return Tensor(_C.binary(name, a.raw, b.raw))  # what follows gives the same, later
     operands = _Operands(name, a, b)
     left, right = operands.raw
     y = _C.binary(name, left, right)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from drupe.ops._call import Array, Call
+from drupe.ops._call import Array
 from drupe.ops.gemm import gemm
 from drupe.ops.shape import squeeze, unsqueeze
+from drupe.tensor import to_raw
 
 
 def matmul(a: Array, b: Array) -> Any:
@@ -23,12 +24,12 @@ def matmul(a: Array, b: Array) -> Any:
         ValueError: shapes that do not fit, or a scalar.
         TypeError: a dtype that is not float, or two of them.
     """
-    left, right = Call("matmul", a, b).raw
-    for name, raw in (("a", left), ("b", right)):
-        if len(raw.shape) == 0:
+    left, right = to_raw(a, "matmul").ndim, to_raw(b, "matmul").ndim
+    if left > 1 and right > 1:
+        return gemm(a, b)
+    for name, ndim in (("a", left), ("b", right)):
+        if ndim == 0:
             raise ValueError(f"[matmul] {name} is (): expected at least 1 dimension")
-    if len(left.shape) == 1:
-        return squeeze(matmul(unsqueeze(a, 0), b), -1 if len(right.shape) == 1 else -2)
-    if len(right.shape) == 1:
-        return squeeze(gemm(a, unsqueeze(b, 1)), -1)
-    return gemm(a, b)
+    if left == 1:
+        return squeeze(matmul(unsqueeze(a, 0), b), -1 if right == 1 else -2)
+    return squeeze(gemm(a, unsqueeze(b, 1)), -1)

@@ -151,36 +151,6 @@ def broadcast_to(x: A, shape: Sequence[int]) -> A:
     return call.output(raw.broadcast_to(tuple(shape)), backward)
 
 
-def _view(raw: _C.Tensor, index: tuple[Any, ...]) -> _C.Tensor:
-    """Apply basic indexing."""
-    named = sum(1 for item in index if item is not None and item is not Ellipsis)
-    if sum(1 for item in index if item is Ellipsis) > 1:
-        raise IndexError("[getitem] more than one ellipsis")
-    if named > len(raw.shape):
-        raise IndexError(f"[getitem] {named} indices for a tensor of shape {raw.shape}")
-    if Ellipsis not in index:
-        index = (*index, Ellipsis)
-    skipped = len(raw.shape) - named
-    dim = 0
-    for item in index:
-        if item is Ellipsis:
-            dim += skipped
-        elif item is None:
-            raw = raw.unsqueeze(dim)
-            dim += 1
-        elif isinstance(item, slice):
-            extent = raw.shape[dim]
-            start, stop, step = item.indices(extent)
-            step = max(-extent - 1, min(step, extent + 1))  # any larger one takes one element, too
-            raw = raw.slice(dim, start, stop, step)
-            dim += 1
-        else:
-            if not -raw.shape[dim] <= item < raw.shape[dim]:
-                raise IndexError(f"[getitem] index {item} is out of range for dimension {dim} of shape {raw.shape}")
-            raw = raw.select(dim, item)
-    return raw
-
-
 def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
     """View of a part, by basic indexing.
 
@@ -194,22 +164,18 @@ def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
     """
     call = Call("getitem", x)
     (raw,) = call.raw
-    items: list[Any] = []
-    for item in index if isinstance(index, tuple) else (index,):
-        if item is None or item is Ellipsis or isinstance(item, slice):
-            items.append(item)
-        elif hasattr(item, "__index__") and not isinstance(item, bool) and getattr(item, "shape", ()) == ():
-            items.append(item.__index__())
-        else:
-            raise TypeError(f"[getitem] an index is {type(item).__name__}: expected integers, slices, None or Ellipsis")
-    key = tuple(items)
+    y = _C.getitem(raw, index)
+    if not call.recorded:
+        return call.output(y)
+    items: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    key = tuple(item.__index__() if hasattr(item, "__index__") else item for item in items)  # as they are now
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         dx = _C.zeros(raw.shape, raw.dtype, raw.device)
-        _C.copy_into(_view(dx, key), dy)
+        _C.copy_into(_C.getitem(dx, key), dy)
         return (dx,)
 
-    return call.output(_view(raw, key), backward)
+    return call.output(y, backward)
 
 
 def concat(parts: Sequence[Array], axis: int = 0) -> Any:
