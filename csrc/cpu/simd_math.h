@@ -1,12 +1,13 @@
-// Elementary functions on Vec, for floats by polynomial and for doubles lane by lane through libm.
-// Stated errors are measured over all floats of the domain (tests/cpu/test_math.py).
+// Elementary functions on Vec, by polynomial; those of doubles that are rarely wanted, and all where doubles have no
+// fused multiply-add, lane by lane through libm. Stated errors are measured over all floats of the domain, and over
+// samples of doubles (tests/cpu/test_math.py).
 #pragma once
 
 #include "cpu/simd_pieces.h"
 
 namespace drupe::cpu {
 
-// f applied to each lane: for functions that are not on a hot path, and for doubles.
+// f applied to each lane: for functions that are not on a hot path.
 template <class T, Isa I, class F>
 DRUPE_INLINE Vec<T, I> map_lanes(Vec<T, I> x, F f) {
   T lanes[Vec<T, I>::kLanes];
@@ -25,13 +26,35 @@ DRUPE_INLINE Vec<T, I> polynomial(Vec<T, I> x, T c0, C... rest) {
   }
 }
 
-// e^x within 2 ulp; infinity above 88.73; NaN stays NaN. 0 below -87.33, where results would be subnormal:
-// processors take a hundred times as long for those.
+template <class T, Isa I>
+inline constexpr bool kByLibm = std::is_same_v<T, double> && I == Isa::scalar;
+
+// e^x = 2^n (1 + q) with q in [sqrt(1/2) - 1, sqrt(2) - 1], for |x| up to 740.
+template <Isa I>
+struct SplitExp {
+  using V = Vec<double, I>;
+  V n, q;
+  DRUPE_INLINE explicit SplitExp(V x) : n(round(x * V::set(1.4426950408889634))) {
+    V r = fma(n, V::set(-0.69314718036912382), x);
+    r = fma(n, V::set(-1.9082149292705877e-10), r);
+    // (e^r - 1 - r) / r^2, fitted for the smallest maximal relative error, 2e-16.
+    const V p = polynomial(r, 0.500000000000000102, 0.166666666666666438, 0.041666666666624177, 0.00833333333335626593,
+                           0.00138888889172044857, 0.000198412697845477487, 2.48015212931034791e-05,
+                           2.75573555506341078e-06, 2.76200959667864315e-07, 2.50681856720861227e-08);
+    q = fma(r * r, p, r);
+  }
+};
+
+// e^x within 2 ulp; NaN stays NaN. Of floats infinity above 88.73, and 0 below -87.33, where
+// results would be subnormal: processors take a hundred times as long for those.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> exp(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (kByLibm<T, I>) {
     return map_lanes(x, [](double a) { return std::exp(a); });
+  } else if constexpr (std::is_same_v<T, double>) {
+    const SplitExp<I> e(max(V::set(-750), min(V::set(710), x)));  // min and max give x where x is NaN
+    return ldexp(V::set(1) + e.q, e.n);
   } else {
     const V least = V::set(-87.3365402f);
     const V clamped = max(least, min(V::set(89.f), x));  // min and max give x where x is NaN
@@ -65,8 +88,12 @@ DRUPE_INLINE Vec<T, I> exp_nonpositive(Vec<T, I> x) {
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> expm1(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (kByLibm<T, I>) {
     return map_lanes(x, [](double a) { return std::expm1(a); });
+  } else if constexpr (std::is_same_v<T, double>) {
+    const SplitExp<I> e(max(V::set(-750), min(V::set(710), x)));
+    const V half = ldexp(V::set(0.5), e.n), y = fma(half, e.q, half - V::set(0.5));
+    return select(abs(x) < V::set(1e-20), x, y + y);
   } else {
     const V series = x * polynomial(x, 1.f, 0.5f, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040, 1.f / 40320);
     return select(abs(x) < V::set(0.5f), series, exp(x) - V::set(1));
@@ -77,27 +104,34 @@ DRUPE_INLINE Vec<T, I> expm1(Vec<T, I> x) {
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> log(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (kByLibm<T, I>) {
     return map_lanes(x, [](double a) { return std::log(a); });
   } else {
+    constexpr bool kDouble = std::is_same_v<T, double>;
     // x = 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m - 1) / (m + 1).
     V e = exponent(x);
     V m = mantissa(x);
-    const auto high = V::set(1.41421356f) < m;
-    m = select(high, m * V::set(0.5f), m);
+    const auto high = V::set(T(1.4142135623730951)) < m;
+    m = select(high, m * V::set(T(0.5)), m);
     e = select(high, e + V::set(1), e);
     const V f = m - V::set(1);
     const V s = f / (m + V::set(1));
     const V s2 = s * s;
-    const V tail = s2 * polynomial(s2, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11);
+    V tail;
+    if constexpr (kDouble) {  // fitted for the smallest maximal relative error, 5e-16
+      tail = s2 * polynomial(s2, 0.66666666666666697, 0.399999999998991197, 0.285714286261328525, 0.222222111113278009,
+                             0.181828907032733112, 0.153316727808803858, 0.146170153104222587);
+    } else {
+      tail = s2 * polynomial(s2, 2.f / 3, 2.f / 5, 2.f / 7, 2.f / 9, 2.f / 11);
+    }
     // 2 s = f - s f, which keeps f exact.
     V y = f - s * (f - tail);
-    y = fma(e, V::set(-2.12194440e-4f), y);
-    y = fma(e, V::set(0.693359375f), y);
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    y = fma(e, V::set(kDouble ? T(1.9082149292705877e-10) : T(-2.12194440e-4f)), y);
+    y = fma(e, V::set(kDouble ? T(0.69314718036912382) : T(0.693359375f)), y);
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
     y = select(x < V::set(kInfinity), y, x);  // infinity and NaN give themselves
     y = select(x == V::zero(), V::set(-kInfinity), y);
-    return select(x < V::zero(), V::set(std::numeric_limits<float>::quiet_NaN()), y);
+    return select(x < V::zero(), V::set(std::numeric_limits<T>::quiet_NaN()), y);
   }
 }
 
@@ -105,23 +139,23 @@ DRUPE_INLINE Vec<T, I> log(Vec<T, I> x) {
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> log1p(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (kByLibm<T, I>) {
     return map_lanes(x, [](double a) { return std::log1p(a); });
   } else {
     // log(u) x / (u - 1) with u = 1 + x rounded: the errors of u cancel (Goldberg 1991, theorem 4).
     const V u = x + V::set(1);
     const V d = u - V::set(1);
     const V y = log(u) * (x / d);
-    return select(d == V::zero(), x, select(abs(x) < V::set(std::numeric_limits<float>::infinity()), y, log(u)));
+    return select(d == V::zero(), x, select(abs(x) < V::set(std::numeric_limits<T>::infinity()), y, log(u)));
   }
 }
 
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> tanh(Vec<T, I> x) {
   using V = Vec<T, I>;
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (kByLibm<T, I>) {
     return map_lanes(x, [](double a) { return std::tanh(a); });
-  } else if constexpr (kHasLookup<I>) {
+  } else if constexpr (kHasLookup<I> && std::is_same_v<T, float>) {
     return by_pieces(kTanh<I>, x);
   } else {
     // tanh|x| = -expm1(-2|x|) / (2 + expm1(-2|x|)), odd in x.

@@ -23,6 +23,15 @@ BOUNDS = {
     "reciprocal": (np.reciprocal, 0.51),
     "rsqrt": (lambda x: 1 / np.sqrt(x), 1.5),
 }
+# The same on float64, where what is not here goes through libm.
+DOUBLE_BOUNDS = {
+    "exp": (np.exp, 1.25),
+    "expm1": (np.expm1, 2.3),
+    "log": (np.log, 1.25),
+    "log1p": (np.log1p, 2.6),
+    "tanh": (np.tanh, 3.0),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 2.6),
+}
 POW_BOUND, LIBM_POW_BOUND, CUBE_BOUND = 0.51, 0.75, 1.3
 SMALLEST_NORMAL = 2.0**-126
 
@@ -57,6 +66,31 @@ def test_errors_stay_within_the_stated_bounds(isa, sample, name):
     # exp gives 0 where the result would be subnormal, and sigmoid is 1 / (1 + e^-x), where e^-x overflows first.
     slack = SMALLEST_NORMAL if name in ("exp", "sigmoid") else 2.0**-148
     assert np.all(np.abs(actual[tiny].astype(np.float64) - expected[tiny]) <= slack)
+
+
+@pytest.mark.parametrize("name", DOUBLE_BOUNDS)
+def test_errors_of_doubles_stay_within_the_stated_bounds(isa, rng, name):
+    reference, bound = DOUBLE_BOUNDS[name]
+    every_exponent = rng.integers(0, 2**64, 300_000, dtype=np.uint64, endpoint=False).view(np.float64)
+    dense = [rng.uniform(-20, 20, 300_000), rng.uniform(-760, 720, 60_000), rng.uniform(0.25, 4, 200_000)]
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 5e-324, -5e-324, 1.7e308, -1.7e308, 2.0**-1022, -1.0])
+    x = np.concatenate([every_exponent, *dense, special])
+    with np.errstate(all="ignore"):
+        x = x + 0.0  # no signalling NaN
+        expected = reference(x.astype(np.longdouble))
+        rounded = expected.astype(np.float64)
+    actual = getattr(ops, name)(x)
+    np.testing.assert_array_equal(np.isnan(actual), np.isnan(rounded))
+    exact = np.isinf(rounded) | (rounded == 0)
+    np.testing.assert_array_equal(actual[exact], rounded[exact])
+    np.testing.assert_array_equal(np.signbit(actual[exact]), np.signbit(rounded[exact]))
+    normal = np.isfinite(rounded) & (np.abs(rounded) >= 2.0**-1022)
+    error = np.abs(actual[normal] - expected[normal]) / np.spacing(np.abs(rounded[normal]))
+    worst = int(np.argmax(error))
+    assert error[worst] <= bound, f"{error[worst]:.2f} ulp at {x[normal][worst]!r}"
+    tiny = np.isfinite(rounded) & (np.abs(rounded) < 2.0**-1022)
+    slack = 2.0**-1022 if name == "sigmoid" else 2.0**-1073
+    assert np.all(np.abs(actual[tiny] - rounded[tiny]) <= slack)
 
 
 def powers(rng):

@@ -6,7 +6,7 @@ layout runs against that order is copied.
 
 On float32 the largest errors, in units of the last place (tests/cpu/test_math.py measures them): exp 1.25, expm1 2.1,
 log 1, log1p 2.5, sin and cos 1, erf 2.7, rsqrt 1.5, pow 0.75, and 1.3 by the exponent 3; arithmetic, sqrt and
-reciprocal round correctly.
+reciprocal round correctly. On float64 exp and log stay within 1.25, expm1 within 2.3, log1p within 2.6.
 """
 
 from __future__ import annotations
