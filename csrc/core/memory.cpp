@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -57,36 +58,83 @@ void* system_allocate(std::size_t bytes) {
   return block;
 }
 
+struct Block {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+};
+
+// What a thread's kernels gave back last, for its next ones: threads whose tasks are short would wait for each other at
+// the pool. Its lock is there for whoever asks or empties the pool.
+class ThreadBlocks {
+ public:
+  static constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  static constexpr int kCount = 8;
+
+  void* take(std::size_t bytes) {
+    std::lock_guard lock(mutex_);
+    for (Block& block : blocks_) {
+      if (block.bytes == bytes) return std::exchange(block, {}).data;
+    }
+    return nullptr;
+  }
+
+  // Keeps a block, and returns the one that has to make way for it, if any.
+  Block keep(Block given) {
+    std::lock_guard lock(mutex_);
+    for (Block& block : blocks_) {
+      if (block.bytes == 0) return std::exchange(block, given);
+    }
+    return std::exchange(blocks_[next_++ % kCount], given);
+  }
+
+  // Calls f for each block that is here; they are gone if `taken`.
+  template <class F>
+  void for_each(bool taken, const F& f) {
+    std::lock_guard lock(mutex_);
+    for (Block& block : blocks_) {
+      if (block.bytes != 0) f(block);
+      if (taken) block = {};
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  Block blocks_[kCount];
+  unsigned next_ = 0;
+};
+
 class Pool {
  public:
   void* take(std::size_t bytes) {
-    void* block = take_cached(bytes);
-    if (!block) block = make(bytes);
+    {
+      std::lock_guard lock(mutex_);
+      if (void* block = pop(free_, bytes)) {
+        stats_.cached_bytes -= bytes;
+        count_used(bytes);
+        return block;
+      }
+    }
+    void* block = make(bytes);
     if (!block) {
       drop_cached();
       block = make(bytes);
     }
     if (!block) throw std::bad_alloc();
     std::lock_guard lock(mutex_);
-    stats_.in_use_bytes += bytes;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.in_use_bytes);
+    count_used(bytes);
     return block;
   }
 
-  void give_back(void* block, std::size_t bytes) noexcept {
+  void give_back(Block block) noexcept {
     std::lock_guard lock(mutex_);
-    stats_.in_use_bytes -= bytes;
-    try {
-      free_[bytes].push_back(block);
-      stats_.cached_bytes += bytes;
-      forbid(block, bytes);
-    } catch (const std::bad_alloc&) {
-      if (!is_of_slab(bytes)) std::free(block);
-    }
+    put(block);
   }
 
   void drop_cached() {
     std::lock_guard lock(mutex_);
+    for (ThreadBlocks* thread : threads_) {
+      thread->for_each(true, [this](const Block& block) { put(block); });
+    }
     for (auto& [bytes, list] : free_) {
       std::vector<void*>& fresh = fresh_[bytes];
       fresh.reserve(fresh.size() + list.size());
@@ -106,16 +154,38 @@ class Pool {
 
   MemoryStats stats() {
     std::lock_guard lock(mutex_);
-    return stats_;
+    MemoryStats all = stats_;
+    for (ThreadBlocks* thread : threads_) {
+      thread->for_each(false, [&](const Block& block) {
+        all.in_use_bytes -= block.bytes;
+        all.cached_bytes += block.bytes;
+      });
+    }
+    return all;
   }
 
   void reset_peak() {
+    const std::size_t used = stats().in_use_bytes;
     std::lock_guard lock(mutex_);
-    stats_.peak_bytes = stats_.in_use_bytes;
+    stats_.peak_bytes = used;
+  }
+
+  void join(ThreadBlocks* thread) {
+    std::lock_guard lock(mutex_);
+    threads_.push_back(thread);
+  }
+  void leave(ThreadBlocks* thread) noexcept {
+    std::lock_guard lock(mutex_);
+    std::erase(threads_, thread);
+    thread->for_each(true, [this](const Block& block) { put(block); });
   }
 
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
+  // In a forked child, where the other threads, and the blocks that they kept, are gone.
+  void be_alone_with(ThreadBlocks* thread) noexcept {
+    std::erase_if(threads_, [&](auto* t) { return t != thread; });
+  }
 
  private:
   using Blocks = std::map<std::size_t, std::vector<void*>>;  // by size
@@ -128,11 +198,20 @@ class Pool {
     return block;
   }
 
-  void* take_cached(std::size_t bytes) {
-    std::lock_guard lock(mutex_);
-    void* block = pop(free_, bytes);
-    if (block) stats_.cached_bytes -= bytes;
-    return block;
+  void count_used(std::size_t bytes) {
+    stats_.in_use_bytes += bytes;
+    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.in_use_bytes);
+  }
+
+  void put(Block block) noexcept {
+    stats_.in_use_bytes -= block.bytes;
+    try {
+      free_[block.bytes].push_back(block.data);
+      stats_.cached_bytes += block.bytes;
+      forbid(block.data, block.bytes);
+    } catch (const std::bad_alloc&) {
+      if (!is_of_slab(block.bytes)) std::free(block.data);
+    }
   }
 
   // A block that was not in use before, or null.
@@ -163,34 +242,63 @@ class Pool {
   Blocks free_;                         // given back
   Blocks fresh_;                        // of slabs, with nothing in them
   std::map<void*, std::size_t> slabs_;  // and the size of their blocks
+  std::vector<ThreadBlocks*> threads_;
   MemoryStats stats_{};
 };
+
+ThreadBlocks& thread_blocks();
 
 // Never destroyed: tensors may outlive static destruction.
 Pool& pool() {
   static Pool* instance = [] {
     // A fork while another thread is in here would leave the child with a pool that is locked for good.
-    pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
+    pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); },
+                   [] {
+                     pool().unlock();
+                     pool().be_alone_with(&thread_blocks());
+                   });
     return new Pool;
   }();
   return *instance;
 }
 
-}  // namespace
+ThreadBlocks& thread_blocks() {
+  struct Member {
+    ThreadBlocks blocks;
+    Member() { pool().join(&blocks); }
+    ~Member() { pool().leave(&blocks); }
+  };
+  thread_local Member member;
+  return member.blocks;
+}
 
-void* take_block(std::size_t bytes) {
-  const std::size_t size = size_class(bytes);
-  void* block = pool().take(size);
-  forbid(block, size);
+// To be used up to `bytes`.
+void* opened(void* block, std::size_t bytes) {
+  forbid(block, size_class(bytes));
   allow(block, bytes);
   return block;
 }
-void return_block(void* block, std::size_t bytes) noexcept {
-  pool().give_back(block, size_class(bytes));
+
+}  // namespace
+
+void* take_scratch(std::size_t bytes) {
+  const std::size_t size = size_class(bytes);
+  void* block = size <= ThreadBlocks::kMostBytes ? thread_blocks().take(size) : nullptr;
+  return opened(block ? block : pool().take(size), bytes);
+}
+
+void return_scratch(void* data, std::size_t bytes) noexcept {
+  Block block{data, size_class(bytes)};
+  if (block.bytes <= ThreadBlocks::kMostBytes) {
+    forbid(block.data, block.bytes);
+    block = thread_blocks().keep(block);
+  }
+  if (block.bytes != 0) pool().give_back(block);
 }
 
 std::shared_ptr<void> allocate(std::size_t bytes) {
-  return {take_block(bytes), [bytes](void* block) { return_block(block, bytes); }};
+  const std::size_t size = size_class(bytes);
+  return {opened(pool().take(size), bytes), [size](void* data) { pool().give_back({data, size}); }};
 }
 
 MemoryStats memory_stats() {

@@ -15,7 +15,7 @@ std::shared_ptr<void> allocate(std::size_t bytes);
 struct MemoryStats {
   std::size_t in_use_bytes;  // held by live tensors
   std::size_t cached_bytes;  // kept for reuse
-  std::size_t peak_bytes;    // highest in_use_bytes since the last reset
+  std::size_t peak_bytes;    // highest in_use_bytes since the last reset, with the few blocks that threads keep
 };
 MemoryStats memory_stats();
 void reset_peak_memory();
@@ -23,17 +23,17 @@ void reset_peak_memory();
 // Gives every cached block back to the system.
 void empty_cache();
 
-// A raw block from the same pool; what `take_block` gave goes back by `return_block` with the same size.
-void* take_block(std::size_t bytes);
-void return_block(void* block, std::size_t bytes) noexcept;
+// A raw block for this thread alone, from the same pool; it goes back on the same thread with the same size.
+void* take_scratch(std::size_t bytes);
+void return_scratch(void* block, std::size_t bytes) noexcept;
 
 // A typed scratch array for kernels, uninitialised, freed at scope exit.
 template <class T>
 class Scratch {
  public:
   [[gnu::always_inline]] explicit Scratch(std::size_t count)
-      : bytes_(count * sizeof(T)), data_(static_cast<T*>(take_block(bytes_))) {}
-  [[gnu::always_inline]] ~Scratch() { return_block(data_, bytes_); }
+      : bytes_(count * sizeof(T)), data_(static_cast<T*>(take_scratch(bytes_))) {}
+  [[gnu::always_inline]] ~Scratch() { return_scratch(data_, bytes_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   [[gnu::always_inline]] T* data() const { return data_; }

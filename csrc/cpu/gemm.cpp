@@ -13,6 +13,8 @@
 namespace drupe::cpu {
 namespace {
 
+constexpr std::int64_t kGrain = 1 << 17;  // multiplications of a task of small matrices
+
 // Whether y goes past the caches. Of the paths, only gemm_rows ends in a fence.
 template <Isa I, class S>
 bool streams(const GemmArgs& args) {
@@ -105,10 +107,13 @@ void gemm(const GemmArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     std::int64_t batch = 1;
     for (int i = 0; i < args.batch_shape.size(); ++i) batch *= args.batch_shape[i];
-    // Enough matrices: one per task, whose own loops then run in that thread. Few: the tiles of each in parallel.
-    // The choice does not change the bits: an element's sum depends on K alone.
+    // Enough matrices: one per task, or several small ones, whose own loops then run in that thread. Few: the tiles of
+    // each in parallel. The choice does not change the bits: an element's sum depends on K alone.
+    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, args.M * args.N * args.K));
     if (batch >= num_threads()) {
-      parallel_for(batch, [&](std::int64_t index) { multiply<I>(args, locate<I, S>(args, index)); });
+      parallel_ranges(batch, grain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t index = begin; index < end; ++index) multiply<I>(args, locate<I, S>(args, index));
+      });
     } else {
       for (std::int64_t index = 0; index < batch; ++index) multiply<I>(args, locate<I, S>(args, index));
     }
