@@ -45,8 +45,8 @@ struct SplitExp {
   }
 };
 
-// e^x within 2 ulp; NaN stays NaN. Of floats infinity above 88.73, and 0 below -87.33, where
-// results would be subnormal: processors take a hundred times as long for those.
+// e^x within 2 ulp; NaN stays NaN. Of floats infinity above 88.73, and 0 below -87.33, where results would be
+// subnormal: processors take a hundred times as long for those.
 template <class T, Isa I>
 DRUPE_INLINE Vec<T, I> exp(Vec<T, I> x) {
   using V = Vec<T, I>;
