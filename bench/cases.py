@@ -1,4 +1,8 @@
-"""Where cases come from: a module for each op in ``bench/ops``, for each network in ``bench/models``; found by name."""
+"""Where cases come from: modules in ``bench/ops``, for an op or several alike, and in ``bench/models``, for a network.
+
+Modules are found by name. Cases are asked for by op (``exp``), or all those of a module that is named after no op
+(``elementwise``).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,8 @@ _FOLDERS = {"ops": ops, "models": models}
 _PREFIX = "bench_"
 
 
-def known(suite: str = "all") -> dict[str, str]:
-    """Return name -> module of what has cases, in the order of names: ops, networks, or both."""
+def by_module(suite: str = "all", *, quick: bool = False) -> dict[str, list[Case]]:
+    """Return the cases of each module by its name, in the order of names: those of ops, of networks, or of both."""
     folders = _FOLDERS.values() if suite not in _FOLDERS else [_FOLDERS[suite]]
     found = {
         module.name.removeprefix(_PREFIX): f"{folder.__name__}.{module.name}"
@@ -23,16 +27,16 @@ def known(suite: str = "all") -> dict[str, str]:
         for module in pkgutil.iter_modules(folder.__path__)
         if module.name.startswith(_PREFIX)
     }
-    return dict(sorted(found.items()))
+    return {name: list(importlib.import_module(path).cases(quick)) for name, path in sorted(found.items())}
 
 
 def collect(
     names: Sequence[str] = (), *, suite: str = "all", quick: bool = False, text: str = "", device: str = "cpu"
 ) -> list[Case]:
-    """Return cases in the order of their names.
+    """Return cases in the order of their modules.
 
     Args:
-        names: ops or networks; all, if none is named.
+        names: ops or networks, or modules that are named after neither; all, if none is named.
         suite: ``"ops"``, ``"models"``, ``"targets"`` (of both, those that have a target) or ``"all"``.
         quick: the small sizes.
         text: what a case's label must contain.
@@ -43,13 +47,13 @@ def collect(
     """
     if suite not in SUITES:
         raise ValueError(f'no suite "{suite}": expected one of {", ".join(SUITES)}')
-    modules = known(suite)
-    if unknown := [name for name in names if name not in modules]:
-        raise ValueError(f"no cases for {', '.join(unknown)}: expected some of {', '.join(modules)}")
-    cases: list[Case] = []
-    for name, module in modules.items():
-        if not names or name in names:
-            cases += importlib.import_module(module).cases(quick)
+    modules = by_module(suite, quick=quick)
+    measured = {case.op for cases in modules.values() for case in cases}
+    if unknown := [name for name in names if name not in measured and name not in modules]:
+        known = sorted(measured.union(modules))
+        raise ValueError(f"no cases for {', '.join(unknown)}: expected some of {', '.join(known)}")
+    groups = {*names} - measured
+    cases = [case for name, own in modules.items() for case in own if not names or case.op in names or name in groups]
     if suite == "targets":
         cases = [case for case in cases if case.target is not None]
     return [case for case in cases if text.lower() in case.label.lower() and (device == "cpu" or not case.cpu_only)]

@@ -1,7 +1,7 @@
 """What a case is, and how it is checked and timed.
 
-The cases of an op live in ``bench/ops/bench_<op>.py``, those of a network in ``bench/models/bench_<network>.py``. The
-module is found by its name and has one function::
+The cases of an op live in ``bench/ops/bench_<op>.py`` or beside those of similar ones, the cases of a network in
+``bench/models/bench_<network>.py``. The module is found by its name and has one function::
 
     def cases(quick: bool) -> Iterator[Case]:
         n = 256 if quick else 1024

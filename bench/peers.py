@@ -362,9 +362,11 @@ def onnx_peers(
     nodes: Sequence[Mapping[str, Any]],
     inputs: Mapping[str, np.ndarray[Any, Any]],
     weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    output: Any = None,
 ) -> dict[str, Callable[[], Prepared]]:
-    """Return the builders of both runtimes of an ONNX model, for ``Setup.peers``."""
+    """Return the builders of both runtimes of an ONNX model (see :func:`onnx_model`), for ``Setup.peers``."""
     return {
-        "onnxruntime": lambda: onnxruntime_call(onnx_model(nodes, inputs, weights), inputs),
-        "openvino": lambda: openvino_call(onnx_model(nodes, inputs, weights), inputs),
+        "onnxruntime": lambda: onnxruntime_call(onnx_model(nodes, inputs, weights, output=output), inputs),
+        "openvino": lambda: openvino_call(onnx_model(nodes, inputs, weights, output=output), inputs),
     }

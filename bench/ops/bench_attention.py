@@ -1,6 +1,7 @@
 """Attention at BERT's shape: full, causal, and with padding; forward, and forward with backward.
 
-Then a step of decoding: one query for each head, four of which share the keys and values of a long cache.
+Then a step of decoding: one query for each head, four of which share the keys and values of a long cache; also with
+what stands around it, from a fused projection to the next.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 import drupe
 from drupe import ops
 from drupe.bench import peers
+from drupe.bench.arrays import exact, normal
 from drupe.bench.harness import Case, Setup
 
 _TARGETS = {"full": 0.75, "causal": 0.6, "padding": 0.75}
@@ -64,6 +65,16 @@ def _decode_cases(quick: bool) -> Iterator[Case]:
                 bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
                 bytes_written=item * B * Hq * D,
                 setup=partial(decode, (B, Hq, Hkv, S, D), dtype),
+            )
+            yield Case(
+                op="cached_attention",
+                name="decode",
+                shapes=f"B{B} H{Hq}/{Hkv} S{S} D{D}",
+                dtype=dtype,
+                flops=4 * B * Hq * S * D,
+                bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
+                bytes_written=item * (B * Hq * D + 2 * B * Hkv * D),
+                setup=partial(cached_decode, (B, Hq, Hkv, S, D), dtype),
             )
 
 
@@ -168,6 +179,15 @@ def training(kind: str, B: int, H: int, S: int, D: int, rng: np.random.Generator
     )
 
 
+_DECODE_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+
+
+def _decoded(q: Any, k: Any, v: Any) -> Any:
+    """Return what (B, Hq, 1, D) queries see."""
+    rows = exact(q).reshape(*k.shape[:2], -1, k.shape[-1])
+    return (_probabilities(rows, exact(k), True) @ exact(v)).reshape(q.shape)
+
+
 def _torch_decode(torch: Any, q: Any, k: Any, v: Any) -> Any:
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
@@ -175,17 +195,35 @@ def _torch_decode(torch: Any, q: Any, k: Any, v: Any) -> Any:
 def decode(sizes: tuple[int, int, int, int, int], dtype: str, rng: np.random.Generator) -> Setup:
     """One query that sees all keys."""
     B, Hq, Hkv, S, D = sizes
-    number = np.float32 if dtype == "float32" else ml_dtypes.bfloat16
-    q = rng.standard_normal((B, Hq, 1, D), dtype=np.float32).astype(number)
-    k, v = (rng.standard_normal((B, Hkv, S, D), dtype=np.float32).astype(number) for _ in range(2))
-
-    def reference() -> Any:
-        rows = q.astype(float).reshape(B, Hkv, Hq // Hkv, D)
-        return (_probabilities(rows, k.astype(float), True) @ v.astype(float)).reshape(q.shape)
-
+    q = normal(rng, (B, Hq, 1, D), dtype)
+    k, v = (normal(rng, (B, Hkv, S, D), dtype) for _ in range(2))
     return Setup(
         drupe=peers.drupe_call(partial(ops.attention, causal=True), q, k, v),
-        reference=reference,
-        tolerance=1e-4 if dtype == "float32" else 2e-2,
+        reference=lambda: _decoded(q, k, v),
+        tolerance=_DECODE_TOLERANCE[dtype],
         peers={"torch": lambda: peers.torch_call(_torch_decode, q, k, v)},
+    )
+
+
+def cached_decode(sizes: tuple[int, int, int, int, int], dtype: str, rng: np.random.Generator) -> Setup:
+    """The last token of a cache, its query, key and value side by side; the heads of the result, too."""
+    B, Hq, Hkv, S, D = sizes
+    x = normal(rng, (B, 1, (Hq + 2 * Hkv) * D), dtype)
+    caches = [normal(rng, (B, Hkv, S, D), dtype) for _ in range(2)]
+    own, keys, values = (drupe.tensor(a) for a in (x, *caches))
+
+    def reference() -> Any:
+        q, *last = np.split(x.reshape(B, -1, 1, D), [Hq, Hq + Hkv], axis=1)
+        k, v = (np.concatenate([cache[:, :, :-1], row], 2) for cache, row in zip(caches, last, strict=True))
+        return _decoded(q, k, v).reshape(B, 1, Hq * D)
+
+    def torch(torch: Any, x: Any, k: Any, v: Any) -> Any:
+        q, k[:, :, -1:], v[:, :, -1:] = x.view(B, -1, 1, D).split([Hq, Hkv, Hkv], 1)
+        return _torch_decode(torch, q, k, v).transpose(1, 2).reshape(B, 1, Hq * D)
+
+    return Setup(
+        drupe=lambda: ops.cached_attention(own, keys, values, S - 1, causal=True),
+        reference=reference,
+        tolerance=_DECODE_TOLERANCE[dtype],
+        peers={"torch": lambda: peers.torch_call(torch, x, *caches)},
     )

@@ -1,6 +1,7 @@
 """3x3 convolutions at 56x56: ResNet's of 64 channels, one image and eight, and ResNeXt's of 32 groups of four.
 
-What counts is the direct product's operations: minimal filtering, which has fewer, may exceed the machine's limit.
+What counts is the direct product's operations: minimal filtering, which has fewer, may exceed the machine's limit. Then
+the packing of larger ones' weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import drupe
 from drupe import ops
 from drupe.bench import peers
+from drupe.bench.arrays import TOLERANCE, exact, numpy_dtype
 from drupe.bench.harness import Case, Prepared, Setup
 
 
@@ -28,6 +30,20 @@ def cases(quick: bool) -> Iterator[Case]:
     B, C, groups = (2, 16, 4) if quick else (8, 128, 32)
     yield _case("3x3 nhwc groups", B, C, S, 1, partial(forward, "NHWC"), groups)
     yield _case("3x3 nhwc groups backward", B, C, S, 2, backward, groups)
+    C = 16 if quick else 256
+    for stride, dtype, grown in ((2, "float32", 1.0), (1, "bfloat16", 16 / 9)):  # the latter for minimal filtering
+        size = 9 * C * C * numpy_dtype(dtype).itemsize
+        yield Case(
+            op="pack_filters",
+            name=f"3x3/{stride}",
+            shapes=f"{C}->{C}",
+            dtype=dtype,
+            flops=9 * C * C * grown,
+            bytes_read=size,
+            bytes_written=size * grown,
+            setup=partial(pack, C, stride, dtype),
+            cpu_only=True,
+        )
 
 
 def _case(name: str, B: int, C: int, S: int, products: int, setup: Any, groups: int = 1) -> Case:
@@ -50,7 +66,7 @@ def _windows(x: Any) -> Any:
     return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
 
 
-def _convolve(x: Any, w: Any, groups: int) -> Any:
+def _convolve(x: Any, w: Any, groups: int = 1) -> Any:
     """NCHW, as one matrix product over the windows for each group."""
     pairs = zip(np.split(x, groups, 1), np.split(w, groups), strict=True)
     results = [np.tensordot(_windows(a), b, axes=((3, 4, 5), (1, 2, 3))) for a, b in pairs]
@@ -143,4 +159,26 @@ def backward(B: int, C: int, S: int, groups: int, rng: np.random.Generator) -> S
             "torch:nhwc": lambda: _channels_last(nhwc, x, w, dy),
             "jax": lambda: peers.jax_backward(partial(_jax_conv, groups), dy, x, w),
         },
+    )
+
+
+def pack(C: int, stride: int, dtype: str, rng: np.random.Generator) -> Setup:
+    """A (C, C, 3, 3) in the order of the kernels; torch's in oneDNN's. Convolutions with it are compared."""
+    x, w = (a.astype(numpy_dtype(dtype)) for a in _draw(1, C, 8, 1, rng))
+    how: dict[str, Any] = {"padding": 1, "stride": stride}
+
+    def torch(torch: Any, w: Any) -> Any:
+        return torch.ops.mkldnn._reorder_convolution_weight(w, [1, 1], [stride] * 2, [1, 1], 1, x.shape)
+
+    def with_image(w: Any) -> Any:
+        return _convolve(exact(x), w)[:, :, ::stride, ::stride]
+
+    return Setup(
+        drupe=peers.drupe_call(partial(ops.pack_filters, **how), w),
+        reference=lambda: with_image(exact(w)),
+        tolerance=TOLERANCE[dtype],
+        view=lambda packed: ops.conv2d(x, packed, **how),
+        peers=peers.with_view(
+            {"torch": lambda: peers.torch_call(torch, w)}, lambda packed: with_image(packed.to_dense().double().numpy())
+        ),
     )

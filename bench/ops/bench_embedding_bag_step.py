@@ -1,4 +1,7 @@
-"""Backward and optimizer step of a recommender's tables, in one pass over the rows that a batch touches."""
+"""Backward and optimizer step of a recommender's tables, in one pass over the rows that a batch touches.
+
+Of bags, and of rows as they are, which are bags of one.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,24 @@ _LR, _EPS = 0.01, 1e-8
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Bags of one row and of ten, by each rule."""
+    """Bags of one row and of ten, and single rows, by each rule."""
     rows, width = (1000, 16) if quick else (100_000, 16)
     bags = (4 if quick else _FEATURES) * (16 if quick else _BATCH)
     table = rows * (4 if quick else _FEATURES)
     states = {"rowwise_adagrad": 1 / width, "sgd": 0.0, "adam": 2.0}
-    for length in (1, 10):
+    for op, length in (("embedding_bag_step", 1), ("embedding_bag_step", 10), ("embedding_step", 1)):
         touched = table * -np.expm1(-bags * length / table)  # about as many rows
         for rule, state in states.items():
             moved = 4 * width * touched * (1 + state)
             yield Case(
-                op="embedding_bag_step",
-                name=f"{rule} bags of {length}",
-                shapes=f"{bags} bags of {length} from {table}x{width}",
+                op=op,
+                name=rule if op == "embedding_step" else f"{rule} bags of {length}",
+                shapes=f"{bags} {'rows' if op == 'embedding_step' else f'bags of {length}'} from {table}x{width}",
                 dtype="float32",
                 flops=2 * bags * length * width,
                 bytes_read=moved + 4 * width * bags + 8 * length * bags,
                 bytes_written=moved,
-                setup=partial(step, rule, table, width, bags, length),
+                setup=partial(step, op, rule, table, width, bags, length),
             )
 
 
@@ -47,7 +50,7 @@ def _first_step(rule: str, rows: Any, g: Any) -> Any:
     return rows - _LR * g / (np.abs(g) + _EPS)
 
 
-def step(rule: str, table: int, width: int, bags: int, length: int, rng: np.random.Generator) -> Setup:
+def step(op: str, rule: str, table: int, width: int, bags: int, length: int, rng: np.random.Generator) -> Setup:
     """Every contender updates a table of its own; they are compared after the first step."""
     weight = rng.standard_normal((table, width), dtype=np.float32)
     indices, offsets = rng.integers(0, table, bags * length), np.arange(0, bags * length, length)
@@ -55,11 +58,12 @@ def step(rule: str, table: int, width: int, bags: int, length: int, rng: np.rand
     shapes: list[tuple[int, ...]] = (
         [(table,)] if rule == "rowwise_adagrad" else [(table, width)] * (2 * (rule == "adam"))
     )
-    own, upstream, chosen, starts = (peers.here(a) for a in (weight.copy(), dy, indices, offsets))
+    chosen = [indices] if op == "embedding_step" else [indices, offsets]
+    own, *given = (peers.here(a) for a in (weight.copy(), dy, *chosen))
     states = [peers.here(np.zeros(shape, np.float32)) for shape in shapes]
 
     def call() -> Any:
-        ops.embedding_bag_step(own, upstream, chosen, starts, states, optimizer=rule, lr=_LR, eps=_EPS)
+        getattr(ops, op)(own, *given, states, optimizer=rule, lr=_LR, eps=_EPS)
         return own
 
     def reference() -> Any:
@@ -72,20 +76,21 @@ def step(rule: str, table: int, width: int, bags: int, length: int, rng: np.rand
 
     def torch_peer() -> Prepared:
         torch = peers.torch_module()
-        bag = torch.nn.EmbeddingBag(table, width, mode="sum", sparse=True, _weight=peers.torch_tensor(weight))
-        leaves = list(bag.parameters())
+        kind = partial(torch.nn.EmbeddingBag, mode="sum") if len(chosen) > 1 else torch.nn.Embedding
+        module = kind(table, width, sparse=True, _weight=peers.torch_tensor(weight))
+        leaves = list(module.parameters())
         if rule == "sgd":
             optimizer = torch.optim.SGD(leaves, lr=_LR)
         else:  # adds eps to what is not yet divided by the first step's sqrt(1 - beta2)
             optimizer = torch.optim.SparseAdam(leaves, lr=_LR, eps=_EPS * (1 - 0.999) ** 0.5)
-        output = bag(*(peers.torch_tensor(a) for a in (indices, offsets)))
+        output = module(*map(peers.torch_tensor, chosen))
         gradient = peers.torch_tensor(dy)
 
         def run() -> Any:
             optimizer.zero_grad()
             output.backward(gradient, retain_graph=True)
             optimizer.step()
-            return bag.weight
+            return module.weight
 
         return Prepared(run)
 

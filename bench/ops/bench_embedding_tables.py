@@ -21,7 +21,7 @@ _LR = 0.01
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Bags of one, of ten, and of nought to eight between offsets; a step by SGD; ids hashed."""
+    """Bags of one, of ten, and of nought to eight between offsets; a step by SGD; ids hashed, and made rows."""
     rows, batch, features, width = (1000, 16, 4, 16) if quick else (1_000_000, 2048, 26, 16)
     tables = (rows,) * features
     bags = batch * features
@@ -51,16 +51,17 @@ def cases(quick: bool) -> Iterator[Case]:
             working_set=4 * stepped[0] * features * width,
             setup=partial(step, stepped, width, batch, kind, length),
         )
-    yield Case(
-        op="embedding_tables",
-        name="hash ids",
-        shapes=f"{batch}x{features}",
-        dtype="int64",
-        flops=9 * bags,  # SplitMix64 and the product's high half
-        bytes_read=8 * bags,
-        bytes_written=8 * bags,
-        setup=partial(hashes, tables, batch),
-    )
+    for op, flops in (("hash_ids", 9), ("table_rows", 1)):  # SplitMix64 and the product's high half; an addition
+        yield Case(
+            op=op,
+            name="one",
+            shapes=f"{batch}x{features}",
+            dtype="int64",
+            flops=flops * bags,
+            bytes_read=8 * bags,
+            bytes_written=8 * bags,
+            setup=partial(hashes if op == "hash_ids" else shifted, tables, batch),
+        )
 
 
 class _Bags:
@@ -193,4 +194,20 @@ def hashes(tables: tuple[int, ...], batch: int, rng: np.random.Generator) -> Set
         reference=numpy,
         tolerance=0,
         peers={"numpy": lambda: numpy},
+    )
+
+
+def shifted(tables: tuple[int, ...], batch: int, rng: np.random.Generator) -> Setup:
+    """Ids and the starts of their tables; drupe alone looks whether they are in range."""
+    ids = np.stack([rng.integers(0, rows, batch) for rows in tables], 1)
+    starts = np.cumsum((0, *tables[:-1]))
+    return Setup(
+        drupe=peers.drupe_call(lambda given: ops.table_rows(given, tables), ids),
+        reference=lambda: ids + starts,
+        tolerance=0,
+        peers={
+            "numpy": lambda: lambda: ids + starts,
+            "torch": lambda: peers.torch_call(lambda torch, ids, starts: ids + starts, ids, starts),
+            "jax": lambda: peers.jax_call(lambda jax, ids, starts: ids + starts, ids, starts),
+        },
     )

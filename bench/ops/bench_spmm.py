@@ -15,29 +15,45 @@ from drupe.bench import peers
 from drupe.bench.gowalla import gowalla
 from drupe.bench.harness import Case, Setup
 
+_WEIGHTS = [0.25] * 4
+
 
 def cases(quick: bool) -> Iterator[Case]:
-    """The product alone, and the mean of three layers, forward and backward."""
+    """The product alone, and the mean of three layers: forward and backward; of all rows, and of a batch's."""
     scale, D = 64 if quick else 1, 64
     nodes, entries = 29858 // scale + 40981 // scale, 2 * (810128 // scale)
-    described: dict[str, Any] = {"op": "spmm", "shapes": f"{nodes}^2, {entries} entries, {D} columns"}
-    described |= {"dtype": "float32", "target": 0.5}
+    described: dict[str, Any] = {"shapes": f"{nodes}^2, {entries} entries, {D} columns", "dtype": "float32"}
     yield Case(
+        op="spmm",
         name="product",
         flops=2 * entries * D,
         bytes_read=8 * entries + 8 * nodes + 4 * D * nodes,
         bytes_written=4 * D * nodes,
         setup=partial(product, scale, D),
+        target=0.5,
         **described,
     )
     yield Case(
+        op="spmm",
         name="propagate 3 forward and backward",
         flops=6 * (2 * entries + 2 * nodes) * D,
         bytes_read=6 * (8 * entries + 8 * nodes + 8 * D * nodes),
         bytes_written=6 * 4 * D * nodes,
         setup=partial(propagate, scale, D),
+        target=0.5,
         **described,
     )
+    for name, rows in (("3 layers", nodes), ("3 layers of a batch", 32 if quick else 4096)):
+        products = 2 + rows / nodes
+        yield Case(
+            op="propagate",
+            name=name,
+            flops=products * (2 * entries + 2 * nodes) * D,
+            bytes_read=products * (8 * entries + 8 * nodes + 8 * D * nodes),
+            bytes_written=products * 4 * D * nodes,
+            setup=partial(layers, scale, D, rows),
+            **described,
+        )
 
 
 def adjacency(scale: int, rng: np.random.Generator) -> drupe.CsrMatrix:
@@ -82,6 +98,22 @@ def product(scale: int, D: int, rng: np.random.Generator) -> Setup:
     )
 
 
+def _mean(a: drupe.CsrMatrix, x: Any) -> Any:
+    """Return the mean of ``x, A x, A A x, A A A x`` in float64."""
+    total = power = x.astype(float)
+    for _ in _WEIGHTS[1:]:
+        power = _product(a, power)
+        total = total + power
+    return total / len(_WEIGHTS)
+
+
+def _torch_mean(torch: Any, a: Any, x: Any) -> Any:
+    powers = [x]
+    for _ in _WEIGHTS[1:]:
+        powers.append(torch.sparse.mm(a, powers[-1]))
+    return torch.stack(powers).mean(0)
+
+
 def propagate(scale: int, D: int, rng: np.random.Generator) -> Setup:
     """The mean of ``x, A x, A A x, A A A x``, and the gradient of x."""
     a = adjacency(scale, rng)
@@ -90,25 +122,31 @@ def propagate(scale: int, D: int, rng: np.random.Generator) -> Setup:
 
     def run() -> Any:
         leaf.grad = None
-        y = ops.propagate(a, leaf, [0.25] * 4)
+        y = ops.propagate(a, leaf, _WEIGHTS)
         y.backward(upstream)
         return [leaf.grad]
 
-    def reference() -> Any:
-        total = power = dy.astype(float)
-        for _ in range(3):
-            power = _product(a, power)
-            total = total + power
-        return [total / 4]
-
-    def mean(torch: Any, x: Any, theirs: Any) -> Any:
-        layers = [x]
-        for _ in range(3):
-            layers.append(torch.sparse.mm(theirs, layers[-1]))
-        return torch.stack(layers).mean(0)
-
     def torch_peer() -> Any:
         theirs = torch_csr(a)
-        return peers.torch_training(lambda torch, x: mean(torch, x, theirs), dy, x)
+        return peers.torch_training(lambda torch, x: _torch_mean(torch, theirs, x), dy, x)
 
-    return Setup(drupe=run, reference=reference, tolerance=1e-5, peers={"torch": torch_peer})
+    return Setup(drupe=run, reference=lambda: [_mean(a, dy)], tolerance=1e-5, peers={"torch": torch_peer})
+
+
+def layers(scale: int, D: int, count: int, rng: np.random.Generator) -> Setup:
+    """The mean alone, in some of the rows or in all of them."""
+    a = adjacency(scale, rng)
+    x = rng.standard_normal((a.shape[1], D), dtype=np.float32)
+    rows = None if count == len(x) else rng.permutation(len(x))[:count]
+    chosen = slice(None) if rows is None else rows
+
+    def torch_peer() -> Any:
+        theirs, wanted = torch_csr(a), chosen if rows is None else peers.torch_tensor(rows)
+        return peers.torch_call(lambda torch, x: _torch_mean(torch, theirs, x)[wanted], x)
+
+    return Setup(
+        drupe=peers.drupe_call(lambda x: ops.propagate(a, x, _WEIGHTS, rows=rows), x),
+        reference=lambda: _mean(a, x)[chosen],
+        tolerance=1e-5,
+        peers={"torch": torch_peer},
+    )

@@ -155,7 +155,7 @@ def test_wrong_usage_exits_with_two(run, arguments, message):
 
 def test_unknown_ops_are_answered_with_the_known(run):
     result = run("bench", "nope")
-    assert all(name in result.output for name in catalogue.known())
+    assert all(name in result.output for name in ("elementwise", "exp", "gemm", "bert"))
 
 
 def test_a_plot_without_matplotlib_names_the_extra(run, monkeypatch):

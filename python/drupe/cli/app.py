@@ -48,7 +48,8 @@ def info(
 @app.command(epilog=_EXIT_CODES)
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(help="The ops and networks to measure; all of the suite, if none is named.")
+        list[str] | None,
+        typer.Argument(help="The ops, networks or modules of ops to measure; all of the suite, if none is named."),
     ] = None,
     suite: Annotated[
         str | None,
