@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
+from drupe import ops
 from drupe.bench import cases as catalogue
 from drupe.bench import peers
-from drupe.bench.harness import DRUPE, Effort, run_case
+from drupe.bench.harness import DRUPE, Effort, as_arrays, run_case
 
 EFFORT = Effort(rounds=1, min_sample_s=0, warmup_s=0)
 CASES = catalogue.collect(quick=True)
+
+# The ops that do no work, each on an array of (2, 3, 4): they have no case.
+VIEWS = {
+    "broadcast_to": lambda x: ops.broadcast_to(x, (5, 2, 3, 4)),
+    "flatten": ops.flatten,
+    "getitem": lambda x: ops.getitem(x, (0, slice(None, None, -1))),
+    "permute": lambda x: ops.permute(x, (2, 0, 1)),
+    "reshape": lambda x: ops.reshape(x, (6, 4)),
+    "split": lambda x: ops.split(x, 3, 1),
+    "split_heads": lambda x: ops.split_heads(x, 2),
+    "squeeze": lambda x: ops.squeeze(x[:1]),
+    "transpose": ops.transpose,
+    "unsqueeze": lambda x: ops.unsqueeze(x, 1),
+}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
@@ -19,6 +36,21 @@ def test_drupe_is_right_and_so_is_numpy(case):
     for name in timings:
         assert timings[name].status == "ok", f"{name}: {timings[name].message}"
     assert timings[DRUPE].samples_s
+
+
+@pytest.mark.parametrize("op", sorted({name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}))
+def test_every_op_is_measured_or_a_view(op, monkeypatch, rng):
+    if op in VIEWS:
+        x = np.zeros((2, 3, 4), np.float32)
+        assert all(np.shares_memory(x, y) for y in as_arrays(VIEWS[op](x)))
+        return
+    case = next((case for case in CASES if case.op == op), None)
+    assert case is not None, f"{op} is in no module of bench/ops"
+    calls = []
+    function = getattr(ops, op)
+    monkeypatch.setattr(ops, op, lambda *args, **kwargs: calls.append(op) or function(*args, **kwargs))
+    case.setup(rng).drupe()
+    assert calls, case.label
 
 
 @pytest.mark.parametrize("quick", [True, False])
