@@ -9,17 +9,28 @@
 #include "cpu/gemm_few_rows.h"
 #include "cpu/gemm_rows.h"
 #include "cpu/lanes.h"
+#include "cpu/simd_transpose.h"
 
 namespace drupe::cpu {
 namespace {
 
+constexpr std::int64_t kFewColumns = 16;  // at most
 constexpr std::int64_t kGrain = 1 << 17;  // multiplications of a task of small matrices
+
+bool has_few_rows(const GemmArgs& args) {
+  return args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1);
+}
+
+// Then they are few rows of the transposed product, which reads a as it lies.
+bool has_few_columns(const GemmArgs& args) {
+  return args.N <= kFewColumns && args.K > 0 && (args.a_row == 1 || args.a_col == 1) && !args.column_sums;
+}
 
 // Whether y goes past the caches. Of the paths, only gemm_rows ends in a fence.
 template <Isa I, class S>
 bool streams(const GemmArgs& args) {
   const std::int64_t bytes = args.M * args.N * static_cast<std::int64_t>(sizeof(S));
-  return args.M > kFewRows && leaves_caches<I>(bytes);
+  return !has_few_rows(args) && !has_few_columns(args) && leaves_caches<I>(bytes);
 }
 
 template <Isa I, class S>
@@ -57,10 +68,6 @@ auto with_operands(const GemmArgs& args, const S* a, const S* b, const F& f) {
   });
 }
 
-bool has_few_rows(const GemmArgs& args) {
-  return args.M <= kFewRows && args.K > 0 && (args.b_row == 1 || args.b_col == 1);
-}
-
 template <Isa I, class S>
 void multiply(const GemmArgs& args, const Problem<S>& problem) {
   using T = Accumulator<S>;
@@ -83,6 +90,22 @@ void multiply(const GemmArgs& args, const Problem<S>& problem) {
   if (has_few_rows(args)) {
     gemm_few_rows<I>(args.M, args.N, args.K, problem.a, args.a_row, args.a_col, problem.b, args.b_row, args.b_col,
                      finish, partial, args.N);
+    return;
+  }
+  if (has_few_columns(args)) {
+    const auto turn = [&](std::int64_t, std::int64_t row0, std::int64_t, std::int64_t rows, const T* tile,
+                          std::int64_t tile_row) {
+      constexpr std::int64_t kPiece = 64;
+      T piece[kPiece * kFewColumns];
+      for (std::int64_t begin = 0; begin < rows; begin += kPiece) {
+        const std::int64_t count = std::min(kPiece, rows - begin);
+        T* to = plain ? partial + (row0 + begin) * args.N : piece;
+        transpose_small<I>(tile + begin, tile_row, to, args.N, args.N, count);
+        finish(row0 + begin, 0, count, args.N, to, args.N);
+      }
+    };
+    gemm_few_rows<I>(args.N, args.M, args.K, problem.b, args.b_col, args.b_row, problem.a, args.a_col, args.a_row, turn,
+                     static_cast<T*>(nullptr), 0);
     return;
   }
   with_operands<I>(args, problem.a, problem.b, [&]<class P>(P, std::int64_t K, const auto& a, const auto& bt) {

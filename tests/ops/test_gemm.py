@@ -61,6 +61,23 @@ def test_few_rows(backend, rng, name, shape):
     assert_close(y, np.maximum(z, 0), name, K, np.sqrt(K))
 
 
+# Few columns are few rows of the transposed product, by rows of A and, where these are not contiguous, by its columns.
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("shape", [(70, 1, 1104), (300, 4, 136), (5, 16, 264), (513, 9, 65), (1000, 2, 1)], ids=str)
+@pytest.mark.parametrize("transposes", [(False, False), (False, True), (True, False), (True, True)], ids=str)
+def test_few_columns(backend, rng, name, shape, transposes):
+    M, N, K = shape
+    ta, tb = transposes
+    a = draw(rng, (2, 3, K, M) if ta else (2, 3, M, K), name)[:, ::2]
+    b = draw(rng, (N, K) if tb else (K, N), name)
+    bias, residual = draw(rng, N, name), draw(rng, (2, 2, M, N), name)
+    product = (f64(a).swapaxes(-1, -2) if ta else f64(a)) @ (f64(b).T if tb else f64(b))
+    y = ops.gemm(a, b, transpose_a=ta, transpose_b=tb)
+    assert_close(y, product, name, K, np.sqrt(K))
+    y = ops.gemm(a, b, bias=bias, residual=residual, transpose_a=ta, transpose_b=tb, alpha=0.5, activation="relu")
+    assert_close(y, np.maximum(0.5 * product + f64(bias) + f64(residual), 0), name, K, np.sqrt(K))
+
+
 # Of few rows and B as large as this, runs of B's rows are multiplied apart: the last is shorter, or there are fewer.
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 301, 1801), (3, 2100, 400), (1, 4100, 130), (2, 255, 2060)], ids=str)
