@@ -174,22 +174,24 @@ Tensor from_dlpack(const py::object& source) {
   throw py::type_error("[from_dlpack] expected an object with __dlpack__ or a DLPack capsule");
 }
 
-// An integer of whatever kind: Python's, NumPy's, an array of no dimensions.
-py::ssize_t integer_index(const py::handle& item) {
-  const bool whole = !PyBool_Check(item.ptr()) && PyIndex_Check(item.ptr()) &&
-                     (PyLong_Check(item.ptr()) || py::len(py::getattr(item, "shape", py::tuple())) == 0);
+// An integer of whatever kind, as Python's: NumPy's, an array of no dimensions.
+py::int_ integer_index(const py::handle& item) {
+  PyObject* const object = item.ptr();
+  bool whole = PyIndex_Check(object) && !PyBool_Check(object);
+  if (whole && !PyLong_Check(object) && py::hasattr(item, "shape"))
+    whole = py::object(item.attr("shape")).equal(py::tuple());
   if (!whole) {
     fail<TypeError>("getitem", "an index is ", std::string(py::str(py::type::of(item).attr("__name__"))),
                     ": expected integers, slices, None or Ellipsis");
   }
-  const py::ssize_t index = PyNumber_AsSsize_t(item.ptr(), nullptr);  // as far as that reaches
-  if (index == -1 && PyErr_Occurred()) throw py::error_already_set();
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(object));
+  if (!index) throw py::error_already_set();
   return index;
 }
 
 // The view that a basic index names.
-Tensor getitem(const Tensor& x, const py::object& index) {
-  const py::tuple items = py::isinstance<py::tuple>(index) ? py::tuple(index) : py::make_tuple(index);
+Tensor getitem(const Tensor& x, const py::object& key) {
+  const py::tuple items = py::isinstance<py::tuple>(key) ? py::tuple(key) : py::make_tuple(key);
   int named = 0, ellipses = 0;
   for (const py::handle item : items) {
     if (item.ptr() == Py_Ellipsis) {
@@ -215,10 +217,11 @@ Tensor getitem(const Tensor& x, const py::object& index) {
       step = std::clamp(step, -extent - 1, extent + 1);  // any larger one takes one element, too
       view = view.slice(dim++, start, stop, step);
     } else {
-      const py::ssize_t at = integer_index(item);
+      const py::int_ index = integer_index(item);
+      const py::ssize_t at = PyNumber_AsSsize_t(index.ptr(), nullptr);  // as far as that reaches
       if (at < -view.size(dim) || at >= view.size(dim)) {
-        fail<std::out_of_range>("getitem", "index ", std::string(py::str(item)), " is out of range for dimension ", dim,
-                                " of shape ", view.shape());
+        fail<std::out_of_range>("getitem", "index ", std::string(py::str(index)), " is out of range for dimension ",
+                                dim, " of shape ", view.shape());
       }
       view = view.select(dim, at);
     }

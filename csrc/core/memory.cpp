@@ -87,6 +87,9 @@ class ThreadBlocks {
     return std::exchange(blocks_[next_++ % kCount], given);
   }
 
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
   // Calls f for each block that is here; they are gone if `taken`.
   template <class F>
   void for_each(bool taken, const F& f) {
@@ -180,11 +183,21 @@ class Pool {
     thread->for_each(true, [this](const Block& block) { put(block); });
   }
 
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
-  // In a forked child, where the other threads, and the blocks that they kept, are gone.
-  void be_alone_with(ThreadBlocks* thread) noexcept {
-    std::erase_if(threads_, [&](auto* t) { return t != thread; });
+  // Around a fork, from which no other thread may stay away with a lock.
+  void lock() {
+    mutex_.lock();
+    for (ThreadBlocks* thread : threads_) thread->lock();
+  }
+  void unlock() {
+    for (ThreadBlocks* thread : threads_) thread->unlock();
+    mutex_.unlock();
+  }
+  // In the child, where the other threads are gone: takes what they kept.
+  void be_alone_with(ThreadBlocks* own) noexcept {
+    std::erase_if(threads_, [&](ThreadBlocks* thread) {
+      if (thread != own) thread->for_each(true, [this](const Block& block) { put(block); });
+      return thread != own;
+    });
   }
 
  private:

@@ -1,5 +1,5 @@
 // Strided copy with conversion. Bytes: each element read once and written once. The innermost dimension is
-// the one the destination walks fastest; where the source walks another one fastest, blocks of 4 x 4 are transposed in
+// the one the destination walks fastest; where the source walks another one fastest, small blocks are transposed in
 // registers. Elements that are not converted are moved by their size alone.
 #include <algorithm>
 #include <cstddef>

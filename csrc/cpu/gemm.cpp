@@ -15,6 +15,7 @@ namespace drupe::cpu {
 namespace {
 
 constexpr std::int64_t kFewColumns = 16;  // at most
+constexpr std::int64_t kLeastDepth = 16;  // a result costs as much as so many multiplications
 constexpr std::int64_t kGrain = 1 << 17;  // multiplications of a task of small matrices
 
 bool has_few_rows(const GemmArgs& args) {
@@ -130,9 +131,10 @@ void gemm(const GemmArgs& args) {
   dispatch_float(args.dtype, [&]<class S>() {
     std::int64_t batch = 1;
     for (int i = 0; i < args.batch_shape.size(); ++i) batch *= args.batch_shape[i];
-    // Enough matrices: one per task, or several small ones, whose own loops then run in that thread. Few: the tiles of
-    // each in parallel. The choice does not change the bits: an element's sum depends on K alone.
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, args.M * args.N * args.K));
+    // Enough matrices: one per task, or several small ones. Few: the tiles of each in parallel. The choice does not
+    // change the bits: an element's sum depends on K alone.
+    const std::int64_t grain =
+        std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, args.M * args.N * std::max(kLeastDepth, args.K)));
     if (batch >= num_threads()) {
       parallel_ranges(batch, grain, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t index = begin; index < end; ++index) multiply<I>(args, locate<I, S>(args, index));

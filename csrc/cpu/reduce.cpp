@@ -75,20 +75,20 @@ struct Rule {
     return lanes[0];
   }
 
-  // The same for kReducedRows vectors, each by itself.
+  // For kReducedRows vectors, each by itself.
   DRUPE_INLINE static void fold_rows(const V* rows, A* to) {
-    if constexpr (std::is_floating_point_v<A>) {
-      if constexpr (Op == Reduction::max || Op == Reduction::min) {
-        auto numbers = rows[0] == rows[0];
-        for (int i = 1; i < kReducedRows; ++i) numbers = numbers & (rows[i] == rows[i]);
-        if (!(~numbers).any()) {
-          return Op == Reduction::max ? ReduceRows<I, A>::maximum(rows, to) : ReduceRows<I, A>::minimum(rows, to);
-        }
-      } else if constexpr (Op != Reduction::prod && Op != Reduction::any && Op != Reduction::all) {
-        return ReduceRows<I, A>::sum(rows, to);
+    constexpr bool kExtremum = Op == Reduction::max || Op == Reduction::min;
+    if constexpr (std::is_floating_point_v<A> && kExtremum) {
+      Op == Reduction::max ? ReduceRows<I, A>::maximum(rows, to) : ReduceRows<I, A>::minimum(rows, to);
+      for (int i = 0; i < kReducedRows; ++i) {
+        if ((~(rows[i] == rows[i])).any()) to[i] = fold(rows[i]);  // NaN
       }
+    } else if constexpr (std::is_floating_point_v<A> && Op != Reduction::prod && Op != Reduction::any &&
+                         Op != Reduction::all) {
+      ReduceRows<I, A>::sum(rows, to);
+    } else {
+      for (int i = 0; i < kReducedRows; ++i) to[i] = fold(rows[i]);
     }
-    for (int i = 0; i < kReducedRows; ++i) to[i] = fold(rows[i]);
   }
 
   template <class S>

@@ -29,7 +29,7 @@ DRUPE_INLINE Vec<T, I> polynomial(Vec<T, I> x, T c0, C... rest) {
 template <class T, Isa I>
 inline constexpr bool kByLibm = std::is_same_v<T, double> && I == Isa::scalar;
 
-// e^x = 2^n (1 + q) with q in [sqrt(1/2) - 1, sqrt(2) - 1], for |x| up to 740.
+// e^x = 2^n (1 + q) with q in [sqrt(1/2) - 1, sqrt(2) - 1], for |x| up to 750.
 template <Isa I>
 struct SplitExp {
   using V = Vec<double, I>;

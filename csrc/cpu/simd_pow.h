@@ -6,7 +6,7 @@
 
 namespace drupe::cpu {
 
-// x^y for finite x > 0 and finite y, within 2^-32 of the result where it is a normal float; what no float holds may
+// x^y for finite x > 0 and finite y, within 2^-31 of the result where it is a normal float; what no float holds may
 // be 2^200 or 2^-200.
 template <Isa I>
 DRUPE_INLINE Vec<double, I> power_of_positive(Vec<double, I> x, Vec<double, I> y) {

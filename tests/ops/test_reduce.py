@@ -109,6 +109,19 @@ def test_nan_and_infinity(backend, rng, shape):
     np.testing.assert_allclose(ops.logsumexp(np.array([1000.0, 1000.0])), 1000 + np.log(2))
 
 
+@pytest.mark.parametrize("width", [5, 16, 33, 100])
+def test_a_row_does_not_depend_on_its_neighbours(isa, rng, width):
+    x = np.where(rng.random((40, width)) < 0.5, np.float32(0), np.float32(-0.0))
+    beside = x.copy()
+    beside[7, width // 2], beside[8, 0], beside[20, -1] = np.nan, np.inf, -np.inf
+    others = np.setdiff1d(np.arange(40), [7, 8, 20])
+    for op in (ops.max, ops.min, ops.sum, ops.logsumexp):
+        together = op(x, axis=1)
+        np.testing.assert_array_equal(together.view(np.uint32)[others], op(beside, axis=1).view(np.uint32)[others])
+        alone = np.concatenate([op(x[i : i + 1], axis=1) for i in range(40)])
+        np.testing.assert_array_equal(together.view(np.uint32), alone.view(np.uint32))
+
+
 def test_error_of_long_sums_grows_slowly(backend, rng):
     # One after another, the error of a sum of n terms grows with n: here to some 1e-2.
     for shape in [(3_000_000,), (1_000_000, 3)]:

@@ -63,6 +63,17 @@ def test_getitem_errors(device, x, index, error, message):
         ops.getitem(x, index)
 
 
+def test_an_index_counts_as_it_was(device):
+    x = drupe.tensor(np.arange(12.0).reshape(6, 2), requires_grad=True)
+    first, last, column = np.array(1), np.array(3), np.array(1)
+    y = x[first:last, column]
+    first[...], last[...], column[...] = 3, 5, 0
+    ops.sum(y).backward()
+    expected = np.zeros((6, 2))
+    expected[1:3, 1] = 1
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
 def test_a_step_of_zero_is_an_error(device, x):
     with pytest.raises(ValueError, match="zero"):
         ops.getitem(x, slice(None, None, 0))

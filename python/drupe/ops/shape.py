@@ -5,6 +5,7 @@ What can be a view shares the memory of ``x``, whatever kind of array that is; a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
@@ -151,6 +152,15 @@ def broadcast_to(x: A, shape: Sequence[int]) -> A:
     return call.output(raw.broadcast_to(tuple(shape)), backward)
 
 
+def _as_now(item: Any) -> Any:
+    """Return an index that no longer depends on arrays that may change."""
+    if isinstance(item, slice):
+        return slice(
+            *(None if bound is None else operator.index(bound) for bound in (item.start, item.stop, item.step))
+        )
+    return operator.index(item) if hasattr(item, "__index__") else item
+
+
 def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
     """View of a part, by basic indexing.
 
@@ -168,7 +178,7 @@ def getitem(x: A, index: Index | tuple[Index, ...]) -> A:
     if not call.recorded:
         return call.output(y)
     items: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-    key = tuple(item.__index__() if hasattr(item, "__index__") else item for item in items)  # as they are now
+    key = tuple(_as_now(item) for item in items)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         dx = _C.zeros(raw.shape, raw.dtype, raw.device)
