@@ -67,7 +67,7 @@ struct Block {
 // the pool. Its lock is there for whoever asks or empties the pool.
 class ThreadBlocks {
  public:
-  static constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  static constexpr std::size_t kMostBytes = std::size_t{128} << 10;
   static constexpr int kCount = 8;
 
   void* take(std::size_t bytes) {

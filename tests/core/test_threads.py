@@ -161,6 +161,32 @@ def test_forks_while_threads_compute():
             thread.join(60)
 
 
+def test_what_other_threads_kept_is_free_in_a_forked_child():
+    """A thread that has computed keeps its scratch blocks; in a child there is no such thread."""
+    done, stop = threading.Event(), threading.Event()
+
+    def work():
+        product(6)
+        done.set()
+        stop.wait(60)
+
+    drupe.set_num_threads(1)  # the thread itself computes
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert done.wait(60)
+        used = drupe.memory_stats()["in_use_bytes"]
+        pid = fork()
+        if pid == 0:
+            drupe.empty_cache()
+            after = drupe.memory_stats()
+            os._exit(0 if after["in_use_bytes"] == used and after["cached_bytes"] == 0 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        stop.set()
+        thread.join(60)
+
+
 def child_product(seed):
     return float(product(seed)[2].sum())
 
