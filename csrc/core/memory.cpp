@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdlib>
 #include <map>
@@ -73,7 +74,7 @@ class ThreadBlocks {
   void* take(std::size_t bytes) {
     std::lock_guard lock(mutex_);
     for (Block& block : blocks_) {
-      if (block.bytes == bytes) return std::exchange(block, {}).data;
+      if (block.bytes == bytes) return replace(block, {}).data;
     }
     return nullptr;
   }
@@ -82,27 +83,34 @@ class ThreadBlocks {
   Block keep(Block given) {
     std::lock_guard lock(mutex_);
     for (Block& block : blocks_) {
-      if (block.bytes == 0) return std::exchange(block, given);
+      if (block.bytes == 0) return replace(block, given);
     }
-    return std::exchange(blocks_[next_++ % kCount], given);
+    return replace(blocks_[next_++ % kCount], given);
   }
+
+  std::size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
   void lock() { mutex_.lock(); }
   void unlock() { mutex_.unlock(); }
 
-  // Calls f for each block that is here; they are gone if `taken`.
+  // Calls f for each block that is here, and keeps none.
   template <class F>
-  void for_each(bool taken, const F& f) {
+  void drain(const F& f) {
     std::lock_guard lock(mutex_);
     for (Block& block : blocks_) {
-      if (block.bytes != 0) f(block);
-      if (taken) block = {};
+      if (block.bytes != 0) f(replace(block, {}));
     }
   }
 
  private:
+  Block replace(Block& place, Block block) {
+    bytes_.store(bytes() + block.bytes - place.bytes, std::memory_order_relaxed);
+    return std::exchange(place, block);
+  }
+
   std::mutex mutex_;
   Block blocks_[kCount];
+  std::atomic<std::size_t> bytes_{0};
   unsigned next_ = 0;
 };
 
@@ -136,7 +144,7 @@ class Pool {
   void drop_cached() {
     std::lock_guard lock(mutex_);
     for (ThreadBlocks* thread : threads_) {
-      thread->for_each(true, [this](const Block& block) { put(block); });
+      thread->drain([this](Block block) { put(block); });
     }
     for (auto& [bytes, list] : free_) {
       std::vector<void*>& fresh = fresh_[bytes];
@@ -158,19 +166,15 @@ class Pool {
   MemoryStats stats() {
     std::lock_guard lock(mutex_);
     MemoryStats all = stats_;
-    for (ThreadBlocks* thread : threads_) {
-      thread->for_each(false, [&](const Block& block) {
-        all.in_use_bytes -= block.bytes;
-        all.cached_bytes += block.bytes;
-      });
-    }
+    const std::size_t kept = kept_bytes();
+    all.in_use_bytes -= kept;
+    all.cached_bytes += kept;
     return all;
   }
 
   void reset_peak() {
-    const std::size_t used = stats().in_use_bytes;
     std::lock_guard lock(mutex_);
-    stats_.peak_bytes = used;
+    stats_.peak_bytes = stats_.in_use_bytes - kept_bytes();
   }
 
   void join(ThreadBlocks* thread) {
@@ -180,7 +184,7 @@ class Pool {
   void leave(ThreadBlocks* thread) noexcept {
     std::lock_guard lock(mutex_);
     std::erase(threads_, thread);
-    thread->for_each(true, [this](const Block& block) { put(block); });
+    thread->drain([this](Block block) { put(block); });
   }
 
   // Around a fork, from which no other thread may stay away with a lock.
@@ -195,7 +199,7 @@ class Pool {
   // In the child, where the other threads are gone: takes what they kept.
   void be_alone_with(ThreadBlocks* own) noexcept {
     std::erase_if(threads_, [&](ThreadBlocks* thread) {
-      if (thread != own) thread->for_each(true, [this](const Block& block) { put(block); });
+      if (thread != own) thread->drain([this](Block block) { put(block); });
       return thread != own;
     });
   }
@@ -211,9 +215,15 @@ class Pool {
     return block;
   }
 
+  std::size_t kept_bytes() const {
+    std::size_t bytes = 0;
+    for (const ThreadBlocks* thread : threads_) bytes += thread->bytes();
+    return bytes;
+  }
+
   void count_used(std::size_t bytes) {
     stats_.in_use_bytes += bytes;
-    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.in_use_bytes);
+    stats_.peak_bytes = std::max(stats_.peak_bytes, stats_.in_use_bytes - kept_bytes());
   }
 
   void put(Block block) noexcept {

@@ -15,7 +15,7 @@ std::shared_ptr<void> allocate(std::size_t bytes);
 struct MemoryStats {
   std::size_t in_use_bytes;  // held by live tensors
   std::size_t cached_bytes;  // kept for reuse
-  std::size_t peak_bytes;    // highest in_use_bytes since the last reset, with the few blocks that threads keep
+  std::size_t peak_bytes;    // highest in_use_bytes since the last reset, when memory was allocated
 };
 MemoryStats memory_stats();
 void reset_peak_memory();
