@@ -56,26 +56,17 @@ def _decode_cases(quick: bool) -> Iterator[Case]:
     for B, Hq, Hkv, S, D in [(1, 4, 1, 600, 32)] if quick else [(1, 32, 8, 8192, 128), (32, 32, 8, 2048, 128)]:
         for dtype in ("float32", "bfloat16"):
             item = 4 if dtype == "float32" else 2
-            yield Case(
-                op="attention",
-                name="decode",
-                shapes=f"B{B} H{Hq}/{Hkv} S{S} D{D}",
-                dtype=dtype,
-                flops=4 * B * Hq * S * D,
-                bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
-                bytes_written=item * B * Hq * D,
-                setup=partial(decode, (B, Hq, Hkv, S, D), dtype),
-            )
-            yield Case(
-                op="cached_attention",
-                name="decode",
-                shapes=f"B{B} H{Hq}/{Hkv} S{S} D{D}",
-                dtype=dtype,
-                flops=4 * B * Hq * S * D,
-                bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
-                bytes_written=item * (B * Hq * D + 2 * B * Hkv * D),
-                setup=partial(cached_decode, (B, Hq, Hkv, S, D), dtype),
-            )
+            for op, setup, appended in (("attention", decode, 0), ("cached_attention", cached_decode, 2 * B * Hkv * D)):
+                yield Case(
+                    op=op,
+                    name="decode",
+                    shapes=f"B{B} H{Hq}/{Hkv} S{S} D{D}",
+                    dtype=dtype,
+                    flops=4 * B * Hq * S * D,
+                    bytes_read=item * (2 * B * Hkv * S * D + B * Hq * D),
+                    bytes_written=item * (B * Hq * D + appended),
+                    setup=partial(setup, (B, Hq, Hkv, S, D), dtype),
+                )
 
 
 def _lengths(B: int, S: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,23 +14,43 @@ from drupe.bench import peers
 from drupe.bench.arrays import IN_CACHE, IN_MEMORY, TOLERANCE, exact, normal, numpy_dtype
 from drupe.bench.harness import Case, Setup
 
-_BACKWARD_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # torch adds up the weight's gradient in bfloat16
+BACKWARD_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # torch adds up the weight's gradient in bfloat16
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Rows by features, forward and backward (of x, weight and bias); those of a BERT have the targets."""
+    """Rows by features, forward and backward (of x, weight and bias)."""
+    return norm_cases("layer_norm", 2, (forward, 8, 0.6), (backward, 14, 0.6), quick=quick)
+
+
+def norm_cases(
+    op: str,
+    parameters: int,
+    forward: tuple[Callable[..., Setup], int, float],
+    backward: tuple[Callable[..., Setup], int, float],
+    *,
+    quick: bool,
+) -> Iterator[Case]:
+    """Return the cases of a norm of rows; those of a BERT in float32 have the targets.
+
+    Args:
+        op: the norm.
+        parameters: how many it has, of one row each.
+        forward: its setup, which takes rows, features and dtype; its flops an element; its target.
+        backward: the same.
+        quick: the small sizes.
+    """
     small, large = ((64, 96), (16, 256)) if quick else (IN_CACHE, IN_MEMORY)
     for (rows, features), dtype in ((small, "float32"), (large, "float32"), (small, "bfloat16")):
         size, width = rows * features, numpy_dtype(dtype).itemsize
         aimed = ((rows, features), dtype) == (small, "float32")
-        for name, setup, flops, reads, target in (("forward", forward, 8, 1, 0.6), ("backward", backward, 14, 2, 0.6)):
+        for name, reads, (setup, flops, target) in (("forward", 1, forward), ("backward", 2, backward)):
             yield Case(
-                op="layer_norm",
+                op=op,
                 name=name,
                 shapes=f"{rows}x{features}",
                 dtype=dtype,
                 flops=flops * size,
-                bytes_read=width * (size * reads + 2 * features),
+                bytes_read=width * (size * reads + parameters * features),
                 bytes_written=width * size,
                 setup=partial(setup, rows, features, dtype),
                 target=target if aimed else None,
@@ -94,7 +114,7 @@ def backward(rows: int, features: int, dtype: str, rng: np.random.Generator) -> 
     return Setup(
         drupe=peers.drupe_backward(lambda: y, dy, *leaves),
         reference=reference,
-        tolerance=_BACKWARD_TOLERANCE[dtype],
+        tolerance=BACKWARD_TOLERANCE[dtype],
         peers={
             "torch": lambda: peers.torch_backward(_torch, dy, *arrays),
             "jax": lambda: peers.jax_backward(_jax, dy, *arrays),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,30 +10,14 @@ import numpy as np
 import drupe
 from drupe import ops
 from drupe.bench import peers
-from drupe.bench.arrays import IN_CACHE, IN_MEMORY, TOLERANCE, exact, normal, numpy_dtype
+from drupe.bench.arrays import TOLERANCE, exact, normal
 from drupe.bench.harness import Case, Setup
-
-_BACKWARD_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}  # torch adds up the weight's gradient in bfloat16
+from drupe.bench.ops.bench_layer_norm import BACKWARD_TOLERANCE, norm_cases
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """Rows by features, forward and backward (of x and weight); those of a BERT have the targets."""
-    small, large = ((64, 96), (16, 256)) if quick else (IN_CACHE, IN_MEMORY)
-    for (rows, features), dtype in ((small, "float32"), (large, "float32"), (small, "bfloat16")):
-        size, width = rows * features, numpy_dtype(dtype).itemsize
-        aimed = ((rows, features), dtype) == (small, "float32")
-        for name, setup, flops, reads, target in (("forward", forward, 4, 1, 0.7), ("backward", backward, 10, 2, 0.25)):
-            yield Case(
-                op="rms_norm",
-                name=name,
-                shapes=f"{rows}x{features}",
-                dtype=dtype,
-                flops=flops * size,
-                bytes_read=width * (size * reads + features),
-                bytes_written=width * size,
-                setup=partial(setup, rows, features, dtype),
-                target=target if aimed else None,
-            )
+    """Rows by features, forward and backward (of x and weight)."""
+    return norm_cases("rms_norm", 1, (forward, 4, 0.7), (backward, 10, 0.25), quick=quick)
 
 
 def _rms_norm(x: Any, weight: Any) -> Any:
@@ -96,7 +79,7 @@ def backward(rows: int, features: int, dtype: str, rng: np.random.Generator) -> 
     return Setup(
         drupe=peers.drupe_backward(lambda: y, dy, *leaves),
         reference=reference,
-        tolerance=_BACKWARD_TOLERANCE[dtype],
+        tolerance=BACKWARD_TOLERANCE[dtype],
         peers={
             "torch": lambda: peers.torch_backward(_torch, dy, *arrays),
             "jax": lambda: peers.jax_backward(_jax, dy, *arrays),

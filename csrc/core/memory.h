@@ -15,7 +15,7 @@ std::shared_ptr<void> allocate(std::size_t bytes);
 struct MemoryStats {
   std::size_t in_use_bytes;  // held by live tensors
   std::size_t cached_bytes;  // kept for reuse
-  std::size_t peak_bytes;    // highest in_use_bytes since the last reset, when memory was allocated
+  std::size_t peak_bytes;    // highest in_use_bytes since the last reset, as of each block that the pool gave
 };
 MemoryStats memory_stats();
 void reset_peak_memory();

@@ -101,9 +101,9 @@ class Call(Generic[A]):
             )
 
     def needs_grad(self, *positions: int) -> bool:
-        """Return whether an input (one at these positions, if given) wants a gradient."""
-        if not self.recorded or not positions:
-            return self.recorded
+        """Return whether an input at one of these positions wants a gradient."""
+        if not self.recorded:
+            return False
         chosen = [self.inputs[i] for i in positions]
         return any(isinstance(x, Tensor) and x.requires_grad for x in chosen)
 

@@ -37,7 +37,7 @@ def recurrent(
     call = Call(op, x, *flat, h0, c0, lengths)
     rx, *rweights, rh0, rc0, rlengths = call.raw
     directions = [tuple(rweights[i : i + 4]) for i in range(0, len(rweights), 4)]
-    y, h, c, saved = getattr(_C, op)(rx, directions, rh0, rc0, rlengths, call.needs_grad())
+    y, h, c, saved = getattr(_C, op)(rx, directions, rh0, rc0, rlengths, call.recorded)
 
     def backward(
         dy: _C.Tensor | None, dh: _C.Tensor | None, dc: _C.Tensor | None = None

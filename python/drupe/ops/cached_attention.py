@@ -47,7 +47,7 @@ def cached_attention(
         RuntimeError: gradients are enabled and an input requires one.
     """
     call = Call("cached_attention", x, keys, values, bias, lengths, query_lengths)
-    if call.needs_grad():
+    if call.recorded:
         raise RuntimeError("[cached_attention] an input requires a gradient: call it in drupe.no_grad()")
     rx, rkeys, rvalues, rbias, rlengths, rquery_lengths = call.raw
     each = [starts] if isinstance(starts, int) else list(starts)

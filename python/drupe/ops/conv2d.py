@@ -83,7 +83,7 @@ def conv2d(
     pads = paddings("conv2d", padding)
     window = ints("conv2d", "stride", stride), pads, ints("conv2d", "dilation", dilation), groups
     name = activation or ""
-    keep = name in FROM_INPUT and call.needs_grad()
+    keep = name in FROM_INPUT and call.recorded
     image = rx if len(rx.shape) != 4 or layout not in ("NCHW", "NHWC") else from_nhwc(to_nhwc(rx, layout), layout)
     panels = None if packed is None else packed.packed
     y, pre = _C.conv2d(image, rweight, rbias, rresidual, *window, algorithm, name, keep, layout, panels)

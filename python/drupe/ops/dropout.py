@@ -44,7 +44,7 @@ def dropout(x: A, p: float = 0.5, *, seed: int | None = None, offset: int = 0, t
     call = Call("dropout", x)
     raw: _C.Tensor = call.raw[0]
     key, stream, state = random.next_kernel_stream(raw.device) if seed is None else (seed, offset, None)
-    y, mask = _C.dropout(raw, p, key, stream, state, call.needs_grad())
+    y, mask = _C.dropout(raw, p, key, stream, state, call.recorded)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         return (_C.dropout_backward(dy, mask, p, key, stream, state),)

@@ -59,7 +59,7 @@ def gemm(
     if weight is not None:
         rb, packed = weight.raw, weight.packed
     name = activation or ""
-    keep = name in FROM_INPUT and call.needs_grad()
+    keep = name in FROM_INPUT and call.recorded
     y, pre = _C.gemm(ra, rb, rbias, rresidual, transpose_a, transpose_b, alpha, name, keep, packed)
 
     def backward(dy: _C.Tensor | Product) -> tuple[_C.Tensor | Product | None, ...]:

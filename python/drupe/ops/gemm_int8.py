@@ -49,7 +49,7 @@ def gemm_int8(
     """
     scales = [np.asarray(s, np.float32) if isinstance(s, (int, float)) else s for s in (scale_a, scale_b)]
     call = Call("gemm_int8", a, b, *scales, bias)
-    if call.needs_grad():
+    if call.recorded:
         raise RuntimeError("[gemm_int8] an input requires a gradient, and this op has none: call it in drupe.no_grad()")
     ra, rb, left, right, rbias = call.raw
     return call.output(_C.gemm_int8(ra, rb, left, right, rbias, transpose_b, activation or "", dtype))

@@ -38,7 +38,7 @@ def gemm_quantized(
         RuntimeError: gradients are enabled and an input requires one.
     """
     call = Call("gemm_quantized", a, bias, residual)
-    if call.needs_grad():
+    if call.recorded:
         raise RuntimeError(
             "[gemm_quantized] an input requires a gradient, and this op has none: call it in drupe.no_grad()"
         )

@@ -50,7 +50,7 @@ def max_pool2d(
     kernel = ints(op, "kernel_size", kernel_size)
     steps = kernel if stride is None else ints(op, "stride", stride)
     window = kernel, steps, paddings(op, padding), ints(op, "dilation", dilation), ceil_mode
-    y, taps = _C.max_pool2d(raw, *window, call.needs_grad(), layout)
+    y, taps = _C.max_pool2d(raw, *window, call.recorded, layout)
 
     def backward(dy: _C.Tensor) -> tuple[_C.Tensor]:
         dx = _C.max_pool2d_backward(to_nhwc(dy, layout), taps, _nhwc_shape(raw, layout), *window)

@@ -28,7 +28,7 @@ def quantize_int8(x: A, axis: int = -1) -> tuple[A, A]:
         RuntimeError: gradients are enabled and ``x`` requires one.
     """
     call = Call("quantize_int8", x)
-    if call.needs_grad():
+    if call.recorded:
         raise RuntimeError("[quantize_int8] x requires a gradient, and this op has none: call it in drupe.no_grad()")
     q, scale = call.outputs(_C.quantize_int8(call.raw[0], axis))
     return q, scale
